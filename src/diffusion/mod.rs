@@ -1,0 +1,1 @@
+//! Samplers, random numbers and pipelines.

@@ -1,0 +1,61 @@
+//! What can be wrong with a model file.
+
+use std::path::PathBuf;
+
+/// An error of reading or writing a model. `Display` says what is wrong and where.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OnnxError {
+    /// A file could not be opened, read or written.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb phrase: "open", "read 12 bytes at 40".
+        action: String,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The bytes are not the protobuf message that they should be.
+    #[error("not a valid ONNX model: {what} at byte {offset}")]
+    Wire {
+        /// What was expected or found.
+        what: String,
+        /// Offset from the start of the message that was being split.
+        offset: usize,
+    },
+    /// The message is well formed, but says something that ONNX does not allow.
+    #[error("{place}: {what}")]
+    Invalid {
+        /// Which node, tensor or graph.
+        place: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// External data does not hold what a tensor claims.
+    #[error("tensor `{tensor}`: {what}")]
+    ExternalData {
+        /// Name of the initializer.
+        tensor: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl OnnxError {
+    pub(crate) fn wire(what: impl Into<String>, offset: usize) -> Self {
+        Self::Wire { what: what.into(), offset }
+    }
+
+    pub(crate) fn invalid(place: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Invalid { place: place.into(), what: what.into() }
+    }
+
+    pub(crate) fn io(
+        action: impl Into<String>,
+        path: impl Into<PathBuf>,
+        source: std::io::Error,
+    ) -> Self {
+        Self::Io { action: action.into(), path: path.into(), source }
+    }
+}

@@ -1,0 +1,116 @@
+//! External data: finding the files that hold a model's weights and reading ranges of them.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{ExternalRange, OnnxError};
+
+/// The data files of one model, opened when first needed.
+#[derive(Debug)]
+pub struct DataFiles {
+    folder: PathBuf,
+    open: Mutex<BTreeMap<String, Arc<DataFile>>>,
+}
+
+/// An open file and its length when it was opened.
+#[derive(Debug)]
+pub struct DataFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub len: u64,
+    file: File,
+}
+
+impl DataFile {
+    /// Opens `path` for reading.
+    ///
+    /// # Errors
+    /// [`OnnxError::Io`] if the system refuses.
+    pub fn open(path: &Path) -> Result<Self, OnnxError> {
+        let file = File::open(path).map_err(|e| OnnxError::io("open", path, e))?;
+        let len = file.metadata().map_err(|e| OnnxError::io("read the size", path, e))?.len();
+        Ok(Self { path: path.to_path_buf(), len, file })
+    }
+
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// [`OnnxError::Io`] if the system refuses or the file has become shorter.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OnnxError> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| {
+            OnnxError::io(format!("read {} bytes at {offset}", buffer.len()), &self.path, e)
+        })
+    }
+
+    /// The open file, for system calls that copy from it.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl DataFiles {
+    /// The data files of a model that lies in `folder`.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), open: Mutex::default() }
+    }
+
+    /// The file that holds `range` of `tensor`, which is `len` bytes long, after checking that it is all there.
+    ///
+    /// # Errors
+    /// [`OnnxError::ExternalData`] if the location leaves the model's folder, the file is missing or too short, or
+    /// the range's length is not `len`.
+    pub fn locate(&self, tensor: &str, range: &ExternalRange, len: u64) -> Result<Arc<DataFile>, OnnxError> {
+        let fail = |what: String| OnnxError::ExternalData { tensor: tensor.to_string(), what };
+        let file = self.file(&range.location).map_err(|e| match e {
+            OnnxError::Io { action, path, source } => {
+                fail(format!("cannot {action} its external data {}: {source}", path.display()))
+            }
+            other => fail(other.to_string()),
+        })?;
+        if let Some(stated) = range.length.filter(|stated| *stated != len) {
+            return Err(fail(format!("its shape takes {len} bytes, but external_data says {stated}")));
+        }
+        match range.offset.checked_add(len) {
+            Some(end) if end <= file.len => Ok(file),
+            _ => Err(fail(format!(
+                "its data would be bytes {}..{} of {}, which has only {}",
+                range.offset,
+                range.offset.saturating_add(len),
+                file.path.display(),
+                file.len
+            ))),
+        }
+    }
+
+    /// Where the data file with this `location` lies.
+    ///
+    /// # Errors
+    /// [`OnnxError::Invalid`] if the location is absolute or leaves the model's folder: ONNX Runtime refuses those.
+    pub fn path(&self, location: &str) -> Result<PathBuf, OnnxError> {
+        let relative = Path::new(location);
+        let inside = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+        if !inside {
+            return Err(OnnxError::invalid(
+                format!("external data location `{location}`"),
+                "it must be a path inside the model's folder, without `..`",
+            ));
+        }
+        Ok(self.folder.join(relative))
+    }
+
+    fn file(&self, location: &str) -> Result<Arc<DataFile>, OnnxError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(location) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(DataFile::open(&self.path(location)?)?);
+        open.insert(location.to_string(), Arc::clone(&file));
+        Ok(file)
+    }
+}

@@ -1,0 +1,23 @@
+//! The wire boundary: everything that knows that ONNX is protobuf.
+//!
+//! A model is opened by mapping it and splitting its two outer messages, `ModelProto` and `GraphProto`, into
+//! their fields. Each field keeps the exact bytes it came in, so whatever is not edited goes out as it came:
+//! unknown fields, field order, formatting. Weights are never read here, only located.
+
+mod error;
+mod external;
+mod open;
+pub mod tensor;
+pub mod wire;
+
+pub use error::OnnxError;
+
+pub use external::{DataFile, DataFiles};
+pub use open::{GraphSource, Source, graph_field, model_field, open, open_bytes};
+pub use tensor::{DataType, Payload, TensorHeader};
+
+/// Messages of the ONNX schema (`proto/onnx.proto`), as prost makes them; byte fields are slices of the map.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+}

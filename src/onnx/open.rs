@@ -1,0 +1,130 @@
+//! Opening a model: map the file, split its two outer messages.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use super::{
+    DataFiles, OnnxError,
+    external::DataFile,
+    wire::{self, Field},
+};
+
+/// Field numbers of `ModelProto` that this crate reads or writes.
+pub mod model_field {
+    /// `int64 ir_version`
+    pub const IR_VERSION: u32 = 1;
+    /// `GraphProto graph`
+    pub const GRAPH: u32 = 7;
+    /// `repeated OperatorSetIdProto opset_import`
+    pub const OPSET_IMPORT: u32 = 8;
+    /// `repeated StringStringEntryProto metadata_props`
+    pub const METADATA_PROPS: u32 = 14;
+    /// `repeated FunctionProto functions`
+    pub const FUNCTIONS: u32 = 25;
+}
+
+/// Field numbers of `GraphProto`.
+pub mod graph_field {
+    /// `repeated NodeProto node`
+    pub const NODE: u32 = 1;
+    /// `string name`
+    pub const NAME: u32 = 2;
+    /// `repeated TensorProto initializer`
+    pub const INITIALIZER: u32 = 5;
+    /// `repeated ValueInfoProto input`
+    pub const INPUT: u32 = 11;
+    /// `repeated ValueInfoProto output`
+    pub const OUTPUT: u32 = 12;
+    /// `repeated ValueInfoProto value_info`
+    pub const VALUE_INFO: u32 = 13;
+    /// `repeated TensorAnnotation quantization_annotation`
+    pub const QUANTIZATION_ANNOTATION: u32 = 14;
+    /// `repeated SparseTensorProto sparse_initializer`
+    pub const SPARSE_INITIALIZER: u32 = 15;
+    /// `repeated StringStringEntryProto metadata_props`
+    pub const METADATA_PROPS: u32 = 16;
+}
+
+/// A model, split into the fields of `ModelProto`, and where it came from.
+#[derive(Debug)]
+pub struct Source {
+    /// The whole file.
+    pub bytes: Bytes,
+    /// The fields of `ModelProto`, in order, the graph among them.
+    pub fields: Vec<Field>,
+    /// The model's graph.
+    pub graph: GraphSource,
+    /// The file; `None` for a model that was opened from memory.
+    pub file: Option<Arc<DataFile>>,
+    /// The external data beside it.
+    pub data: Arc<DataFiles>,
+}
+
+/// A `GraphProto`, split into its fields.
+#[derive(Debug)]
+pub struct GraphSource {
+    /// The fields, in order.
+    pub fields: Vec<Field>,
+}
+
+impl Source {
+    /// Where the model was opened from; an empty path for one from memory.
+    pub fn path(&self) -> PathBuf {
+        self.file.as_ref().map(|f| f.path.clone()).unwrap_or_default()
+    }
+
+    /// Offset of `slice` in the model file, if it is a slice of it.
+    pub fn offset_of(&self, slice: &Bytes) -> Option<u64> {
+        let start = (slice.as_ptr() as usize).checked_sub(self.bytes.as_ptr() as usize)?;
+        (start + slice.len() <= self.bytes.len()).then_some(start as u64)
+    }
+}
+
+/// Opens the model at `path` without reading its weights.
+///
+/// # Errors
+/// [`OnnxError`] if the file cannot be mapped or is not an ONNX model.
+pub fn open(path: impl AsRef<Path>) -> Result<Source, OnnxError> {
+    let path = path.as_ref();
+    let file = File::open(path).map_err(|e| OnnxError::io("open", path, e))?;
+    let meta = file.metadata().map_err(|e| OnnxError::io("read the size", path, e))?;
+    if meta.is_dir() {
+        return Err(OnnxError::invalid(path.display().to_string(), "it is a folder, not a model file"));
+    }
+    // An empty file cannot be mapped everywhere.
+    let bytes = if meta.len() == 0 {
+        Bytes::new()
+    } else {
+        // SAFETY: the map is read-only and private to this process. If another process truncates the file while
+        // it is mapped, reads of the lost pages end this process with SIGBUS; no memory of ours can be corrupted.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| OnnxError::io("map", path, e))?;
+        Bytes::from_owner(map)
+    };
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut source = open_bytes(bytes, folder)?;
+    source.file = Some(Arc::new(DataFile::open(path)?));
+    Ok(source)
+}
+
+/// Opens a model that is in memory; its external data, if any, lies in `folder`.
+///
+/// # Errors
+/// [`OnnxError`] if the bytes are not an ONNX model.
+pub fn open_bytes(bytes: Bytes, folder: impl Into<PathBuf>) -> Result<Source, OnnxError> {
+    let fields = wire::split(&bytes)?;
+    let mut graphs = fields.iter().filter(|f| f.number == model_field::GRAPH);
+    let graph = graphs
+        .next()
+        .ok_or_else(|| OnnxError::invalid("the model", "it has no graph: is this an ONNX file?"))?;
+    if graphs.next().is_some() {
+        return Err(OnnxError::invalid("the model", "it has more than one graph field"));
+    }
+    let graph = GraphSource { fields: wire::split(&graph.value())? };
+    Ok(Source { bytes, fields, graph, file: None, data: Arc::new(DataFiles::new(folder)) })
+}

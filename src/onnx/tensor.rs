@@ -1,0 +1,190 @@
+//! Tensors as they lie on disk: name, type, dimensions and where the elements are. Elements are not read here.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{OnnxError, proto, wire};
+
+/// Field numbers of `TensorProto` that this crate reads or writes.
+pub mod field {
+    /// `repeated int64 dims`
+    pub const DIMS: u32 = 1;
+    /// `int32 data_type`
+    pub const DATA_TYPE: u32 = 2;
+    /// `repeated float float_data`
+    pub const FLOAT_DATA: u32 = 4;
+    /// `repeated int32 int32_data`
+    pub const INT32_DATA: u32 = 5;
+    /// `repeated bytes string_data`
+    pub const STRING_DATA: u32 = 6;
+    /// `repeated int64 int64_data`
+    pub const INT64_DATA: u32 = 7;
+    /// `string name`
+    pub const NAME: u32 = 8;
+    /// `bytes raw_data`
+    pub const RAW_DATA: u32 = 9;
+    /// `repeated double double_data`
+    pub const DOUBLE_DATA: u32 = 10;
+    /// `repeated uint64 uint64_data`
+    pub const UINT64_DATA: u32 = 11;
+    /// `repeated StringStringEntryProto external_data`
+    pub const EXTERNAL_DATA: u32 = 13;
+    /// `DataLocation data_location`
+    pub const DATA_LOCATION: u32 = 14;
+}
+
+/// An element type of the ONNX spec (`TensorProto.DataType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DataType(pub i32);
+
+#[allow(missing_docs, reason = "the names are the spec's")]
+impl DataType {
+    pub const FLOAT: Self = Self(1);
+    pub const INT32: Self = Self(6);
+    pub const INT64: Self = Self(7);
+    pub const BOOL: Self = Self(9);
+    pub const FLOAT16: Self = Self(10);
+    pub const DOUBLE: Self = Self(11);
+    pub const BFLOAT16: Self = Self(16);
+}
+
+impl DataType {
+    /// Bits that one element takes in `raw_data`; `None` for strings and types that this crate doesn't know.
+    pub fn bits(self) -> Option<u64> {
+        use proto::tensor_proto::DataType as D;
+        Some(match D::try_from(self.0).ok()? {
+            D::Undefined | D::String => return None,
+            D::Uint2 | D::Int2 => 2,
+            D::Uint4 | D::Int4 | D::Float4e2m1 => 4,
+            D::Float6e2m3 | D::Float6e3m2 => return None,
+            D::Uint8 | D::Int8 | D::Bool => 8,
+            D::Float8e4m3fn | D::Float8e4m3fnuz | D::Float8e5m2 | D::Float8e5m2fnuz | D::Float8e8m0 => 8,
+            D::Uint16 | D::Int16 | D::Float16 | D::Bfloat16 => 16,
+            D::Float | D::Int32 | D::Uint32 => 32,
+            D::Int64 | D::Uint64 | D::Double | D::Complex64 => 64,
+            D::Complex128 => 128,
+        })
+    }
+
+    /// The type's name as numpy and torch users write it: `float32`, `float16`, `bfloat16`, `int64`.
+    pub fn name(self) -> String {
+        match self {
+            Self::FLOAT => "float32".into(),
+            Self::DOUBLE => "float64".into(),
+            other => proto::tensor_proto::DataType::try_from(other.0)
+                .map_or_else(|_| format!("type {}", other.0), |t| t.as_str_name().to_lowercase()),
+        }
+    }
+
+    /// Whether it is one of the float types that diffusion weights come in: float32, float16 or bfloat16.
+    pub fn is_weight_float(self) -> bool {
+        matches!(self, Self::FLOAT | Self::FLOAT16 | Self::BFLOAT16)
+    }
+}
+
+/// Where a tensor's elements are.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// In `raw_data`: little-endian, a slice of the mapped model file.
+    Raw(Bytes),
+    /// In one of the typed fields (`float_data`, `int64_data`, ...), or nowhere (an empty tensor).
+    Typed,
+    /// In another file.
+    External(ExternalRange),
+}
+
+/// A range of bytes in an external data file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalRange {
+    /// Path of the file relative to the model's folder, as the model has it.
+    pub location: String,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes; the rest of the file if the model doesn't say.
+    pub length: Option<u64>,
+}
+
+/// A `TensorProto` without its elements.
+#[derive(Clone, Debug)]
+pub struct TensorHeader {
+    /// Name, unique among the values of its graph.
+    pub name: String,
+    /// Element type.
+    pub data_type: DataType,
+    /// Dimensions; none for a scalar.
+    pub dims: Vec<i64>,
+    /// Where the elements are.
+    pub payload: Payload,
+    /// The whole message as it came.
+    pub raw: Bytes,
+}
+
+impl TensorHeader {
+    /// Reads the header of an encoded `TensorProto`.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if the message is broken, a dimension is negative or external data has no location.
+    pub fn parse(raw: Bytes) -> Result<Self, OnnxError> {
+        let mut header = proto::TensorProto::default();
+        let mut raw_data = None;
+        for f in wire::split(&raw)? {
+            match f.number {
+                field::RAW_DATA => raw_data = Some(f.value()),
+                field::FLOAT_DATA
+                | field::INT32_DATA
+                | field::STRING_DATA
+                | field::INT64_DATA
+                | field::DOUBLE_DATA
+                | field::UINT64_DATA => {}
+                _ => header
+                    .merge(f.raw)
+                    .map_err(|e| OnnxError::invalid("an initializer", format!("broken TensorProto: {e}")))?,
+            }
+        }
+        let name = header.name.take().unwrap_or_default();
+        if header.dims.iter().any(|d| *d < 0) {
+            return Err(OnnxError::invalid(format!("tensor `{name}`"), "a dimension is negative"));
+        }
+        let external = header.data_location == Some(proto::tensor_proto::DataLocation::External as i32);
+        let payload = match (external, raw_data) {
+            (true, _) => Payload::External(external_range(&name, &header.external_data)?),
+            (false, Some(bytes)) => Payload::Raw(bytes),
+            (false, None) => Payload::Typed,
+        };
+        let data_type = DataType(header.data_type.unwrap_or_default());
+        Ok(Self { name, data_type, dims: header.dims, payload, raw })
+    }
+
+    /// Number of elements; saturates rather than overflow.
+    pub fn elements(&self) -> u64 {
+        self.dims.iter().fold(1u64, |n, d| n.saturating_mul(*d as u64))
+    }
+
+    /// Number of bytes that the elements take as `raw_data`; `None` for strings.
+    pub fn byte_len(&self) -> Option<u64> {
+        Some(self.elements().checked_mul(self.data_type.bits()?)?.div_ceil(8))
+    }
+}
+
+fn external_range(
+    name: &str,
+    entries: &[proto::StringStringEntryProto],
+) -> Result<ExternalRange, OnnxError> {
+    let get = |key: &str| entries.iter().find(|e| e.key() == key).map(|e| e.value());
+    let number = |key: &str| match get(key) {
+        None => Ok(None),
+        Some(text) => text.parse::<u64>().map(Some).map_err(|_| OnnxError::ExternalData {
+            tensor: name.to_string(),
+            what: format!("external_data `{key}` is `{text}`, not a number of bytes"),
+        }),
+    };
+    let location = get("location").filter(|l| !l.is_empty()).ok_or_else(|| OnnxError::ExternalData {
+        tensor: name.to_string(),
+        what: "its data is external, but external_data has no `location`".to_string(),
+    })?;
+    Ok(ExternalRange {
+        location: location.to_string(),
+        offset: number("offset")?.unwrap_or(0),
+        length: number("length")?,
+    })
+}

@@ -1,0 +1,1 @@
+//! Proof that a compiled graph is the original plus its plan.
