@@ -1,1 +1,7 @@
 //! Read-only facts about a graph: shapes, modules, skip paths, weights.
+
+pub mod magnitude;
+pub mod modules;
+pub mod shapes;
+pub mod skip;
+pub mod weights;

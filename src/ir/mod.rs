@@ -1,1 +1,55 @@
-//! The graph.
+//! The graph as the compiler works on it: dense arenas with typed ids, and explicit uses.
+//!
+//! A node keeps the bytes it came in; [`Editor`] is the only thing that changes a graph, and edits those bytes
+//! surgically, so that what it doesn't touch (attributes, metadata, unknown fields) stays as it was.
+
+mod check;
+mod edit;
+mod graph;
+mod load;
+mod node;
+mod weights;
+
+pub use check::CheckError;
+pub use edit::{EditError, Editor, NodeSpec, Place};
+pub use graph::{Graph, GraphIo, Initializer, Origin, Use, Value};
+pub use node::{Node, attribute};
+pub use weights::{Masked, NewData, Transform, WeightReader};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub(crate) u32);
+
+        impl $name {
+            /// Its place in the arena.
+            pub fn index(self) -> usize {
+                self.0 as usize
+            }
+
+            pub(crate) fn new(index: usize) -> Self {
+                Self(u32::try_from(index).unwrap_or(u32::MAX))
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// A node of the top-level graph.
+    NodeId
+);
+id!(
+    /// A value of the top-level graph: a graph input, an initializer or a node's output.
+    ValueId
+);
+id!(
+    /// An initializer of the top-level graph.
+    InitializerId
+);

@@ -188,3 +188,33 @@ fn external_range(
         length: number("length")?,
     })
 }
+
+/// The elements of a tensor that keeps them in a typed field (`float_data`, `int64_data`, ...), as the
+/// little-endian bytes that `raw_data` would hold.
+///
+/// # Errors
+/// [`OnnxError::Invalid`] if there are more or fewer than the shape needs, or the type has no typed field.
+pub fn typed_elements(header: &TensorHeader) -> Result<Bytes, OnnxError> {
+    let fail = |what: String| OnnxError::invalid(format!("tensor `{}`", header.name), what);
+    let tensor = proto::TensorProto::decode(header.raw.clone()).map_err(|e| fail(e.to_string()))?;
+    let bits = header.data_type.bits();
+    let bytes: Vec<u8> = match header.data_type {
+        DataType::FLOAT => tensor.float_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DataType::DOUBLE => tensor.double_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DataType::INT64 => tensor.int64_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        _ => match bits {
+            Some(8) => tensor.int32_data.iter().map(|x| *x as u8).collect(),
+            Some(16) => tensor.int32_data.iter().flat_map(|x| (*x as u16).to_le_bytes()).collect(),
+            Some(32) if !tensor.int32_data.is_empty() => {
+                tensor.int32_data.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
+            Some(32) => tensor.uint64_data.iter().flat_map(|x| (*x as u32).to_le_bytes()).collect(),
+            Some(64) => tensor.uint64_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            _ => return Err(fail(format!("elements of type {} cannot be read", header.data_type.name()))),
+        },
+    };
+    match header.byte_len() {
+        Some(len) if len == bytes.len() as u64 => Ok(bytes.into()),
+        len => Err(fail(format!("its shape takes {} bytes, but it holds {}", len.unwrap_or(0), bytes.len()))),
+    }
+}

@@ -96,7 +96,7 @@ pub fn message_head(number: u32, content_len: u64) -> Vec<u8> {
 pub fn replace_fields(message: &Bytes, number: u32, fields: &[Field]) -> Result<Bytes, OnnxError> {
     let mut out = Vec::with_capacity(message.len() + 64);
     let mut placed = false;
-    let mut place = |out: &mut Vec<u8>| {
+    let place = |out: &mut Vec<u8>| {
         for field in fields {
             out.extend_from_slice(&field.raw);
         }

@@ -1,0 +1,1 @@
+//! Thresholds: the k-th smallest magnitude of a pool of weights.

@@ -1,0 +1,1 @@
+//! What bypassing a module means, and whether it is legal.

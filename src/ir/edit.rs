@@ -1,0 +1,466 @@
+//! The only mutators of a graph. Each keeps uses, operands and bytes in step, and refuses to leave a dangling use.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Graph, GraphIo, Initializer, InitializerId, NewData, Node, NodeId, Origin, Use, ValueId};
+use crate::onnx::{
+    DataType, OnnxError, Payload, TensorHeader,
+    proto::{AttributeProto, NodeProto, ValueInfoProto},
+    wire::{self, Field},
+};
+
+/// Field numbers of `NodeProto`, `AttributeProto` and `GraphProto` that a renaming goes through.
+mod field {
+    pub const NODE_INPUT: u32 = 1;
+    pub const NODE_OUTPUT: u32 = 2;
+    pub const NODE_ATTRIBUTE: u32 = 5;
+    pub const ATTRIBUTE_GRAPH: u32 = 6;
+    pub const ATTRIBUTE_GRAPHS: u32 = 11;
+    pub const GRAPH_NODE: u32 = 1;
+    pub const GRAPH_OUTPUT: u32 = 12;
+}
+
+/// An edit that would break the graph, or bytes that cannot be edited.
+#[derive(Debug, thiserror::Error)]
+pub enum EditError {
+    /// Something still reads what should be removed.
+    #[error("{0} is still used and cannot be removed")]
+    StillUsed(String),
+    /// The node or initializer was removed before.
+    #[error("{0} was removed before")]
+    Gone(String),
+    /// A subgraph in which a name would have to change returns it directly.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The node's own bytes cannot be edited.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+}
+
+/// A node to add. Its results get fresh values.
+#[derive(Clone, Debug)]
+pub struct NodeSpec<'a> {
+    /// Name; made unique if it is taken.
+    pub name: &'a str,
+    /// Operator of the standard ONNX domain.
+    pub op_type: &'a str,
+    /// Operands.
+    pub inputs: &'a [Option<ValueId>],
+    /// Names of the results; made unique if they are taken.
+    pub outputs: &'a [&'a str],
+    /// Attributes.
+    pub attributes: Vec<AttributeProto>,
+}
+
+/// Where in the topological order a node is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before all original nodes: for nodes that read only graph inputs and initializers.
+    First,
+    /// After all original nodes.
+    Last,
+}
+
+/// Edits a graph.
+#[derive(Debug)]
+pub struct Editor<'g> {
+    graph: &'g mut Graph,
+}
+
+impl<'g> Editor<'g> {
+    pub(super) fn new(graph: &'g mut Graph) -> Self {
+        Self { graph }
+    }
+
+    /// The graph as it is now.
+    pub fn graph(&self) -> &Graph {
+        self.graph
+    }
+
+    /// Makes everything that reads `from` read `to` instead: operands, references from subgraphs, graph outputs.
+    /// A graph output keeps its name: an Identity gives `to` that name, and `from` gets another.
+    ///
+    /// # Errors
+    /// [`EditError`] if a subgraph cannot be edited.
+    pub fn redirect(&mut self, from: ValueId, to: ValueId) -> Result<(), EditError> {
+        if from == to {
+            return Ok(());
+        }
+        for used in self.graph.uses(from).to_vec() {
+            match used {
+                Use::Operand { node, slot } => self.set_input(node, slot, to)?,
+                Use::Capture(node) => self.rename_capture(node, from, to)?,
+                Use::Output(index) => self.replace_output(index, to)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes operand `slot` of `node` read `to`.
+    ///
+    /// # Errors
+    /// [`EditError::Gone`] if the node was removed or has no such operand.
+    pub fn set_input(&mut self, node: NodeId, slot: usize, to: ValueId) -> Result<(), EditError> {
+        let from = self.node_mut(node)?.input(slot).ok_or_else(|| EditError::Gone(format!("operand {slot}")))?;
+        self.node_mut(node)?.inputs[slot] = Some(to);
+        self.forget(from, Use::Operand { node, slot });
+        self.graph.uses[to.index()].push(Use::Operand { node, slot });
+        self.encode_names(node, field::NODE_INPUT)
+    }
+
+    /// Makes graph output `index` yield `value`, under the name that the output has.
+    ///
+    /// # Errors
+    /// [`EditError::Gone`] if there is no such output or what it yielded was removed.
+    pub fn replace_output(&mut self, index: usize, value: ValueId) -> Result<(), EditError> {
+        let old = self
+            .graph
+            .outputs
+            .get(index)
+            .map(|io| io.value)
+            .ok_or_else(|| EditError::Gone(format!("graph output {index}")))?;
+        let name = self.graph.value(old).name.clone();
+        let retired = self.fresh_name(&format!("{name}_replaced"));
+        self.rename(old, retired)?;
+        let identity = self.add_node(
+            NodeSpec {
+                name: &format!("{name}/Identity"),
+                op_type: "Identity",
+                inputs: &[Some(value)],
+                outputs: &[&name],
+                attributes: Vec::new(),
+            },
+            Place::Last,
+        )?;
+        let output = self.graph.node(identity).output(0).ok_or_else(|| EditError::Gone(name))?;
+        self.forget(old, Use::Output(index));
+        self.graph.outputs[index].value = output;
+        self.graph.uses[output.index()].push(Use::Output(index));
+        Ok(())
+    }
+
+    /// Adds a node; its results are `graph().node(id).outputs`.
+    ///
+    /// # Errors
+    /// [`EditError`] if the node cannot be encoded.
+    pub fn add_node(&mut self, spec: NodeSpec<'_>, place: Place) -> Result<NodeId, EditError> {
+        let names: Vec<String> = spec.outputs.iter().map(|hint| self.fresh_name(hint)).collect();
+        let proto = NodeProto {
+            name: Some(spec.name.to_string()),
+            op_type: Some(spec.op_type.to_string()),
+            input: self.names(spec.inputs),
+            output: names.clone(),
+            attribute: spec.attributes.clone(),
+            ..NodeProto::default()
+        };
+        let node = Node {
+            name: spec.name.to_string(),
+            op_type: spec.op_type.to_string(),
+            domain: String::new(),
+            inputs: spec.inputs.to_vec(),
+            outputs: Vec::new(),
+            attributes: spec.attributes,
+            metadata: Vec::new(),
+            captures: Vec::new(),
+            raw: proto.encode_to_vec().into(),
+        };
+        Ok(self.insert(node, names, place))
+    }
+
+    /// Adds a copy of `node` that reads `inputs` and whose results are new values, named after the original's with
+    /// `suffix`. Attributes, metadata and unknown fields are the original's.
+    ///
+    /// # Errors
+    /// [`EditError::Gone`] if the node was removed; [`EditError::Unsupported`] if it captures a value.
+    pub fn copy_node(
+        &mut self,
+        node: NodeId,
+        inputs: &[Option<ValueId>],
+        suffix: &str,
+        place: Place,
+    ) -> Result<NodeId, EditError> {
+        let mut copy = self.node_mut(node)?.clone();
+        if !copy.captures.is_empty() {
+            return Err(EditError::Unsupported(format!("{} cannot be copied with its subgraphs", copy.describe())));
+        }
+        let mut names = Vec::with_capacity(copy.outputs.len());
+        for output in &copy.outputs {
+            names.push(match output {
+                Some(value) => self.fresh_name(&format!("{}{suffix}", self.graph.value(*value).name)),
+                None => String::new(),
+            });
+        }
+        copy.name = format!("{}{suffix}", copy.name);
+        copy.inputs = inputs.to_vec();
+        copy.raw = wire::replace_fields(&copy.raw, 3, &[Field::message(3, copy.name.as_bytes())])?;
+        let id = self.insert(copy, names, place);
+        self.encode_names(id, field::NODE_INPUT)?;
+        self.encode_names(id, field::NODE_OUTPUT)?;
+        Ok(id)
+    }
+
+    fn insert(&mut self, mut node: Node, outputs: Vec<String>, place: Place) -> NodeId {
+        let graph = &mut *self.graph;
+        let id = NodeId::new(graph.nodes.len());
+        node.outputs = outputs
+            .into_iter()
+            .enumerate()
+            .map(|(slot, name)| {
+                (!name.is_empty()).then(|| {
+                    let value = graph.push_value(name.clone(), Origin::Node { node: id, slot });
+                    graph.by_name.insert(name, value);
+                    value
+                })
+            })
+            .collect();
+        for (slot, input) in node.inputs.iter().enumerate() {
+            if let Some(value) = input {
+                graph.uses[value.index()].push(Use::Operand { node: id, slot });
+            }
+        }
+        graph.nodes.push(Some(node));
+        match place {
+            Place::First => graph.first.push(id),
+            Place::Last => graph.last.push(id),
+        }
+        graph.edited = true;
+        id
+    }
+
+    /// Removes a node whose results nothing reads.
+    ///
+    /// # Errors
+    /// [`EditError::StillUsed`] if something does.
+    pub fn remove_node(&mut self, id: NodeId) -> Result<(), EditError> {
+        let node = self.node_mut(id)?.clone();
+        if node.results().any(|v| !self.graph.uses(v).is_empty()) {
+            return Err(EditError::StillUsed(node.describe()));
+        }
+        for (slot, input) in node.inputs.iter().enumerate() {
+            if let Some(value) = input {
+                self.forget(*value, Use::Operand { node: id, slot });
+            }
+        }
+        for value in &node.captures {
+            self.forget(*value, Use::Capture(id));
+        }
+        for value in node.results() {
+            self.remove_value(value);
+        }
+        self.graph.nodes[id.index()] = None;
+        Ok(())
+    }
+
+    /// Removes an initializer that nothing reads.
+    ///
+    /// # Errors
+    /// [`EditError::StillUsed`] if something does, or if it is a graph input too.
+    pub fn remove_initializer(&mut self, id: InitializerId) -> Result<(), EditError> {
+        let initializer = self
+            .graph
+            .initializer(id)
+            .ok_or_else(|| EditError::Gone(format!("initializer {}", id.index())))?;
+        let value = initializer.value;
+        let listed = self.graph.inputs.iter().any(|io| io.value == value);
+        if listed || !self.graph.uses(value).is_empty() {
+            return Err(EditError::StillUsed(format!("initializer `{}`", initializer.header.name)));
+        }
+        self.remove_value(value);
+        self.graph.initializers[id.index()] = None;
+        Ok(())
+    }
+
+    /// Gives an initializer new elements; name, type and shape stay.
+    ///
+    /// # Errors
+    /// [`EditError::Gone`] if it was removed.
+    pub fn set_data(&mut self, id: InitializerId, data: NewData) -> Result<(), EditError> {
+        let gone = || EditError::Gone(format!("initializer {}", id.index()));
+        self.graph.initializers[id.index()].as_mut().ok_or_else(gone)?.new_data = Some(data);
+        self.graph.edited = true;
+        Ok(())
+    }
+
+    /// Adds an initializer; the name is made unique if it is taken.
+    pub fn add_initializer(&mut self, name: &str, data_type: DataType, dims: &[i64], data: NewData) -> ValueId {
+        let name = self.fresh_name(name);
+        let id = InitializerId::new(self.graph.initializers.len());
+        let value = self.graph.push_value(name.clone(), Origin::Initializer(id));
+        self.graph.by_name.insert(name.clone(), value);
+        let header =
+            TensorHeader { name, data_type, dims: dims.to_vec(), payload: Payload::Typed, raw: Bytes::new() };
+        self.graph.initializers.push(Some(Initializer { value, header, new_data: Some(data) }));
+        self.graph.added_initializers.push(id);
+        self.graph.edited = true;
+        value
+    }
+
+    /// Adds a graph input, after those that are there.
+    ///
+    /// # Errors
+    /// [`EditError::Unsupported`] if its name is taken.
+    pub fn add_input(&mut self, info: ValueInfoProto) -> Result<ValueId, EditError> {
+        if self.graph.value_named(info.name()).is_some() {
+            return Err(EditError::Unsupported(format!("the graph already has a value called `{}`", info.name())));
+        }
+        let index = self.graph.inputs.len() + self.graph.extra_inputs.len();
+        let value = self.graph.push_value(info.name().to_string(), Origin::Input(index));
+        self.graph.by_name.insert(info.name().to_string(), value);
+        let raw = info.encode_to_vec().into();
+        self.graph.extra_inputs.push(GraphIo { value, info, raw });
+        self.graph.edited = true;
+        Ok(value)
+    }
+
+    /// Names the graph.
+    pub fn set_graph_name(&mut self, name: impl Into<String>) {
+        self.graph.new_name = Some(name.into());
+        self.graph.edited = true;
+    }
+
+    /// Sets an entry of the model's `metadata_props`.
+    pub fn set_metadata(&mut self, key: impl Into<String>, value: impl Into<String>) {
+        self.graph.metadata.push((key.into(), value.into()));
+        self.graph.edited = true;
+    }
+
+    /// A value name that is not taken: `hint` itself, or with a number after it.
+    pub fn fresh_name(&self, hint: &str) -> String {
+        let mut name = hint.to_string();
+        let mut n = 1;
+        while self.graph.by_name.contains_key(&name) {
+            n += 1;
+            name = format!("{hint}_{n}");
+        }
+        name
+    }
+
+    fn names(&self, values: &[Option<ValueId>]) -> Vec<String> {
+        values.iter().map(|v| v.map_or_else(String::new, |v| self.graph.value(v).name.clone())).collect()
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, EditError> {
+        self.graph.edited = true;
+        self.graph.nodes[id.index()].as_mut().ok_or_else(|| EditError::Gone(format!("node {}", id.index())))
+    }
+
+    fn forget(&mut self, value: ValueId, used: Use) {
+        self.graph.uses[value.index()].retain(|u| *u != used);
+    }
+
+    fn remove_value(&mut self, value: ValueId) {
+        let entry = &mut self.graph.values[value.index()];
+        entry.origin = Origin::Removed;
+        if self.graph.by_name.get(&entry.name) == Some(&value) {
+            self.graph.by_name.remove(&entry.name);
+        }
+        self.graph.edited = true;
+    }
+
+    /// Writes the node's operand or result names into its bytes, leaving every other field as it is.
+    fn encode_names(&mut self, id: NodeId, number: u32) -> Result<(), EditError> {
+        let node = self.graph.node(id);
+        let values = if number == field::NODE_INPUT { &node.inputs } else { &node.outputs };
+        let fields: Vec<Field> =
+            self.names(values).iter().map(|name| Field::message(number, name.as_bytes())).collect();
+        let raw = wire::replace_fields(&node.raw, number, &fields)?;
+        self.node_mut(id)?.raw = raw;
+        Ok(())
+    }
+
+    /// Renames `value` wherever it is written.
+    fn rename(&mut self, value: ValueId, name: String) -> Result<(), EditError> {
+        let Origin::Node { node: producer, .. } = self.graph.value(value).origin else {
+            return Err(EditError::Unsupported(format!(
+                "graph output `{}` is directly a graph input or an initializer and cannot be replaced",
+                self.graph.value(value).name
+            )));
+        };
+        let old = std::mem::replace(&mut self.graph.values[value.index()].name, name.clone());
+        self.graph.by_name.remove(&old);
+        self.graph.by_name.insert(name.clone(), value);
+        self.encode_names(producer, field::NODE_OUTPUT)?;
+        for used in self.graph.uses(value).to_vec() {
+            match used {
+                Use::Operand { node, .. } => self.encode_names(node, field::NODE_INPUT)?,
+                Use::Capture(node) => self.encode_capture(node, &old, &name)?,
+                Use::Output(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn rename_capture(&mut self, node: NodeId, from: ValueId, to: ValueId) -> Result<(), EditError> {
+        let (old, new) = (self.graph.value(from).name.clone(), self.graph.value(to).name.clone());
+        self.encode_capture(node, &old, &new)?;
+        let captures = &mut self.node_mut(node)?.captures;
+        captures.retain(|v| *v != from);
+        let known = captures.contains(&to);
+        if !known {
+            captures.push(to);
+        }
+        self.forget(from, Use::Capture(node));
+        if !known {
+            self.graph.uses[to.index()].push(Use::Capture(node));
+        }
+        Ok(())
+    }
+
+    fn encode_capture(&mut self, id: NodeId, old: &str, new: &str) -> Result<(), EditError> {
+        let node = self.node_mut(id)?;
+        node.raw = rename_in_node_bodies(&node.raw, old, new)?;
+        let proto = NodeProto::decode(node.raw.clone())
+            .map_err(|e| OnnxError::invalid(node.describe(), e.to_string()))?;
+        node.attributes = proto.attribute;
+        Ok(())
+    }
+}
+
+/// Renames what the bodies of a node read from outside.
+fn rename_in_node_bodies(node: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError> {
+    map_fields(node, |f| match f.number {
+        field::NODE_ATTRIBUTE => Ok(Some(map_fields(&f.value(), |f| match f.number {
+            field::ATTRIBUTE_GRAPH | field::ATTRIBUTE_GRAPHS => Ok(Some(rename_in_body(&f.value(), old, new)?)),
+            _ => Ok(None),
+        })?)),
+        _ => Ok(None),
+    })
+}
+
+fn rename_in_body(body: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError> {
+    let returned = |f: &Field| -> Result<bool, OnnxError> {
+        let parts = wire::split(&f.value())?;
+        Ok(f.number == field::GRAPH_OUTPUT && parts.iter().any(|p| p.number == 1 && p.as_str() == Some(old)))
+    };
+    for f in wire::split(body)? {
+        if returned(&f)? {
+            return Err(EditError::Unsupported(format!("a subgraph returns the outer value `{old}` directly")));
+        }
+    }
+    map_fields(body, |f| match f.number {
+        field::GRAPH_NODE => {
+            let inner = rename_in_node_bodies(&f.value(), old, new)?;
+            Ok(Some(map_fields(&inner, |f| {
+                let renames = f.number == field::NODE_INPUT && f.as_str() == Some(old);
+                Ok(renames.then(|| Bytes::copy_from_slice(new.as_bytes())))
+            })?))
+        }
+        _ => Ok(None),
+    })
+}
+
+/// `message` with the content of each field that `change` has something for replaced.
+fn map_fields(
+    message: &Bytes,
+    change: impl Fn(&Field) -> Result<Option<Bytes>, EditError>,
+) -> Result<Bytes, EditError> {
+    let mut out = Vec::with_capacity(message.len());
+    for f in wire::split(message)? {
+        match change(&f)? {
+            Some(content) => out.extend_from_slice(&Field::message(f.number, &content).raw),
+            None => out.extend_from_slice(&f.raw),
+        }
+    }
+    Ok(out.into())
+}

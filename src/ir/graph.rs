@@ -1,0 +1,249 @@
+//! The graph and its read-only view.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+use super::{Editor, InitializerId, Node, NodeId, ValueId, weights::NewData};
+use crate::onnx::{
+    DataFiles, Source, TensorHeader,
+    proto::{TypeProto, ValueInfoProto},
+    wire::Field,
+};
+
+/// A model's top-level graph, with everything else of the model kept as it came.
+#[derive(Debug)]
+pub struct Graph {
+    pub(crate) nodes: Vec<Option<Node>>,
+    pub(crate) order: Vec<NodeId>,
+    pub(crate) values: Vec<Value>,
+    pub(crate) uses: Vec<Vec<Use>>,
+    pub(crate) initializers: Vec<Option<Initializer>>,
+    pub(crate) inputs: Vec<GraphIo>,
+    pub(crate) outputs: Vec<GraphIo>,
+    pub(crate) value_info: FxHashMap<ValueId, TypeProto>,
+    pub(crate) by_name: FxHashMap<String, ValueId>,
+    pub(crate) opsets: BTreeMap<String, i64>,
+    pub(crate) layout: Vec<Item>,
+    pub(crate) first: Vec<NodeId>,
+    pub(crate) last: Vec<NodeId>,
+    pub(crate) added_initializers: Vec<InitializerId>,
+    pub(crate) metadata: Vec<(String, String)>,
+    pub(crate) name: String,
+    pub(crate) new_name: Option<String>,
+    pub(crate) extra_inputs: Vec<GraphIo>,
+    pub(crate) edited: bool,
+    pub(crate) source: Arc<Source>,
+}
+
+/// A value and where it comes from.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// Its name, unique in the graph.
+    pub name: String,
+    /// What produces it.
+    pub origin: Origin,
+}
+
+/// What produces a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The graph's input with this index.
+    Input(usize),
+    /// An initializer (which may be listed as a graph input too: then a caller can override it).
+    Initializer(InitializerId),
+    /// A sparse initializer, kept as it is.
+    SparseInitializer,
+    /// A node's result.
+    Node {
+        /// The node.
+        node: NodeId,
+        /// Which of its results.
+        slot: usize,
+    },
+    /// Nothing any more: the node or initializer was removed.
+    Removed,
+}
+
+/// Something that reads a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Use {
+    /// A node's operand.
+    Operand {
+        /// The node.
+        node: NodeId,
+        /// Which of its operands.
+        slot: usize,
+    },
+    /// A reference by name from inside a subgraph of this node.
+    Capture(NodeId),
+    /// The graph's output with this index.
+    Output(usize),
+}
+
+/// An input or output of the graph.
+#[derive(Clone, Debug)]
+pub struct GraphIo {
+    /// The value.
+    pub value: ValueId,
+    /// Name and type as the model states them.
+    pub info: ValueInfoProto,
+    pub(crate) raw: Bytes,
+}
+
+/// An initializer.
+#[derive(Clone, Debug)]
+pub struct Initializer {
+    /// The value that it defines.
+    pub value: ValueId,
+    /// Name, type, dimensions and where the original elements are.
+    pub header: TensorHeader,
+    /// New elements, if a pass replaced them.
+    pub new_data: Option<NewData>,
+}
+
+/// One field of the original `GraphProto`, in order.
+#[derive(Clone, Debug)]
+pub(crate) enum Item {
+    Node(NodeId),
+    Initializer(InitializerId),
+    Input,
+    Output(usize),
+    Name,
+    /// A value_info or a quantization annotation: kept as long as its value exists.
+    About(Option<ValueId>, Field),
+    Other(Field),
+}
+
+impl Graph {
+    /// The nodes in topological order, as the model lists them.
+    pub fn node_ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + '_ {
+        self.first
+            .iter()
+            .chain(&self.order)
+            .chain(&self.last)
+            .copied()
+            .filter(|id| self.nodes[id.index()].is_some())
+    }
+
+    /// The nodes with their ids, in topological order.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> + '_ {
+        self.node_ids().filter_map(|id| Some((id, self.nodes[id.index()].as_ref()?)))
+    }
+
+    /// The node with this id; `None` once it was removed.
+    pub fn get(&self, id: NodeId) -> Option<&Node> {
+        self.nodes[id.index()].as_ref()
+    }
+
+    /// The node with this id.
+    ///
+    /// # Panics
+    /// If the node was removed: ids of removed nodes must not be kept across a pass.
+    pub fn node(&self, id: NodeId) -> &Node {
+        self.nodes[id.index()].as_ref().expect("the node was not removed")
+    }
+
+    /// Upper bound of node ids, for side tables indexed by [`NodeId::index`].
+    pub fn node_capacity(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Upper bound of value ids, for side tables indexed by [`ValueId::index`].
+    pub fn value_capacity(&self) -> usize {
+        self.values.len()
+    }
+
+    /// All values that were ever defined, removed ones included.
+    pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + use<> {
+        (0..self.values.len()).map(ValueId::new)
+    }
+
+    /// The value with this id.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.index()]
+    }
+
+    /// The value with this name.
+    pub fn value_named(&self, name: &str) -> Option<ValueId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The node that produces `value`, if one does.
+    pub fn producer(&self, value: ValueId) -> Option<NodeId> {
+        match self.values[value.index()].origin {
+            Origin::Node { node, .. } => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The initializer behind `value`, if it is one.
+    pub fn initializer_of(&self, value: ValueId) -> Option<(InitializerId, &Initializer)> {
+        match self.values[value.index()].origin {
+            Origin::Initializer(id) => Some((id, self.initializers[id.index()].as_ref()?)),
+            _ => None,
+        }
+    }
+
+    /// Everything that reads `value`.
+    pub fn uses(&self, value: ValueId) -> &[Use] {
+        &self.uses[value.index()]
+    }
+
+    /// The initializers that are there, in order.
+    pub fn initializers(&self) -> impl Iterator<Item = (InitializerId, &Initializer)> + '_ {
+        self.initializers.iter().enumerate().filter_map(|(i, x)| Some((InitializerId::new(i), x.as_ref()?)))
+    }
+
+    /// The initializer with this id; `None` once it was removed.
+    pub fn initializer(&self, id: InitializerId) -> Option<&Initializer> {
+        self.initializers[id.index()].as_ref()
+    }
+
+    /// The graph's inputs, added ones last.
+    pub fn inputs(&self) -> impl Iterator<Item = &GraphIo> + '_ {
+        self.inputs.iter().chain(&self.extra_inputs)
+    }
+
+    /// The graph's outputs.
+    pub fn outputs(&self) -> &[GraphIo] {
+        &self.outputs
+    }
+
+    /// The type that the model states for `value` (`value_info`): a hint, not to be trusted over inference.
+    pub fn stated_type(&self, value: ValueId) -> Option<&TypeProto> {
+        self.value_info.get(&value)
+    }
+
+    /// The version of the operator set of `domain` that the model uses (the standard one for `""`).
+    pub fn opset(&self, domain: &str) -> Option<i64> {
+        let domain = if domain == "ai.onnx" { "" } else { domain };
+        self.opsets.get(domain).copied()
+    }
+
+    /// The graph's name.
+    pub fn name(&self) -> &str {
+        self.new_name.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Whether anything was changed since the graph was loaded.
+    pub fn is_edited(&self) -> bool {
+        self.edited
+    }
+
+    /// The model that the graph was read from.
+    pub fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
+    /// The data files of the model.
+    pub fn data_files(&self) -> &Arc<DataFiles> {
+        &self.source.data
+    }
+
+    /// Starts editing.
+    pub fn edit(&mut self) -> Editor<'_> {
+        Editor::new(self)
+    }
+}

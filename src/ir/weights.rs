@@ -1,0 +1,115 @@
+//! Elements of tensors: reading them from wherever they are, and describing new ones without making them.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+
+use super::Graph;
+use crate::onnx::{DataFile, OnnxError, Payload, TensorHeader, tensor};
+
+/// Reads the little-endian elements of one tensor, a range at a time.
+#[derive(Clone, Debug)]
+pub enum WeightReader {
+    /// They are in a file.
+    File {
+        /// The file.
+        file: Arc<DataFile>,
+        /// Where they begin.
+        offset: u64,
+        /// How many bytes they take.
+        len: u64,
+    },
+    /// They are in memory.
+    Memory(Bytes),
+}
+
+impl WeightReader {
+    /// Number of bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::File { len, .. } => *len,
+            Self::Memory(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buffer` with the bytes from `at` on.
+    ///
+    /// # Errors
+    /// [`OnnxError::Io`] if a file cannot be read; [`OnnxError::Invalid`] for a range outside the tensor.
+    pub fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<(), OnnxError> {
+        let end = at.checked_add(buffer.len() as u64).filter(|end| *end <= self.len());
+        let Some(end) = end else {
+            return Err(OnnxError::invalid("a tensor", format!("read past its end, at byte {at}")));
+        };
+        match self {
+            Self::File { file, offset, .. } => file.read_at(offset + at, buffer),
+            Self::Memory(bytes) => {
+                buffer.copy_from_slice(&bytes[at as usize..end as usize]);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Changes a tensor's elements on their way through: called with one piece after the other, in order. Pieces are
+/// whole multiples of [`Transform::granularity`] bytes (but the last may be shorter).
+pub trait Transform: Send + Sync + fmt::Debug {
+    /// Number of bytes that must be seen together.
+    fn granularity(&self) -> usize;
+
+    /// A fresh run over the tensor's bytes. Each call of the closure edits the next piece in place and returns how
+    /// many of its elements are masked.
+    fn start(&self) -> Box<dyn FnMut(&mut [u8]) -> u64 + Send>;
+}
+
+/// New elements for a tensor: the old ones, masked.
+#[derive(Clone, Debug)]
+pub struct Masked {
+    /// The original elements.
+    pub original: WeightReader,
+    /// What becomes of them.
+    pub transform: Arc<dyn Transform>,
+}
+
+/// New elements of an initializer.
+#[derive(Clone, Debug)]
+pub enum NewData {
+    /// These bytes.
+    Bytes(Bytes),
+    /// The original's, masked while they are written.
+    Masked(Masked),
+}
+
+impl Graph {
+    /// A reader of the original elements of the tensor `header`.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if external data is missing or too short, or the elements do not fit the shape.
+    pub fn weight_reader(&self, header: &TensorHeader) -> Result<WeightReader, OnnxError> {
+        let fail = |what: String| OnnxError::invalid(format!("tensor `{}`", header.name), what);
+        let Some(len) = header.byte_len() else {
+            return Err(fail(format!("elements of type {} cannot be read", header.data_type.name())));
+        };
+        match &header.payload {
+            Payload::External(range) => {
+                let file = self.source.data.locate(&header.name, range, len)?;
+                Ok(WeightReader::File { file, offset: range.offset, len })
+            }
+            Payload::Raw(bytes) if bytes.len() as u64 != len => {
+                Err(fail(format!("its shape takes {len} bytes, but raw_data has {}", bytes.len())))
+            }
+            Payload::Raw(bytes) => match (&self.source.file, self.source.offset_of(bytes)) {
+                (Some(file), Some(offset)) => {
+                    Ok(WeightReader::File { file: Arc::clone(file), offset, len })
+                }
+                _ => Ok(WeightReader::Memory(bytes.clone())),
+            },
+            Payload::Typed => Ok(WeightReader::Memory(tensor::typed_elements(header)?)),
+        }
+    }
+}
