@@ -1,5 +1,7 @@
 //! Read-only facts about a graph: shapes, modules, skip paths, weights.
 
+pub mod constants;
+pub mod flow;
 pub mod magnitude;
 pub mod modules;
 pub mod shapes;

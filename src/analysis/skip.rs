@@ -1,1 +1,349 @@
 //! What bypassing a module means, and whether it is legal.
+//!
+//! The skip path is found from data flow: at a residual Add, the branch is the operand that is computed from the
+//! other one, and that other one is the skip. Where neither is computed from the other (a resnet whose shortcut is
+//! a convolution), the skip is the operand that reaches the module's input through linear layers alone. Neither the
+//! order of operands nor any name decides.
+
+use super::{
+    constants,
+    flow::{Flow, data_uses},
+    modules::{Kind, ModuleId, Modules},
+    shapes::{Agreement, Shapes},
+};
+use crate::ir::{Graph, Node, NodeId, Use, ValueId};
+
+/// Where the value comes from that a bypassed module's output is replaced by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// The module's own residual skip: its input, or the convolution on its shortcut.
+    #[default]
+    Shortcut,
+    /// The module's input.
+    Input,
+    /// The operand of the skip Concat before the module that comes up from the block below (what BK-SDM keeps).
+    Backbone,
+}
+
+/// A legal bypass.
+#[derive(Clone, Debug)]
+pub struct Bypass {
+    /// The module.
+    pub module: ModuleId,
+    /// What to read instead of what. One for most modules, two where two streams run side by side.
+    pub redirects: Vec<Redirect>,
+    /// Sizes at which the bypass is legal, if not at all: "legal for heights and widths divisible by 8".
+    pub note: Option<String>,
+}
+
+/// Everything that reads `from` reads `to` instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The module's output.
+    pub from: ValueId,
+    /// What takes its place.
+    pub to: ValueId,
+}
+
+/// Why a module cannot be bypassed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Illegal {
+    /// A full clause: "its output comes from Conv node `...`, which has no skip path around it".
+    pub reason: String,
+    /// The node that stands in the way.
+    pub node: Option<NodeId>,
+}
+
+impl Illegal {
+    fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), node: None }
+    }
+
+    fn at(graph: &Graph, node: NodeId, reason: &str) -> Self {
+        Self { reason: format!("{} {reason}", graph.node(node).describe()), node: Some(node) }
+    }
+}
+
+/// The analyses that a bypass is decided from.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// Its modules.
+    pub modules: &'a Modules,
+    /// Its shapes.
+    pub shapes: &'a Shapes,
+    /// Where the picture flows.
+    pub flow: &'a Flow,
+}
+
+impl Facts<'_> {
+    /// Decides what bypassing `module` means.
+    ///
+    /// # Errors
+    /// [`Illegal`] if the module has no such path, or the shapes on both sides are not proven equal.
+    pub fn bypass(&self, module: ModuleId, via: Via) -> Result<Bypass, Illegal> {
+        self.decide(module, via).map_err(|illegal| self.explain(module, illegal))
+    }
+
+    fn decide(&self, module: ModuleId, via: Via) -> Result<Bypass, Illegal> {
+        let outputs = self.outputs(module);
+        if module == self.modules.root() {
+            return Err(Illegal::new("it is the whole model"));
+        }
+        if outputs.is_empty() {
+            return Err(Illegal::new("nothing outside it reads anything that it computes from the sample"));
+        }
+        let redirects = match via {
+            Via::Shortcut => {
+                outputs.iter().map(|o| self.shortcut(module, *o)).collect::<Result<Vec<_>, _>>()?
+            }
+            Via::Input => vec![Redirect { from: self.only_output(&outputs)?, to: self.input(module)? }],
+            Via::Backbone => vec![Redirect { from: self.only_output(&outputs)?, to: self.backbone(module)? }],
+        };
+        let mut note = None;
+        for redirect in &redirects {
+            note = self.agree(redirect)?.or(note);
+        }
+        Ok(Bypass { module, redirects, note })
+    }
+
+    /// The modules in `module` that can be bypassed, nearest first: what to try instead.
+    pub fn bypassable_within(&self, module: ModuleId) -> Vec<ModuleId> {
+        let mut found = Vec::new();
+        let mut level = self.modules.get(module).children.clone();
+        while found.is_empty() && !level.is_empty() {
+            found.extend(level.iter().copied().filter(|m| self.is_candidate(*m)));
+            level = level.iter().flat_map(|m| self.modules.get(*m).children.clone()).collect();
+        }
+        found
+    }
+
+    /// Whether `module` is of a kind that has a skip path, and that path is legal.
+    pub fn is_candidate(&self, module: ModuleId) -> bool {
+        let kind = self.modules.get(module).kind;
+        kind.is_block() && self.bypass(module, Via::Shortcut).is_ok()
+    }
+
+    /// The values that carry the picture out of `module`.
+    pub fn outputs(&self, module: ModuleId) -> Vec<ValueId> {
+        let inside = |node: NodeId| self.modules.is_within(self.modules.of_node(node), module);
+        let mut outputs = Vec::new();
+        for node in self.modules.nodes(module) {
+            for value in self.graph.node(node).results().filter(|v| self.flow.is_activation(*v)) {
+                let leaves = data_uses(self.graph, value).any(|used| match used {
+                    Use::Operand { node, .. } | Use::Capture(node) => !inside(node),
+                    Use::Output(_) => true,
+                });
+                if leaves {
+                    outputs.push(value);
+                }
+            }
+        }
+        outputs
+    }
+
+    /// The values that carry the picture into `module`.
+    pub fn inputs(&self, module: ModuleId) -> Vec<ValueId> {
+        let mut inputs = Vec::new();
+        for id in self.modules.nodes(module) {
+            let node = self.graph.node(id);
+            if node.is("Shape") || node.is("Size") {
+                continue;
+            }
+            for value in self.flow.operands(node) {
+                if !self.is_inside(value, module) && !inputs.contains(&value) {
+                    inputs.push(value);
+                }
+            }
+        }
+        inputs
+    }
+
+    fn is_inside(&self, value: ValueId, module: ModuleId) -> bool {
+        self.graph.producer(value).is_some_and(|p| self.modules.is_within(self.modules.of_node(p), module))
+    }
+
+    fn only_output(&self, outputs: &[ValueId]) -> Result<ValueId, Illegal> {
+        match outputs {
+            [output] => Ok(*output),
+            _ => Err(Illegal::new(format!("it has {} outputs: {}", outputs.len(), self.names(outputs)))),
+        }
+    }
+
+    fn input(&self, module: ModuleId) -> Result<ValueId, Illegal> {
+        let inputs = self.inputs(module);
+        match inputs.as_slice() {
+            [input] => Ok(*input),
+            _ => Err(Illegal::new(format!("it has {} inputs: {}", inputs.len(), self.names(&inputs)))),
+        }
+    }
+
+    fn names(&self, values: &[ValueId]) -> String {
+        let names: Vec<_> = values.iter().map(|v| format!("`{}`", self.graph.value(*v).name)).collect();
+        names.join(", ")
+    }
+
+    fn backbone(&self, module: ModuleId) -> Result<ValueId, Illegal> {
+        let input = self.input(module)?;
+        let no_concat =
+            || Illegal::new("its input is not the Concat of an up-block with a skip connection, so there is no backbone");
+        let concat = self.graph.producer(input).map(|p| self.graph.node(p)).filter(|n| n.is("Concat"));
+        let operands: Vec<_> = self.flow.operands(concat.ok_or_else(no_concat)?).collect();
+        let [a, b] = operands[..] else { return Err(no_concat()) };
+        // The skip connection was computed on the way down, so everything on the way up depends on it.
+        match (self.flow.depends(self.graph, a, b), self.flow.depends(self.graph, b, a)) {
+            (true, false) => Ok(a),
+            (false, true) => Ok(b),
+            _ => Err(no_concat()),
+        }
+    }
+
+    /// The redirect that takes `output` of `module` to the module's skip.
+    fn shortcut(&self, module: ModuleId, output: ValueId) -> Result<Redirect, Illegal> {
+        match self.skip_inside(module, output) {
+            Err(inside) if self.modules.get(module).kind.is_branch() => {
+                self.skip_around(module, output).ok_or(inside)
+            }
+            decided => decided,
+        }
+    }
+
+    /// Follows the residual Adds in `module` back from `output` until they lead out of it.
+    fn skip_inside(&self, module: ModuleId, output: ValueId) -> Result<Redirect, Illegal> {
+        let composite = matches!(self.modules.get(module).kind, Kind::MidBlock | Kind::DownBlock | Kind::UpBlock);
+        let (mut at, mut from, mut residuals) = (output, output, 0usize);
+        loop {
+            let producer = self.graph.producer(at).filter(|_| self.is_inside(at, module));
+            let Some(id) = producer else {
+                if residuals == 0 {
+                    return Err(Illegal::new("its output is its input already"));
+                }
+                return Ok(Redirect { from, to: at });
+            };
+            let node = self.graph.node(id);
+            let operands: Vec<_> = self.flow.operands(node).collect();
+            match operands[..] {
+                [a, b] if node.is("Add") && a != b => {
+                    at = self.skip_operand(module, a, b).ok_or_else(|| {
+                        Illegal::at(self.graph, id, "adds two branches, neither of which is the other's skip")
+                    })?;
+                    residuals += 1;
+                }
+                [operand] if node.is("Identity") || constants::scales_by_one(self.graph, node) => at = operand,
+                // A scale on the output stays (`output_scale_factor`), unless the whole block becomes its input.
+                [operand] if constants::scales_by_constant(self.graph, node) && residuals == 0 => {
+                    at = operand;
+                    if !composite {
+                        from = operand;
+                    }
+                }
+                [operand] if constants::scales_by_constant(self.graph, node) && composite => at = operand,
+                _ if residuals > 0 && self.leads_out_linearly(module, at) => {
+                    return Ok(Redirect { from, to: at });
+                }
+                _ => {
+                    return Err(Illegal::at(self.graph, id, "makes its output, and no skip path leads around it"));
+                }
+            }
+        }
+    }
+
+    /// The Add after `module` that adds the module's output to what the module was computed from.
+    fn skip_around(&self, module: ModuleId, output: ValueId) -> Option<Redirect> {
+        let mut at = output;
+        loop {
+            let uses: Vec<_> = data_uses(self.graph, at).collect();
+            let [Use::Operand { node, .. }] = uses[..] else { return None };
+            let node = self.graph.node(node);
+            let result = node.output(0)?;
+            let others: Vec<_> = self.flow.operands(node).filter(|v| *v != at).collect();
+            match others[..] {
+                [skip] if node.is("Add") && self.flow.depends(self.graph, at, skip) => {
+                    return (!self.is_inside(skip, module)).then_some(Redirect { from: result, to: skip });
+                }
+                [] if CARRIES.iter().any(|op| node.is(op)) => at = result,
+                _ => return None,
+            }
+        }
+    }
+
+    /// Which of two added operands is the skip of the other.
+    fn skip_operand(&self, module: ModuleId, a: ValueId, b: ValueId) -> Option<ValueId> {
+        if self.flow.depends(self.graph, b, a) {
+            return Some(a);
+        }
+        if self.flow.depends(self.graph, a, b) {
+            return Some(b);
+        }
+        match (self.leads_out_linearly(module, a), self.leads_out_linearly(module, b)) {
+            (true, false) => Some(a),
+            (false, true) => Some(b),
+            _ => None,
+        }
+    }
+
+    /// Whether `value` is computed from outside `module` by linear layers alone.
+    fn leads_out_linearly(&self, module: ModuleId, mut value: ValueId) -> bool {
+        while self.is_inside(value, module) {
+            let Some(node) = self.graph.producer(value).map(|p| self.graph.node(p)) else { return false };
+            let operands: Vec<_> = self.flow.operands(node).collect();
+            match operands[..] {
+                [operand] if is_linear(node) => value = operand,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Adds to `illegal` what another tool did to the graph, if that is why.
+    fn explain(&self, module: ModuleId, illegal: Illegal) -> Illegal {
+        let around = self.modules.get(module).parent.unwrap_or(module);
+        let foreign = self.modules.nodes(around).into_iter().map(|id| (id, self.graph.node(id)));
+        let mut tampered = foreign.filter_map(|(id, node)| {
+            if node.op_type.contains("Quantize") || node.op_type.contains("Integer") {
+                Some((id, "the graph is quantised: compile the float graph, then quantise the result"))
+            } else if node.domain == "com.microsoft" {
+                Some((id, "the graph was fused by ONNX Runtime's optimizer: compile the graph as it was exported"))
+            } else {
+                None
+            }
+        });
+        match tampered.next() {
+            Some((id, why)) => Illegal {
+                reason: format!("{} ({why}; found {})", illegal.reason, self.graph.node(id).describe()),
+                node: illegal.node,
+            },
+            None => illegal,
+        }
+    }
+
+    /// Checks that both sides of `redirect` have the same type and shape.
+    fn agree(&self, redirect: &Redirect) -> Result<Option<String>, Illegal> {
+        let describe = |value| match self.shapes.of(value) {
+            Some(shape) => shape.to_string(),
+            None => "an unknown shape".to_string(),
+        };
+        let (from, to) = (describe(redirect.from), describe(redirect.to));
+        match self.shapes.compare(redirect.from, redirect.to) {
+            Agreement::Equal => Ok(None),
+            Agreement::EqualWhenDivisible { note, .. } => Ok(Some(note)),
+            Agreement::Different { .. } => {
+                Err(Illegal::new(format!("it changes the shape: its skip path has {to}, its output {from}")))
+            }
+            Agreement::Unknown => Err(Illegal::new(format!(
+                "the shapes cannot be proven equal: its skip path has {to}, its output {from}"
+            ))),
+        }
+    }
+}
+
+/// Operators that may stand between a branch's last layer and its residual Add.
+const CARRIES: [&str; 7] = ["Identity", "Mul", "Div", "Dropout", "Cast", "Reshape", "Transpose"];
+
+fn is_linear(node: &Node) -> bool {
+    ["Conv", "MatMul", "Gemm", "Add", "Identity", "Cast", "Reshape", "Transpose", "Flatten"]
+        .iter()
+        .any(|op| node.is(op))
+}

@@ -1,0 +1,276 @@
+//! Finding each node's module path, from the strongest evidence to the weakest.
+
+use rustc_hash::FxHashSet;
+
+use super::{Evidence, paths};
+use crate::{
+    analysis::flow::Flow,
+    ir::{Graph, Node, NodeId, Use, ValueId},
+};
+
+/// Each node's path (indexed by node id; `None` where nothing tells) and why.
+pub(super) struct Found {
+    pub paths: Vec<Option<String>>,
+    pub evidence: Vec<Evidence>,
+    pub wrapper: String,
+}
+
+/// Longest chain of shape-only operators that is walked between an attention's parts.
+const MAX_CHAIN: usize = 16;
+
+pub(super) fn paths(graph: &Graph) -> Found {
+    let capacity = graph.node_capacity();
+    let mut found =
+        Found { paths: vec![None; capacity], evidence: vec![Evidence::None; capacity], wrapper: String::new() };
+    for (id, node) in graph.nodes() {
+        if let Some((path, evidence)) = own_evidence(graph, node) {
+            found.set(id, path, evidence);
+        }
+    }
+    found.drop_wrapper();
+    found.merge_repeated_calls(graph);
+    if found.paths.iter().any(Option::is_none) {
+        found.from_bias(graph);
+        found.from_attention(graph);
+        found.from_neighbours(graph);
+    }
+    found
+}
+
+fn own_evidence(graph: &Graph, node: &Node) -> Option<(String, Evidence)> {
+    if let Some(path) = node.metadata("pkg.torch.onnx.name_scopes").and_then(paths::from_name_scopes) {
+        return Some((path, Evidence::Metadata));
+    }
+    if let Some(path) = paths::from_node_name(&node.name) {
+        return Some((path, Evidence::NodeName));
+    }
+    parameter_path(graph, node).map(|path| (path.to_string(), Evidence::ParameterName))
+}
+
+/// The module of the first named parameter among the node's operands.
+fn parameter_path<'g>(graph: &'g Graph, node: &Node) -> Option<&'g str> {
+    node.operands()
+        .filter_map(|v| graph.initializer_of(v))
+        .find_map(|(_, initializer)| paths::from_parameter(&initializer.header.name))
+}
+
+impl Found {
+    fn set(&mut self, node: NodeId, path: String, evidence: Evidence) {
+        self.paths[node.index()] = Some(path);
+        self.evidence[node.index()] = evidence;
+    }
+
+    fn get(&self, node: NodeId) -> Option<&str> {
+        self.paths[node.index()].as_deref()
+    }
+
+    fn drop_wrapper(&mut self) {
+        self.wrapper = paths::wrapper(self.paths.iter().flatten());
+        let Some(bare) = self.wrapper.strip_suffix('.') else { return };
+        for path in self.paths.iter_mut().flatten() {
+            if let Some(rest) = path.strip_prefix(&self.wrapper) {
+                *path = rest.to_string();
+            } else if path == bare {
+                path.clear();
+            }
+        }
+    }
+
+    /// A module that is called twice gets scopes `act` and `act_1` from the TorchScript exporter: one module again.
+    /// A sibling that has parameters of its own stays as it is.
+    fn merge_repeated_calls(&mut self, graph: &Graph) {
+        let known: FxHashSet<String> = self.paths.iter().flatten().cloned().collect();
+        let owners: FxHashSet<&str> =
+            graph.initializers().filter_map(|(_, i)| paths::from_parameter(&i.header.name)).collect();
+        let original = |path: &str| {
+            let (base, number) = path.rsplit_once('_')?;
+            let repeated = number.parse::<u32>().is_ok() && known.contains(base);
+            let is_module = owners.contains(format!("{}{path}", self.wrapper).as_str());
+            (repeated && !is_module).then(|| base.to_string())
+        };
+        let renamed: Vec<Option<String>> =
+            self.paths.iter().map(|path| path.as_deref().and_then(original)).collect();
+        for (path, renamed) in self.paths.iter_mut().zip(renamed) {
+            if renamed.is_some() {
+                *path = renamed;
+            }
+        }
+    }
+
+    /// A MatMul whose weight is anonymous belongs to the module of the bias that is added to its result.
+    fn from_bias(&mut self, graph: &Graph) {
+        for (id, node) in graph.nodes() {
+            if self.get(id).is_some() || !node.is("MatMul") {
+                continue;
+            }
+            let Some((add, sum)) = only_consumer(graph, node) else { continue };
+            if sum.is("Add")
+                && let Some(path) = self.get(add).filter(|_| parameter_path(graph, sum).is_some())
+            {
+                let path = path.to_string();
+                self.set(id, path, Evidence::ParameterName);
+            }
+        }
+    }
+
+    /// Query, key and value projections have neither names nor biases; their place around a Softmax tells them.
+    fn from_attention(&mut self, graph: &Graph) {
+        for (id, node) in graph.nodes() {
+            let Some((attended, [q, k, v])) = attention_operands(graph, id, node) else { continue };
+            let Some(out) = projection_after(graph, attended) else { continue };
+            let Some(path) = self.get(out).and_then(|p| p.strip_suffix(".to_out.0")) else { continue };
+            let path = path.to_string();
+            for (value, name) in [(q, "to_q"), (k, "to_k"), (v, "to_v")] {
+                if let Some(projection) = value.and_then(|v| projection_before(graph, v))
+                    && self.get(projection).is_none()
+                {
+                    self.set(projection, format!("{path}.{name}"), Evidence::Attention);
+                }
+            }
+        }
+    }
+
+    fn from_neighbours(&mut self, graph: &Graph) {
+        let flow = Flow::of(graph);
+        let order: Vec<NodeId> = graph.node_ids().collect();
+        // The path below each node: what all its consumers lie in.
+        let mut below: Vec<Option<String>> = vec![None; graph.node_capacity()];
+        for id in order.iter().rev() {
+            let mut path: Option<String> = None;
+            for consumer in consumers(graph, *id) {
+                let theirs = self.paths[consumer.index()].as_ref().or(below[consumer.index()].as_ref());
+                path = match (path, theirs) {
+                    (None, theirs) => theirs.cloned(),
+                    (Some(mine), Some(theirs)) => Some(paths::common(&mine, theirs).to_string()),
+                    (mine, None) => mine,
+                };
+            }
+            below[id.index()] = path;
+        }
+        for id in order {
+            if self.get(id).is_some() {
+                continue;
+            }
+            let node = graph.node(id);
+            // What computes the picture tells more than what computes a shape.
+            let latest = |operands: &mut dyn Iterator<Item = ValueId>| {
+                operands.filter_map(|v| graph.producer(v)).filter(|p| !graph.node(*p).is("Constant")).max()
+            };
+            let above = latest(&mut flow.operands(node))
+                .or_else(|| latest(&mut node.operands()))
+                .and_then(|p| Some((self.get(p)?, self.evidence[p.index()])));
+            let (path, evidence) = match (above, below[id.index()].as_deref()) {
+                (Some((layer, Evidence::ParameterName | Evidence::NodeName)), _) if is_residual(graph, node) => {
+                    (residual_owner(layer), Evidence::Residual)
+                }
+                (Some((above, _)), _) if is_residual(graph, node) => (above, Evidence::Residual),
+                (Some((above, _)), Some(below)) => (paths::common(above, below), Evidence::Neighbours),
+                (Some((path, _)), None) | (None, Some(path)) => (path, Evidence::Neighbours),
+                (None, None) => continue,
+            };
+            let path = path.to_string();
+            self.set(id, path, evidence);
+        }
+    }
+}
+
+/// Whether `node` adds two values that are both computed.
+fn is_residual(graph: &Graph, node: &Node) -> bool {
+    let computed = |v: ValueId| {
+        graph.initializer_of(v).is_none() && graph.producer(v).is_none_or(|p| !graph.node(p).is("Constant"))
+    };
+    node.is("Add") && node.operands().all(computed)
+}
+
+/// The module whose branch ends in the layer `path`: `resnets.0` for `resnets.0.conv2`, `ff` for `ff.net.2`.
+fn residual_owner(path: &str) -> &str {
+    let mut owner = path.rsplit_once('.').map_or("", |(owner, _)| owner);
+    while let Some((outer, last)) = owner.rsplit_once('.') {
+        if !matches!(last, "net" | "to_out" | "out_layers" | "conv" | "proj_out") {
+            break;
+        }
+        owner = outer;
+    }
+    owner
+}
+
+/// For a Softmax or Attention node: the attended values, and the operands that queries, keys and values come from.
+fn attention_operands(graph: &Graph, id: NodeId, node: &Node) -> Option<(ValueId, [Option<ValueId>; 3])> {
+    if node.is("Attention") {
+        return Some((node.output(0)?, [node.input(0), node.input(1), node.input(2)]));
+    }
+    if !node.is("Softmax") {
+        return None;
+    }
+    let scores = walk_back(graph, node.input(0)?, |n| n.is("MatMul"))?;
+    let product = consumers_through(graph, id, |n| n.is("MatMul"))?;
+    let scores = graph.node(scores);
+    let product = graph.node(product);
+    Some((product.output(0)?, [scores.input(0), scores.input(1), product.input(1)]))
+}
+
+/// The Linear that makes `value`, through operators that only move elements or scale them.
+fn projection_before(graph: &Graph, value: ValueId) -> Option<NodeId> {
+    walk_back(graph, value, |n| is_linear(graph, n))
+}
+
+/// The Linear that reads `value`, through operators that only move elements or scale them.
+fn projection_after(graph: &Graph, value: ValueId) -> Option<NodeId> {
+    let start = graph.producer(value)?;
+    consumers_through(graph, start, |n| is_linear(graph, n))
+}
+
+fn is_linear(graph: &Graph, node: &Node) -> bool {
+    (node.is("MatMul") || node.is("Gemm")) && node.input(1).is_some_and(|w| graph.initializer_of(w).is_some())
+}
+
+fn walk_back(graph: &Graph, mut value: ValueId, wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
+    for _ in 0..MAX_CHAIN {
+        let id = graph.producer(value)?;
+        let node = graph.node(id);
+        if wanted(node) {
+            return Some(id);
+        }
+        if !passes_through(node) {
+            return None;
+        }
+        value = node.operands().find(|v| graph.producer(*v).is_some_and(|p| !graph.node(p).is("Constant")))?;
+    }
+    None
+}
+
+fn consumers_through(graph: &Graph, start: NodeId, wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
+    let mut at = start;
+    for _ in 0..MAX_CHAIN {
+        let next = consumers(graph, at).find(|c| {
+            let node = graph.node(*c);
+            wanted(node) || passes_through(node)
+        })?;
+        if wanted(graph.node(next)) {
+            return Some(next);
+        }
+        at = next;
+    }
+    None
+}
+
+fn passes_through(node: &Node) -> bool {
+    ["Reshape", "Transpose", "Mul", "Div", "Cast", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Where", "Add"]
+        .iter()
+        .any(|op| node.is(op))
+}
+
+fn consumers<'g>(graph: &'g Graph, id: NodeId) -> impl Iterator<Item = NodeId> + 'g {
+    graph.node(id).outputs.iter().flatten().flat_map(|v| graph.uses(*v)).filter_map(|used| match used {
+        Use::Operand { node, .. } | Use::Capture(node) => Some(*node),
+        Use::Output(_) => None,
+    })
+}
+
+/// The one node that reads the one result of `node`.
+fn only_consumer<'g>(graph: &'g Graph, node: &Node) -> Option<(NodeId, &'g Node)> {
+    match graph.uses(node.output(0)?) {
+        [Use::Operand { node, .. }] => Some((*node, graph.node(*node))),
+        _ => None,
+    }
+}

@@ -1,0 +1,141 @@
+//! What a module is, told from its path and from what is in it.
+
+use std::fmt;
+
+use super::Module;
+use crate::ir::Graph;
+
+/// What a module is. The names are those of diffusers' classes; LDM modules get the name of their counterpart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The whole model.
+    Root,
+    /// A `ModuleList` or `Sequential`: `resnets`, `attentions`, `net`.
+    List,
+    /// A stage of the way down: `down_blocks.N`, `input_blocks.N`.
+    DownBlock,
+    /// The stage between: `mid_block`, `middle_block`.
+    MidBlock,
+    /// A stage of the way up: `up_blocks.N`, `output_blocks.N`.
+    UpBlock,
+    /// A residual block of two convolutions (`ResnetBlock2D`, LDM's `ResBlock`).
+    Resnet,
+    /// A stack of transformer blocks with its projections (`Transformer2DModel`, LDM's `SpatialTransformer`).
+    Transformer,
+    /// Self-attention, cross-attention, feed-forward (`BasicTransformerBlock`, `JointTransformerBlock`).
+    TransformerBlock,
+    /// An attention with its projections.
+    Attention,
+    /// A feed-forward network.
+    FeedForward,
+    /// Halves height and width.
+    Downsampler,
+    /// Doubles height and width.
+    Upsampler,
+    /// A convolution.
+    Conv,
+    /// A linear layer.
+    Linear,
+    /// Anything else: norms, activations, embeddings.
+    Other,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Root => "model",
+            Self::List => "list",
+            Self::DownBlock => "down block",
+            Self::MidBlock => "mid block",
+            Self::UpBlock => "up block",
+            Self::Resnet => "resnet",
+            Self::Transformer => "transformer",
+            Self::TransformerBlock => "transformer block",
+            Self::Attention => "attention",
+            Self::FeedForward => "feed-forward",
+            Self::Downsampler => "downsampler",
+            Self::Upsampler => "upsampler",
+            Self::Conv => "conv",
+            Self::Linear => "linear",
+            Self::Other => "other",
+        })
+    }
+}
+
+/// Gives every module but the root its kind.
+pub(super) fn assign(graph: &Graph, modules: &mut [Module]) {
+    for index in 1..modules.len() {
+        modules[index].kind = kind_of(graph, modules, index);
+    }
+}
+
+fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> Kind {
+    let module = &modules[index];
+    let mut segments = module.path.rsplit('.');
+    let last = segments.next().unwrap_or_default();
+    let before = segments.next().unwrap_or_default();
+    let numbered = last.parse::<u32>().is_ok();
+    let has_child = |name: &str| {
+        module.children.iter().any(|c| {
+            modules[c.0 as usize].path.rsplit('.').next() == Some(name)
+        })
+    };
+    match (before, numbered) {
+        ("down_blocks" | "input_blocks", true) => return Kind::DownBlock,
+        ("up_blocks" | "output_blocks", true) => return Kind::UpBlock,
+        ("resnets", true) => return Kind::Resnet,
+        ("attentions", true) if has_child("transformer_blocks") => return Kind::Transformer,
+        ("attentions", true) => return Kind::Attention,
+        ("transformer_blocks" | "single_transformer_blocks", true) => return Kind::TransformerBlock,
+        ("downsamplers", true) => return Kind::Downsampler,
+        ("upsamplers", true) => return Kind::Upsampler,
+        _ => {}
+    }
+    if matches!(last, "mid_block" | "middle_block") {
+        return Kind::MidBlock;
+    }
+    if is_numbered_attention(last) {
+        return Kind::Attention;
+    }
+    if matches!(last, "ff" | "ff_context") {
+        return Kind::FeedForward;
+    }
+    // LDM: `input_blocks.4.1`, `middle_block.0`.
+    if has_child("in_layers") && has_child("out_layers") {
+        return Kind::Resnet;
+    }
+    if has_child("transformer_blocks") {
+        return Kind::Transformer;
+    }
+    if numbered && has_child("op") {
+        return Kind::Downsampler;
+    }
+    let ops = |op: &str| module.own_nodes.iter().any(|n| graph.node(*n).is(op));
+    if module.children.is_empty() && ops("Conv") {
+        return Kind::Conv;
+    }
+    if module.children.is_empty() && (ops("MatMul") || ops("Gemm")) {
+        return Kind::Linear;
+    }
+    if !module.children.is_empty() && module.own_nodes.is_empty() && !numbered {
+        return Kind::List;
+    }
+    Kind::Other
+}
+
+/// `attn`, `attn1`, `attn2`.
+fn is_numbered_attention(name: &str) -> bool {
+    name.strip_prefix("attn").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()))
+}
+
+impl Kind {
+    /// Whether modules of this kind are built around a skip path.
+    pub fn is_block(self) -> bool {
+        matches!(self, Self::MidBlock | Self::Resnet | Self::Transformer | Self::TransformerBlock) || self.is_branch()
+    }
+
+    /// Whether modules of this kind are a branch whose residual Add stands in the module around them.
+    pub fn is_branch(self) -> bool {
+        matches!(self, Self::Attention | Self::FeedForward)
+    }
+}
