@@ -11,19 +11,10 @@ use super::{
     modules::{Kind, ModuleId, Modules},
     shapes::{Agreement, Shapes},
 };
-use crate::ir::{Graph, Node, NodeId, Use, ValueId};
-
-/// Where the value comes from that a bypassed module's output is replaced by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Via {
-    /// The module's own residual skip: its input, or the convolution on its shortcut.
-    #[default]
-    Shortcut,
-    /// The module's input.
-    Input,
-    /// The operand of the skip Concat before the module that comes up from the block below (what BK-SDM keeps).
-    Backbone,
-}
+use crate::{
+    ir::{Graph, Node, NodeId, Use, ValueId},
+    plan::Via,
+};
 
 /// A legal bypass.
 #[derive(Clone, Debug)]

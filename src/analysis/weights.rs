@@ -61,6 +61,15 @@ impl Weight {
     pub fn elements(&self) -> u64 {
         self.dims.iter().fold(1, |n, d| n.saturating_mul(d.unsigned_abs()))
     }
+
+    /// Number of inputs of the layer (of each group, for a grouped convolution).
+    pub fn input_len(&self) -> i64 {
+        let axis = match self.layout {
+            Layout::OutputFirst => 1,
+            Layout::InputFirst => 0,
+        };
+        self.dims.get(axis).copied().unwrap_or(0)
+    }
 }
 
 /// Operators of ONNX Runtime and of quantisers that hold weights in forms that cannot be masked here.

@@ -1,1 +1,157 @@
-//! Reports for people and machines.
+//! Reports: what was done, for people ([`text`]) and for machines (the types themselves, as JSON).
+
+pub mod text;
+
+use serde::Serialize;
+
+/// What `crdiff-compile` did. `--report FILE.json` writes exactly this.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CompileReport {
+    /// Name and version of the compiler.
+    pub tool: String,
+    /// The model that was read.
+    pub model: String,
+    /// The plan that was followed, and its digest.
+    pub plan: PlanSummary,
+    /// What was written, one entry an emitted graph; empty for a dry run.
+    pub outputs: Vec<OutputReport>,
+    /// Bypassed modules.
+    pub bypass: Vec<BypassReport>,
+    /// Prune rules.
+    pub prune: Vec<PruneReport>,
+    /// Where the weights of the (first) output are.
+    pub weights: WeightsReport,
+    /// The graph before and after.
+    pub graph: GraphReport,
+    /// Things that the user should know: clones of shared weights, sizes at which a bypass is legal.
+    pub notes: Vec<String>,
+}
+
+/// The plan of a report.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PlanSummary {
+    /// Where it was read from.
+    pub path: String,
+    /// SHA-256 of its meaning.
+    pub digest: String,
+}
+
+/// An emitted graph.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct OutputReport {
+    /// `pruned`, `fused` or `amplified`.
+    pub emit: String,
+    /// The model file.
+    pub path: String,
+    /// Nodes in the emitted graph.
+    pub nodes: usize,
+    /// Whether it is byte for byte the input.
+    pub identical: bool,
+}
+
+/// A bypassed module.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct BypassReport {
+    /// Its path.
+    pub module: String,
+    /// What it is: `resnet`, `attention`.
+    pub kind: String,
+    /// `shortcut`, `input` or `backbone`.
+    pub via: String,
+    /// Nodes of the module that are gone.
+    pub nodes: usize,
+    /// Parameters of the module that nothing reads any more.
+    pub parameters: u64,
+    /// Multiply-accumulates gone at the size asked for with `--at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macs: Option<u64>,
+    /// Sizes at which the bypass is legal, if not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// A prune rule.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PruneReport {
+    /// What the rule selects, as the plan has it.
+    pub selector: String,
+    /// Number of weight tensors.
+    pub tensors: usize,
+    /// Number of weights in them.
+    pub weights: u64,
+    /// How many of them the ratio asks for; none for a threshold or a pattern.
+    pub k: Option<u64>,
+    /// Magnitude at and below which weights are masked; none for a pattern or where each tensor has its own.
+    pub threshold: Option<f64>,
+    /// How many weights are masked. Ties at the threshold can make it more than `k`.
+    pub zeros: u64,
+    /// What masked weights are multiplied by, if not by 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
+    /// Each tensor.
+    pub per_tensor: Vec<TensorReport>,
+}
+
+/// A weight tensor of a prune rule.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TensorReport {
+    /// Path of the module whose weight it is.
+    pub module: String,
+    /// Name of the initializer in the emitted graph.
+    pub tensor: String,
+    /// Number of weights.
+    pub weights: u64,
+    /// How many of them are masked.
+    pub zeros: u64,
+    /// `zeros / weights`.
+    pub sparsity: f64,
+    /// How many its own ratio asks for (`pool: tensor` only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k: Option<u64>,
+    /// Its own threshold (`pool: tensor` only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+}
+
+/// Where the weights are.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct WeightsReport {
+    /// `share`, `copy` or `compact`.
+    pub policy: String,
+    /// Bytes written, in all files together.
+    pub bytes_written: u64,
+    /// Bytes that the output reads from files that were there before.
+    pub bytes_shared: u64,
+    /// The files written, with their sizes.
+    pub files: Vec<FileReport>,
+    /// The files that must stay beside the output.
+    pub shared_with: Vec<String>,
+}
+
+/// A file that was written.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FileReport {
+    /// Where.
+    pub path: String,
+    /// How long.
+    pub bytes: u64,
+}
+
+/// A graph before and after.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct GraphReport {
+    /// Nodes before.
+    pub nodes_before: usize,
+    /// Nodes after.
+    pub nodes_after: usize,
+    /// Elements of all initializers before.
+    pub parameters_before: u64,
+    /// Elements of all initializers after.
+    pub parameters_after: u64,
+    /// Multiply-accumulates before, at the size asked for with `--at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macs_before: Option<u64>,
+    /// Multiply-accumulates after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macs_after: Option<u64>,
+}
