@@ -1,1 +1,3 @@
 //! The passes, in order.
+
+pub mod mask;
