@@ -7,12 +7,14 @@ mod check;
 mod edit;
 mod graph;
 mod load;
+mod masked;
 mod node;
 mod weights;
 
 pub use check::CheckError;
 pub use edit::{EditError, Editor, NodeSpec, Place};
 pub use graph::{Graph, GraphIo, Initializer, Origin, Use, Value};
+pub use masked::{count_masked, for_each_piece};
 pub use node::{Node, attribute};
 pub use weights::{Masked, NewData, Transform, WeightReader};
 

@@ -1,1 +1,0 @@
-//! Thresholds: the k-th smallest magnitude of a pool of weights.

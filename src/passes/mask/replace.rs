@@ -1,0 +1,36 @@
+//! What becomes of masked weights.
+
+use half::{bf16, f16};
+
+use super::word::Word;
+use crate::analysis::magnitude::FloatType;
+
+/// A closure over one tensor's pieces, as [`Transform::start`](crate::ir::Transform::start) returns it.
+pub(super) type Run = Box<dyn FnMut(&mut [u8]) -> u64 + Send>;
+
+/// A mask, without what becomes of the masked weights.
+pub(super) trait Mask {
+    /// A run over elements of type `W`, in which `replace` makes the bits of a masked weight from those it had.
+    fn run<W: Word>(&self, replace: impl Fn(W) -> W + Send + 'static) -> Run;
+}
+
+/// A run of `mask` over a tensor of this type, in which masked weights are multiplied by `scale`.
+pub(super) fn start(mask: &impl Mask, float: FloatType, scale: f32) -> Run {
+    match float {
+        _ if scale == 0.0 && float.size() == 4 => mask.run(|_: u32| 0),
+        _ if scale == 0.0 => mask.run(|_: u16| 0),
+        FloatType::F32 => mask.run(move |bits| (f32::from_bits(bits) * scale).to_bits()),
+        FloatType::F16 => {
+            by_table(mask, move |bits| f16::from_f32(f16::from_bits(bits).to_f32() * scale).to_bits())
+        }
+        FloatType::Bf16 => {
+            by_table(mask, move |bits| bf16::from_f32(bf16::from_bits(bits).to_f32() * scale).to_bits())
+        }
+    }
+}
+
+/// Conversions of 16-bit floats are slow, and there are few of them: makes each once.
+fn by_table(mask: &impl Mask, scaled: impl Fn(u16) -> u16) -> Run {
+    let table: Vec<u16> = (0..=u16::MAX).map(scaled).collect();
+    mask.run(move |bits: u16| table.get(usize::from(bits)).copied().unwrap_or(bits))
+}
