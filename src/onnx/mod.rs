@@ -8,6 +8,7 @@ mod error;
 mod external;
 mod open;
 pub mod tensor;
+pub mod text;
 pub mod wire;
 
 pub use error::OnnxError;
