@@ -7,7 +7,7 @@ use std::fmt::{Display, Write as _};
 use super::{is_float_name, is_identifier, is_type_name};
 use crate::onnx::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    StringStringEntryProto, ValueInfoProto, attribute_proto::AttributeType,
+    StringStringEntryProto, TensorProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
 };
 
 /// What the printer shows.
@@ -60,7 +60,7 @@ impl Printer {
             self.entries(&model.metadata_props);
         }
         self.put("\n>\n");
-        self.graph(&model.graph.clone().unwrap_or_default());
+        self.graph(model.graph.as_ref().unwrap_or(&GraphProto::default()));
         for function in &model.functions {
             self.put("\n");
             self.function(function);
@@ -236,11 +236,11 @@ impl Printer {
             AttributeType::Floats => self.list("[", ", ", "]", &attribute.floats, |p, f| p.float(*f)),
             AttributeType::String => self.quoted_bytes(attribute.s()),
             AttributeType::Strings => self.list("[", ", ", "]", &attribute.strings, |p, s| p.quoted_bytes(s)),
-            AttributeType::Tensor => self.tensor(&attribute.t.clone().unwrap_or_default()),
+            AttributeType::Tensor => self.tensor(attribute.t.as_ref().unwrap_or(&TensorProto::default())),
             AttributeType::Tensors => self.list("[", ", ", "]", &attribute.tensors, Self::tensor),
-            AttributeType::Graph => self.subgraph(&attribute.g.clone().unwrap_or_default()),
+            AttributeType::Graph => self.subgraph(attribute.g.as_ref().unwrap_or(&GraphProto::default())),
             AttributeType::Graphs => self.list("[", ", ", "]", &attribute.graphs, Self::subgraph),
-            AttributeType::TypeProto => self.r#type(&attribute.tp.clone().unwrap_or_default()),
+            AttributeType::TypeProto => self.r#type(attribute.tp.as_ref().unwrap_or(&TypeProto::default())),
             AttributeType::TypeProtos => self.list("[", ", ", "]", &attribute.type_protos, Self::r#type),
             AttributeType::Undefined | AttributeType::SparseTensor | AttributeType::SparseTensors => {
                 self.put("...")

@@ -97,12 +97,12 @@ impl Printer {
     }
 
     pub(super) fn sparse_initializer(&mut self, sparse: &SparseTensorProto) {
-        let values = sparse.values.clone().unwrap_or_default();
+        let (data_type, name) = sparse.values.as_ref().map_or((0, ""), |v| (v.data_type(), v.name()));
         self.put("sparse_tensor(");
-        self.put(type_name(values.data_type()));
+        self.put(type_name(data_type));
         self.list("[", ",", "]", &sparse.dims, |p, size| p.put(size));
         self.put(") ");
-        self.id(values.name());
+        self.id(name);
         self.put(" = ...");
     }
 
