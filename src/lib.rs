@@ -2,6 +2,7 @@
 
 pub mod analysis;
 pub mod cli;
+pub mod compile;
 pub mod ir;
 pub mod onnx;
 pub mod passes;

@@ -1,2 +1,7 @@
-//! The compiler.
-fn main() {}
+//! `crdiff-compile MODEL PLAN`
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    crdiff::cli::crdiff_compile()
+}

@@ -1,1 +1,124 @@
 //! The command lines, one file a subcommand. Only this module and `bin/` print or exit.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the part that talks to the terminal")]
+
+pub mod compile;
+pub mod inspect;
+mod progress;
+
+use std::{fmt, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{compile::CompileError, onnx::OnnxError, plan::PlanError};
+
+/// Exit code: done, or what was asked holds.
+pub const DONE: u8 = 0;
+/// Exit code: the command line or an input is wrong.
+pub const BAD_INPUT: u8 = 2;
+
+/// CR-Diff for exported ONNX diffusion UNets.
+#[derive(Debug, Parser)]
+#[command(name = "crdiff", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Compile(compile::Args),
+    Inspect(inspect::Args),
+}
+
+/// Runs `crdiff` with the arguments of this process.
+pub fn crdiff() -> ExitCode {
+    let Cli { command } = Cli::parse();
+    finish(match command {
+        Command::Compile(args) => compile::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    })
+}
+
+/// Runs `crdiff-compile` with the arguments of this process.
+pub fn crdiff_compile() -> ExitCode {
+    finish(compile::run(&compile::Standalone::parse().args))
+}
+
+/// What ends a command early.
+#[derive(Debug)]
+pub enum Failure {
+    /// The plan is wrong; shown with the lines that are.
+    Plan(Box<PlanError>),
+    /// Anything else, as one message.
+    Message(String),
+    /// The user said stop.
+    Interrupted,
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        Self::Plan(Box::new(error))
+    }
+}
+
+impl From<OnnxError> for Failure {
+    fn from(error: OnnxError) -> Self {
+        Self::Message(error.to_string())
+    }
+}
+
+impl From<CompileError> for Failure {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::Plan(error) => Self::Plan(error),
+            other => Self::Message(other.to_string()),
+        }
+    }
+}
+
+/// A size as `HEIGHTxWIDTH`, in units of the latent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Height.
+    pub height: i64,
+    /// Width.
+    pub width: i64,
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = |part: &str| part.parse::<i64>().ok().filter(|n| (1..=1 << 20).contains(n));
+        let (height, width) = text.split_once(['x', 'X']).unwrap_or((text, text));
+        match (parse(height), parse(width)) {
+            (Some(height), Some(width)) => Ok(Self { height, width }),
+            _ => Err(format!("`{text}` is not a size: write HEIGHTxWIDTH, such as 64x96")),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.height, self.width)
+    }
+}
+
+fn finish(result: Result<u8, Failure>) -> ExitCode {
+    match result {
+        Ok(code) => code.into(),
+        Err(Failure::Interrupted) => {
+            anstream::eprintln!("interrupted; nothing was written");
+            // 128 + SIGINT, as shells have it.
+            130.into()
+        }
+        Err(Failure::Message(message)) => {
+            anstream::eprintln!("error: {message}");
+            BAD_INPUT.into()
+        }
+        Err(Failure::Plan(error)) => {
+            anstream::eprintln!("{:?}", miette::Report::new(*error));
+            BAD_INPUT.into()
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! surgically, so that what it doesn't touch (attributes, metadata, unknown fields) stays as it was.
 
 mod check;
+mod digest;
 mod edit;
 mod graph;
 mod load;

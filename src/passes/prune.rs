@@ -73,7 +73,7 @@ fn run_rule(
         };
         if let Some(mask) = &masks.of[index] {
             let twin = done.iter().find(|(initializer, twin)| {
-                *initializer == weight.initializer && masks.of[*twin].as_ref().is_some_and(|m| same(m, mask))
+                *initializer == weight.initializer && masks.of[*twin].as_ref() == Some(mask)
             });
             if let Some((_, twin)) = twin {
                 let MaskedTensor { initializer, cloned, .. } = outcome.tensors[*twin];
@@ -99,7 +99,7 @@ struct Masks {
     threshold: Option<Magnitude>,
     k: Option<u64>,
     /// One entry a weight; `None` where nothing is masked.
-    of: Vec<Option<Arc<dyn Transform>>>,
+    of: Vec<Option<WeightMask>>,
     /// Each weight's own threshold, where each has its own.
     own: Vec<Option<Threshold>>,
 }
@@ -107,8 +107,8 @@ struct Masks {
 fn masks(prune: &ResolvedPrune, graph: &Graph, progress: &Progress<'_>) -> Result<Masks, PassError> {
     let scale = prune.rule.scale.value as f32;
     let weights = &prune.weights;
-    let magnitude = |weight: &Weight, t: Magnitude, ties: Ties| -> Result<Arc<dyn Transform>, PassError> {
-        Ok(Arc::new(MagnitudeMask::new(&weight.path, weight.data_type, t, ties, scale)?))
+    let magnitude = |weight: &Weight, t: Magnitude, ties: Ties| -> Result<WeightMask, PassError> {
+        Ok(WeightMask::Magnitude(MagnitudeMask::new(&weight.path, weight.data_type, t, ties, scale)?))
     };
     match prune.rule.mask {
         Mask::Threshold(threshold) => {
@@ -123,11 +123,11 @@ fn masks(prune: &ResolvedPrune, graph: &Graph, progress: &Progress<'_>) -> Resul
         }
         Mask::Pattern(pattern) => {
             let (keep, every) = (pattern.value.keep().into(), pattern.value.of().into());
-            let of = weights.iter().map(|weight| {
-                let mask: Arc<dyn Transform> = Arc::new(PatternMask::new(weight, keep, every, scale)?);
-                Ok(Some(mask))
-            });
-            Ok(Masks { threshold: None, k: None, of: of.collect::<Result<_, PassError>>()?, own: Vec::new() })
+            let of = weights
+                .iter()
+                .map(|weight| Ok(Some(WeightMask::Pattern(PatternMask::new(weight, keep, every, scale)?))))
+                .collect::<Result<_, PassError>>()?;
+            Ok(Masks { threshold: None, k: None, of, own: Vec::new() })
         }
         Mask::Ratio { ratio, pool, ties } => {
             let ratio = ratio.value.get();
@@ -158,8 +158,8 @@ fn ratio_masks(
     ratio: f64,
     exact: bool,
     progress: &Progress<'_>,
-    of: &mut Vec<Option<Arc<dyn Transform>>>,
-    magnitude: &dyn Fn(&Weight, Magnitude, Ties) -> Result<Arc<dyn Transform>, PassError>,
+    of: &mut Vec<Option<WeightMask>>,
+    magnitude: &dyn Fn(&Weight, Magnitude, Ties) -> Result<WeightMask, PassError>,
 ) -> Result<Option<Threshold>, PassError> {
     let tensors = members
         .iter()
@@ -185,21 +185,31 @@ fn reader(graph: &Graph, initializer: InitializerId) -> Result<crate::ir::Weight
     }
 }
 
-/// Whether two masks of one initializer make the same elements.
-fn same(a: &Arc<dyn Transform>, b: &Arc<dyn Transform>) -> bool {
-    // A mask is wholly described by its fields, and prints them.
-    format!("{a:?}") == format!("{b:?}")
+/// Which elements of a weight are masked.
+#[derive(Clone, Debug, PartialEq)]
+enum WeightMask {
+    Magnitude(MagnitudeMask),
+    Pattern(PatternMask),
+}
+
+impl WeightMask {
+    fn transform(&self) -> Arc<dyn Transform> {
+        match self {
+            Self::Magnitude(mask) => Arc::new(mask.clone()),
+            Self::Pattern(mask) => Arc::new(mask.clone()),
+        }
+    }
 }
 
 /// Every use of the weight's initializer by modules of this rule that mask it alike.
 fn users(
     prune: &ResolvedPrune,
-    masks: &[Option<Arc<dyn Transform>>],
+    masks: &[Option<WeightMask>],
     weight: &Weight,
-    mask: &Arc<dyn Transform>,
+    mask: &WeightMask,
 ) -> FxHashSet<(NodeId, usize)> {
     let alike = prune.weights.iter().zip(masks).filter(|(other, theirs)| {
-        other.initializer == weight.initializer && theirs.as_ref().is_some_and(|theirs| same(theirs, mask))
+        other.initializer == weight.initializer && theirs.as_ref() == Some(mask)
     });
     alike.flat_map(|(other, _)| other.uses.iter().copied()).collect()
 }
@@ -209,11 +219,11 @@ fn apply(
     editor: &mut Editor<'_>,
     weight: &Weight,
     users: &FxHashSet<(NodeId, usize)>,
-    mask: &Arc<dyn Transform>,
+    mask: &WeightMask,
 ) -> Result<(Option<InitializerId>, bool), PassError> {
     let graph = editor.graph();
     let original = reader(graph, weight.initializer)?;
-    let data = NewData::Masked(Masked { original, transform: Arc::clone(mask) });
+    let data = NewData::Masked(Masked { original, transform: mask.transform() });
     let Some(entry) = graph.initializer(weight.initializer) else { return Ok((None, false)) };
     if entry.new_data.is_none() && read_only_by(graph, entry.value, users) {
         editor.set_data(weight.initializer, data)?;

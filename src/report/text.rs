@@ -1,1 +1,182 @@
 //! Reports as tables for a terminal.
+
+use std::fmt::Write;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{CompileReport, PruneReport};
+
+/// How many tensors of a rule are listed one by one; the rest is in the JSON report.
+const LISTED: usize = 12;
+
+/// The report as text, without colours, ending in a newline.
+pub fn compile(report: &CompileReport) -> String {
+    let mut text = String::new();
+    if !report.bypass.is_empty() {
+        bypass_table(&mut text, report);
+    }
+    if !report.prune.is_empty() {
+        prune_tables(&mut text, &report.prune);
+    }
+    totals(&mut text, report);
+    for note in &report.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    for line in honest(report) {
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+fn bypass_table(text: &mut String, report: &CompileReport) {
+    let with_macs = report.bypass.iter().any(|b| b.macs.is_some());
+    let mut header = vec!["bypassed", "kind", "via", "nodes gone", "parameters gone"];
+    if with_macs {
+        header.push("MACs gone");
+    }
+    let mut table = table(&header, 3);
+    for bypass in &report.bypass {
+        let mut row = vec![
+            bypass.module.clone(),
+            bypass.kind.clone(),
+            bypass.via.clone(),
+            bypass.nodes.to_string(),
+            count(bypass.parameters),
+        ];
+        if with_macs {
+            row.push(bypass.macs.map(count).unwrap_or_default());
+        }
+        table.add_row(row);
+    }
+    let _ = writeln!(text, "{table}");
+    for bypass in report.bypass.iter().filter(|b| b.note.is_some()) {
+        let _ = writeln!(text, "note: `{}`: {}", bypass.module, bypass.note.as_deref().unwrap_or_default());
+    }
+}
+
+fn prune_tables(text: &mut String, rules: &[PruneReport]) {
+    let mut summary = table(&["pruned", "tensors", "weights", "k", "threshold", "masked", "share"], 1);
+    for rule in rules {
+        summary.add_row(vec![
+            rule.selector.clone(),
+            rule.tensors.to_string(),
+            count(rule.weights),
+            rule.k.map(count).unwrap_or_else(|| "-".into()),
+            rule.threshold.map(|t| format!("{t:.6e}")).unwrap_or_else(|| "-".into()),
+            count(rule.zeros),
+            percent(rule.zeros, rule.weights),
+        ]);
+    }
+    let _ = writeln!(text, "{summary}");
+    let mut tensors = table(&["tensor", "weights", "masked", "share"], 1);
+    let all = rules.iter().flat_map(|r| &r.per_tensor);
+    let total = all.clone().count();
+    for tensor in all.take(LISTED) {
+        tensors.add_row(vec![
+            tensor.module.clone(),
+            count(tensor.weights),
+            count(tensor.zeros),
+            percent(tensor.zeros, tensor.weights),
+        ]);
+    }
+    let _ = writeln!(text, "{tensors}");
+    if total > LISTED {
+        let _ = writeln!(text, "... and {} more tensors (--report FILE.json lists all)", total - LISTED);
+    }
+}
+
+fn totals(text: &mut String, report: &CompileReport) {
+    let graph = &report.graph;
+    let _ = writeln!(
+        text,
+        "nodes {} -> {}, parameters {} -> {}{}",
+        graph.nodes_before,
+        graph.nodes_after,
+        count(graph.parameters_before),
+        count(graph.parameters_after),
+        match (graph.macs_before, graph.macs_after) {
+            (Some(before), Some(after)) => format!(", MACs {} -> {}", count(before), count(after)),
+            _ => String::new(),
+        }
+    );
+    for output in &report.outputs {
+        let what = if output.identical { "identical to the input" } else { output.emit.as_str() };
+        let _ = writeln!(text, "wrote {} ({what}, {} nodes)", output.path, output.nodes);
+    }
+    let weights = &report.weights;
+    if !weights.files.is_empty() {
+        let _ = writeln!(
+            text,
+            "{} written, {} shared with files that were there",
+            bytes(weights.bytes_written),
+            bytes(weights.bytes_shared)
+        );
+    }
+    for file in &weights.shared_with {
+        let _ = writeln!(text, "keep {file} beside it: weights are read from there (--weights copy makes it self-contained)");
+    }
+}
+
+/// What the user gains, and what not.
+fn honest(report: &CompileReport) -> Vec<&'static str> {
+    let mut lines = Vec::new();
+    if !report.prune.is_empty() {
+        lines.push(
+            "Masked weights change what the network computes, not how fast or how large it is: engines multiply by zeros \
+             as by any number.",
+        );
+    }
+    if !report.bypass.is_empty() {
+        lines.push("Bypassed modules are gone: the graph runs faster and needs less memory.");
+    }
+    if report.prune.is_empty() && report.bypass.is_empty() {
+        lines.push("The plan changes nothing.");
+    }
+    lines
+}
+
+/// A table whose columns from `numbers` on are right-aligned.
+pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(header.to_vec());
+    for column in table.column_iter_mut().skip(numbers) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// A number with its thousands apart, or in millions and billions where that is enough: 68,812,800.
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A size in the largest unit that leaves a number of at least 1.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{n} B"),
+        _ => format!("{value:.2} {}", UNITS[unit]),
+    }
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    match whole {
+        0 => "-".into(),
+        _ => format!("{:.2} %", 100.0 * part as f64 / whole as f64),
+    }
+}

@@ -192,3 +192,17 @@ impl Modules {
         id
     }
 }
+
+impl std::fmt::Display for Evidence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Metadata => "metadata",
+            Self::NodeName => "node names",
+            Self::ParameterName => "parameter names",
+            Self::Attention => "attention",
+            Self::Residual => "residuals",
+            Self::Neighbours => "neighbours",
+            Self::None => "nothing",
+        })
+    }
+}

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Masks the weights with `|w| <= t`; NaN stays. Weights that are 0 already count as masked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MagnitudeMask {
     float: FloatType,
     t: Magnitude,

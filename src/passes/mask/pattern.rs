@@ -19,7 +19,7 @@ const TILE: usize = 64;
 /// Keeps the `keep` weights of largest magnitude in each group of `of` inputs, and masks the others; of equal ones
 /// the earlier input stays, and NaN counts as the largest. Groups run along the inputs of one output; in a Conv2d
 /// along the input channels at one place of the kernel, as in NVIDIA's ASP (apex.contrib.sparsity).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PatternMask {
     float: FloatType,
     keep: usize,

@@ -1,0 +1,59 @@
+//! `crdiff inspect`
+
+use std::path::PathBuf;
+
+use super::{DONE, Failure};
+use crate::{
+    analysis::{flow::Flow, modules, shapes, skip::Facts, weights},
+    ir::Graph,
+    onnx,
+    plan::{Glob, Selector},
+    report::inspect::{self, Filter},
+};
+
+/// Show the module tree of a model: what a plan can name, and what can be bypassed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  crdiff inspect unet.onnx --depth 2
+  crdiff inspect unet.onnx --filter 'mid_block.**'
+  crdiff inspect unet.onnx --json | jq '.modules[] | select(.bypassable) | .path'")]
+pub struct Args {
+    /// The exported UNet (.onnx).
+    model: PathBuf,
+    /// Show modules down to this depth.
+    #[arg(long, value_name = "N")]
+    depth: Option<usize>,
+    /// Show only modules that this glob matches, as in plans.
+    #[arg(long, value_name = "GLOB")]
+    filter: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    let glob = match &args.filter {
+        None => None,
+        Some(text) => {
+            let glob = Glob::module(text, (0, text.len()).into())
+                .map_err(|e| Failure::Message(format!("--filter {text}: {}", e.reason)))?;
+            Some(Selector::Globs(vec![glob]))
+        }
+    };
+    let graph = Graph::load(onnx::open(&args.model)?)?;
+    let modules = modules::modules(&graph);
+    let shapes = shapes::shapes(&graph);
+    let flow = Flow::of(&graph);
+    let weights = weights::weights(&graph, &modules);
+    let facts = Facts { graph: &graph, modules: &modules, shapes: &shapes, flow: &flow };
+    let filter = Filter { depth: args.depth, glob };
+    let report = inspect::inspect(&args.model.display().to_string(), &facts, &weights, &filter);
+    if args.json {
+        let json = serde_json::to_string_pretty(&report).map_err(|e| Failure::Message(e.to_string()))?;
+        anstream::println!("{json}");
+    } else {
+        anstream::print!("{}", inspect::text(&report));
+    }
+    Ok(DONE)
+}

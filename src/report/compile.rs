@@ -1,0 +1,175 @@
+//! Filling a [`CompileReport`].
+
+use std::collections::BTreeMap;
+
+use super::{BypassReport, CompileReport, FileReport, GraphReport, PruneReport, TensorReport, WeightsReport};
+use crate::{
+    analysis::modules::{ModuleId, Modules},
+    compile::Compilation,
+    ir::{Graph, InitializerId, NodeId},
+    onnx::Written,
+    plan::{Mask, Via},
+};
+
+/// What a model consisted of before it was compiled.
+#[derive(Clone, Debug)]
+pub struct Census {
+    nodes: usize,
+    parameters: u64,
+    /// Float initializers: their size and the nodes that read them.
+    readers: Vec<(InitializerId, u64, Vec<NodeId>)>,
+    /// Multiply-accumulates of each node, where a size was asked for.
+    macs: Option<Vec<u64>>,
+}
+
+impl Census {
+    /// Counts what is in `graph`. `macs` has the multiply-accumulates of each node, indexed by node id.
+    pub fn of(graph: &Graph, macs: Option<Vec<u64>>) -> Self {
+        let mut readers: BTreeMap<InitializerId, Vec<NodeId>> = BTreeMap::new();
+        for (id, node) in graph.nodes() {
+            for value in node.operands() {
+                if let Some((initializer, _)) = graph.initializer_of(value) {
+                    readers.entry(initializer).or_default().push(id);
+                }
+            }
+        }
+        let readers = graph
+            .initializers()
+            .filter(|(_, i)| i.header.data_type.is_weight_float())
+            .map(|(id, i)| (id, i.header.elements(), readers.remove(&id).unwrap_or_default()))
+            .collect();
+        Self { nodes: graph.nodes().count(), parameters: parameters(graph), readers, macs }
+    }
+}
+
+/// Number of float elements in all initializers.
+pub fn parameters(graph: &Graph) -> u64 {
+    graph
+        .initializers()
+        .filter(|(_, i)| i.header.data_type.is_weight_float())
+        .map(|(_, i)| i.header.elements())
+        .sum()
+}
+
+/// The report of what `compilation` made of `graph`, without the files: those are added by [`files`].
+pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> CompileReport {
+    let gone = |id: NodeId| graph.get(id).is_none();
+    let macs_left =
+        census.macs.as_ref().map(|macs| graph.nodes().map(|(id, _)| macs.get(id.index()).unwrap_or(&0)).sum());
+    let mut report = CompileReport {
+        tool: format!("crdiff {}", env!("CARGO_PKG_VERSION")),
+        graph: GraphReport {
+            nodes_before: census.nodes,
+            nodes_after: graph.nodes().count(),
+            parameters_before: census.parameters,
+            parameters_after: parameters(graph),
+            macs_before: census.macs.as_ref().map(|macs| macs.iter().sum()),
+            macs_after: macs_left,
+        },
+        ..CompileReport::default()
+    };
+    let modules = &compilation.modules;
+    for bypass in &compilation.resolved.bypasses {
+        let nodes: Vec<NodeId> =
+            modules.nodes(bypass.bypass.module).into_iter().filter(|id| gone(*id)).collect();
+        report.bypass.push(BypassReport {
+            module: bypass.path.clone(),
+            kind: modules.get(bypass.bypass.module).kind.to_string(),
+            via: via_name(bypass.rule.via).to_string(),
+            nodes: nodes.len(),
+            parameters: parameters_gone(graph, census, modules, bypass.bypass.module),
+            macs: census.macs.as_ref().map(|macs| nodes.iter().filter_map(|id| macs.get(id.index())).sum()),
+            note: bypass.bypass.note.clone(),
+        });
+    }
+    for (prune, outcome) in compilation.resolved.prunes.iter().zip(&compilation.outcomes) {
+        let scale = prune.rule.scale.value;
+        report.prune.push(PruneReport {
+            selector: prune.selector.clone(),
+            tensors: outcome.tensors.len(),
+            weights: outcome.tensors.iter().map(|t| t.elements).sum(),
+            k: match prune.rule.mask {
+                Mask::Ratio { .. } => outcome.k,
+                _ => None,
+            },
+            threshold: outcome.threshold.map(|t| t.value().into()),
+            zeros: 0,
+            scale: (scale != 0.0).then_some(scale),
+            per_tensor: outcome
+                .tensors
+                .iter()
+                .map(|t| TensorReport {
+                    module: t.path.clone(),
+                    tensor: t
+                        .initializer
+                        .and_then(|id| graph.initializer(id))
+                        .map(|i| i.header.name.clone())
+                        .unwrap_or_default(),
+                    weights: t.elements,
+                    zeros: 0,
+                    sparsity: 0.0,
+                    k: t.threshold.map(|t| t.k),
+                    threshold: t.threshold.map(|t| t.t.value().into()),
+                })
+                .collect(),
+        });
+        for tensor in outcome.tensors.iter().filter(|t| t.cloned) {
+            report.notes.push(format!(
+                "`{}` shares its weight with other modules: they keep it, and the masked one is a copy",
+                tensor.path
+            ));
+        }
+    }
+    report
+}
+
+/// Enters how many weights were masked in each tensor.
+pub fn zeros(report: &mut CompileReport, compilation: &Compilation, masked: &[(InitializerId, u64)]) {
+    let masked: BTreeMap<InitializerId, u64> = masked.iter().copied().collect();
+    for (rule, outcome) in report.prune.iter_mut().zip(&compilation.outcomes) {
+        for (entry, tensor) in rule.per_tensor.iter_mut().zip(&outcome.tensors) {
+            entry.zeros = tensor.initializer.and_then(|id| masked.get(&id).copied()).unwrap_or(0);
+            if entry.weights > 0 {
+                entry.sparsity = entry.zeros as f64 / entry.weights as f64;
+            }
+        }
+        rule.zeros = rule.per_tensor.iter().map(|t| t.zeros).sum();
+    }
+}
+
+/// Enters what was written.
+pub fn files(report: &mut CompileReport, policy: &str, written: &Written) {
+    report.weights = WeightsReport {
+        policy: policy.to_string(),
+        bytes_written: written.bytes_written,
+        bytes_shared: written.bytes_shared,
+        files: written
+            .files
+            .iter()
+            .map(|(path, bytes)| FileReport { path: path.display().to_string(), bytes: *bytes })
+            .collect(),
+        shared_with: written.shared_with.iter().map(|p| p.display().to_string()).collect(),
+    };
+}
+
+/// Elements of initializers that only `module` read and nothing reads now.
+fn parameters_gone(graph: &Graph, census: &Census, modules: &Modules, module: ModuleId) -> u64 {
+    let inside = |node: &NodeId| modules.is_within(modules.of_node(*node), module);
+    census
+        .readers
+        .iter()
+        .filter(|(id, _, readers)| {
+            graph.initializer(*id).is_none() && !readers.is_empty() && readers.iter().all(inside)
+        })
+        .map(|(_, elements, _)| elements)
+        .sum()
+}
+
+/// The name of a way to bypass, as plans have it.
+pub fn via_name(via: Via) -> &'static str {
+    match via {
+        Via::Shortcut => "shortcut",
+        Via::Input => "input",
+        Via::Backbone => "backbone",
+    }
+}

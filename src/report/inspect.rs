@@ -1,0 +1,208 @@
+//! The module tree of a model, for `crdiff inspect`.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::text::{count, table};
+use crate::{
+    analysis::{
+        modules::{Kind, Layout, ModuleId},
+        skip::Facts,
+        weights::Weights,
+    },
+    plan::{Selector, Via},
+};
+
+/// A model as `crdiff inspect --json` prints it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelReport {
+    /// The file.
+    pub model: String,
+    /// Whose names the modules have: `diffusers`, `ldm` or `unknown`.
+    pub layout: &'static str,
+    /// The prefix of a wrapper module that was dropped from every path.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub wrapper: String,
+    /// Number of nodes.
+    pub nodes: usize,
+    /// Elements of all float initializers.
+    pub parameters: u64,
+    /// Version of the standard operator set.
+    pub opset: Option<i64>,
+    /// The modules, in order, the ones around before the ones inside.
+    pub modules: Vec<ModuleReport>,
+}
+
+/// A module.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModuleReport {
+    /// Its path, as plans name it.
+    pub path: String,
+    /// How deep it lies; 0 for a child of the model.
+    pub depth: usize,
+    /// What it is.
+    pub kind: String,
+    /// Nodes in it.
+    pub nodes: usize,
+    /// Float parameters in it, each counted once.
+    pub parameters: u64,
+    /// Its share of all parameters.
+    pub share: f64,
+    /// Whether it can be bypassed.
+    pub bypassable: bool,
+    /// Why it cannot be bypassed, or at which sizes it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether a prune rule can name it.
+    pub prunable: bool,
+    /// Shape of what it reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
+    /// Shape of what it makes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+    /// Where its nodes' places are known from: `metadata`, `node names`, `parameter names`, `attention`, `residuals`,
+    /// `neighbours`.
+    pub evidence: String,
+}
+
+/// Which modules are reported.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Down to this depth; all if `None`.
+    pub depth: Option<usize>,
+    /// Only those that the selector matches.
+    pub glob: Option<Selector>,
+}
+
+/// Looks at every module of the model.
+pub fn inspect(name: &str, facts: &Facts<'_>, weights: &Weights, filter: &Filter) -> ModelReport {
+    let parameters = super::compile::parameters(facts.graph);
+    let mut report = ModelReport {
+        model: name.to_string(),
+        layout: match facts.modules.layout() {
+            Layout::Diffusers => "diffusers",
+            Layout::Ldm => "ldm",
+            Layout::Unknown => "unknown",
+        },
+        wrapper: facts.modules.wrapper().to_string(),
+        nodes: facts.graph.nodes().count(),
+        parameters,
+        opset: facts.graph.opset(""),
+        modules: Vec::new(),
+    };
+    let mut open: Vec<(ModuleId, usize)> = children(facts, facts.modules.root(), 0);
+    while let Some((id, depth)) = open.pop() {
+        open.extend(children(facts, id, depth + 1));
+        let module = facts.modules.get(id);
+        let shown = filter.depth.is_none_or(|max| depth < max)
+            && filter.glob.as_ref().is_none_or(|glob| glob.matches(&module.path));
+        if shown {
+            report.modules.push(entry(facts, weights, id, depth, parameters));
+        }
+    }
+    report
+}
+
+/// The modules in `id`, last first; lists are passed over, what they hold counts as theirs.
+fn children(facts: &Facts<'_>, id: ModuleId, depth: usize) -> Vec<(ModuleId, usize)> {
+    let mut found = Vec::new();
+    for child in facts.modules.get(id).children.iter().rev() {
+        if facts.modules.get(*child).kind == Kind::List {
+            found.extend(children(facts, *child, depth));
+        } else {
+            found.push((*child, depth));
+        }
+    }
+    found
+}
+
+fn entry(facts: &Facts<'_>, weights: &Weights, id: ModuleId, depth: usize, all: u64) -> ModuleReport {
+    let module = facts.modules.get(id);
+    let nodes = facts.modules.nodes(id);
+    let mut initializers: Vec<_> = nodes
+        .iter()
+        .flat_map(|n| facts.graph.node(*n).operands())
+        .filter_map(|v| facts.graph.initializer_of(v))
+        .filter(|(_, i)| i.header.data_type.is_weight_float())
+        .map(|(id, i)| (id, i.header.elements()))
+        .collect();
+    initializers.sort_unstable();
+    initializers.dedup();
+    let parameters = initializers.iter().map(|(_, n)| n).sum();
+    let (bypassable, reason) = if module.kind.is_block() {
+        match facts.bypass(id, Via::Shortcut) {
+            Ok(bypass) => (true, bypass.note),
+            Err(illegal) => (false, Some(illegal.reason)),
+        }
+    } else {
+        (false, None)
+    };
+    let shape = |values: Vec<_>| match values[..] {
+        [value] => facts.shapes.of(value).map(ToString::to_string),
+        _ => None,
+    };
+    let evidence = nodes.first().map(|n| facts.modules.evidence(*n).to_string()).unwrap_or_default();
+    ModuleReport {
+        path: module.path.clone(),
+        depth,
+        kind: module.kind.to_string(),
+        nodes: nodes.len(),
+        parameters,
+        share: if all == 0 { 0.0 } else { parameters as f64 / all as f64 },
+        bypassable,
+        reason,
+        prunable: weights.editable.iter().any(|w| w.path == module.path),
+        input: shape(facts.inputs(id)),
+        output: shape(facts.outputs(id)),
+        evidence,
+    }
+}
+
+/// The report as a table, ending in a newline.
+pub fn text(report: &ModelReport) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{}: {} nodes, {} parameters, opset {}, {} names{}",
+        report.model,
+        report.nodes,
+        count(report.parameters),
+        report.opset.map_or_else(|| "?".into(), |v| v.to_string()),
+        report.layout,
+        match report.wrapper.as_str() {
+            "" => String::new(),
+            prefix => format!(", without the prefix `{prefix}`"),
+        }
+    );
+    let mut table = table(&["module", "kind", "parameters", "share", "bypass", "input", "output"], 2);
+    for column in [4, 5, 6] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Left);
+        }
+    }
+    for module in &report.modules {
+        table.add_row(vec![
+            format!("{}{}", "  ".repeat(module.depth), module.path),
+            module.kind.clone(),
+            count(module.parameters),
+            format!("{:.1} %", 100.0 * module.share),
+            match (module.bypassable, &module.reason) {
+                (true, None) => "yes".into(),
+                (true, Some(note)) => format!("yes ({note})"),
+                (false, Some(_)) => "no".into(),
+                (false, None) => String::new(),
+            },
+            module.input.clone().unwrap_or_default(),
+            module.output.clone().unwrap_or_default(),
+        ]);
+    }
+    let _ = writeln!(text, "{table}");
+    for module in report.modules.iter().filter(|m| !m.bypassable) {
+        if let Some(reason) = &module.reason {
+            let _ = writeln!(text, "`{}` cannot be bypassed: {reason}", module.path);
+        }
+    }
+    text
+}
