@@ -1,1 +1,44 @@
-//! The plan: what to bypass and what to prune.
+//! The plan: what to bypass, what to prune, and how much of it to feel.
+//!
+//! A plan is a small YAML file (JSON is YAML, so JSON works too):
+//!
+//! ```yaml
+//! version: 1
+//! rules:
+//!   - bypass: mid_block.attentions.0
+//!   - prune: { weights: "down_blocks.**.{attn1,ff}.**", ratio: 0.35 }
+//! amplify: { weight: 1.5 }
+//! ```
+//!
+//! The result file of the CR-Diff authors' search is a plan as well. [`parse`] and [`load`] give a [`Plan`]:
+//! defaults filled in, numbers in range, globs compiled, and a span kept for whatever a later error may have to
+//! point at. Nothing here knows a model: whether a selector names anything is for the resolver, which asks
+//! [`Selector::matches`] and answers with the constructors of [`PlanError`].
+//!
+//! [`PlanFile`] is the same language in the other direction, for writing plans, and the source of the JSON Schema.
+
+mod amplify;
+mod authors;
+mod diagnostics;
+mod fields;
+mod glob;
+mod model;
+mod parse;
+mod rules;
+mod schema;
+mod select;
+mod tree;
+
+pub use diagnostics::{PlanError, PlanSource, Problem};
+pub use glob::{BadGlob, Glob};
+pub use model::{
+    Amplify, BypassRule, Curve, During, Located, Mask, Mode, On, Pattern, Plan, Pool, PruneRule, Ratio, Rule,
+    Runtime, Ties, Via, Weight,
+};
+pub use parse::{MAX_BYTES, load, parse};
+pub use schema::{
+    AmplifyFile, BypassFile, BypassModules, CrDiffFile, CrDiffGroups, CrDiffShared, DuringFile, Globs,
+    MaskByPattern, MaskByRatio, MaskByThreshold, OptionValue, PlanFile, PruneFile, Ramp, RuleFile,
+    RuntimeFile, SigmaRange, WeightFile, json_schema,
+};
+pub use select::{Group, Selector, nearest};

@@ -1,0 +1,381 @@
+//! What can be wrong with a plan, told with the place in its text.
+
+use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode, SourceSpan};
+use std::fmt;
+use std::sync::Arc;
+
+/// The text of a plan and the name to call it by.
+#[derive(Debug, Clone)]
+pub struct PlanSource(NamedSource<Arc<str>>);
+
+impl PlanSource {
+    /// A plan's text under the name `name`.
+    pub fn new(name: &str, text: &str) -> Self {
+        Self(NamedSource::new(name, Arc::from(text)))
+    }
+
+    /// What the plan is called: the file it was loaded from.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        self.0.inner()
+    }
+}
+
+/// A plan that can't be used, with everything that is wrong with it.
+///
+/// As a [`Diagnostic`] it shows each problem on the lines of the plan that it comes from.
+#[derive(Debug, Clone)]
+pub struct PlanError(Box<Inner>);
+
+#[derive(Debug, Clone)]
+struct Inner {
+    source: PlanSource,
+    first: Problem,
+    rest: Vec<Problem>,
+}
+
+/// One thing that is wrong with a plan.
+#[derive(Debug, Clone, PartialEq, thiserror::Error, Diagnostic)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The file can't be read.
+    #[error("the plan can't be read: {reason}")]
+    #[diagnostic(code(plan::unreadable))]
+    Unreadable {
+        /// What the system says.
+        reason: String,
+    },
+    /// The file is larger than any plan.
+    #[error("the plan has {size} bytes; at most {max} are read")]
+    #[diagnostic(code(plan::too_big), help("is this the plan, and not the model?"))]
+    TooBig {
+        /// Its size in bytes.
+        size: u64,
+        /// The most that is read.
+        max: u64,
+    },
+    /// The file isn't text.
+    #[error("the plan isn't UTF-8 text: byte {offset} can't be decoded")]
+    #[diagnostic(code(plan::not_utf8), help("is this the plan, and not the model?"))]
+    NotUtf8 {
+        /// The first byte that isn't part of a character.
+        offset: usize,
+    },
+    /// There is nothing in it.
+    #[error("the plan is empty")]
+    #[diagnostic(code(plan::empty), help("a plan that changes nothing is `version: 1`"))]
+    Empty,
+    /// It isn't YAML, or YAML of a kind that plans don't need.
+    #[error("{message}")]
+    #[diagnostic(code(plan::syntax))]
+    Syntax {
+        /// What the YAML parser says.
+        message: String,
+        /// Where.
+        #[label("here")]
+        at: SourceSpan,
+    },
+    /// A key that has no meaning.
+    #[error("unknown key `{key}` in {place}")]
+    #[diagnostic(code(plan::unknown_key))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// What it was found in.
+        place: &'static str,
+        /// The keys that it may be meant to be, or all there are.
+        #[help]
+        help: String,
+        /// Where.
+        #[label("unknown")]
+        at: SourceSpan,
+    },
+    /// A key that is there twice.
+    #[error("`{key}` appears twice in {place}")]
+    #[diagnostic(code(plan::duplicate_key))]
+    DuplicateKey {
+        /// The key.
+        key: String,
+        /// What it was found in.
+        place: &'static str,
+        /// Where it is first.
+        #[label("first")]
+        first: SourceSpan,
+        /// Where it is again.
+        #[label("again")]
+        again: SourceSpan,
+    },
+    /// A key that has to be there.
+    #[error("{place} needs {key}")]
+    #[diagnostic(code(plan::missing_key))]
+    MissingKey {
+        /// The key, or the keys one of which is needed.
+        key: String,
+        /// What it is missing from.
+        place: &'static str,
+        /// What to write.
+        #[help]
+        help: Option<String>,
+        /// Where it would belong.
+        #[label("{key} is missing")]
+        at: SourceSpan,
+    },
+    /// A value of another kind than is needed.
+    #[error("{what} is {expected}, not {found}")]
+    #[diagnostic(code(plan::wrong_type))]
+    WrongType {
+        /// What the value is for.
+        what: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+        /// What it is.
+        found: &'static str,
+        /// More on what to write.
+        #[help]
+        help: Option<String>,
+        /// Where.
+        #[label("{found}")]
+        at: SourceSpan,
+    },
+    /// A value of the right kind that is none of those allowed.
+    #[error("{what} is {expected}, not {found}")]
+    #[diagnostic(code(plan::out_of_range))]
+    OutOfRange {
+        /// What the value is for.
+        what: &'static str,
+        /// What it has to be.
+        expected: String,
+        /// What it is.
+        found: String,
+        /// Where.
+        #[label("{expected}")]
+        at: SourceSpan,
+    },
+    /// A version of the language that isn't known here.
+    #[error("this plan is written for version {found}; only version 1 is known here")]
+    #[diagnostic(code(plan::version))]
+    Version {
+        /// Its version.
+        found: String,
+        /// Where.
+        #[label("unknown version")]
+        at: SourceSpan,
+    },
+    /// A selector that isn't a glob.
+    #[error("{reason}")]
+    #[diagnostic(code(plan::bad_glob))]
+    BadGlob {
+        /// What is wrong.
+        reason: String,
+        /// What would be right.
+        #[help]
+        help: Option<String>,
+        /// Where.
+        #[label("here")]
+        at: SourceSpan,
+    },
+    /// Two things that can't both be said.
+    #[error("{message}")]
+    #[diagnostic(code(plan::conflict))]
+    Conflict {
+        /// Why not.
+        message: String,
+        /// What to do.
+        #[help]
+        help: Option<String>,
+        /// The one.
+        #[label("this")]
+        first: SourceSpan,
+        /// The other.
+        #[label("and this")]
+        second: SourceSpan,
+    },
+    /// A selector that selects nothing in the model.
+    #[error("`{pattern}` matches nothing in this model")]
+    #[diagnostic(code(plan::no_match))]
+    NoMatch {
+        /// The selector.
+        pattern: String,
+        /// Names that are there.
+        #[help]
+        help: Option<String>,
+        /// Where.
+        #[label("matches nothing")]
+        at: SourceSpan,
+    },
+    /// Two prune rules for one weight.
+    #[error("two prune rules select the weight of `{weight}`")]
+    #[diagnostic(code(plan::overlap), help("a weight takes one rule: make one of the selectors narrower"))]
+    Overlap {
+        /// The module that has it.
+        weight: String,
+        /// The one.
+        #[label("selected here")]
+        first: SourceSpan,
+        /// The other.
+        #[label("and here")]
+        second: SourceSpan,
+    },
+    /// A module that can't be taken out.
+    #[error("`{module}` can't be bypassed: {reason}")]
+    #[diagnostic(code(plan::illegal_bypass))]
+    IllegalBypass {
+        /// The module.
+        module: String,
+        /// Why.
+        reason: String,
+        /// What can be done instead.
+        #[help]
+        help: Option<String>,
+        /// The selector that asked for it.
+        #[label("asked for here")]
+        at: SourceSpan,
+    },
+    /// A module or weight that the compiler can't change.
+    #[error("`{name}` can't be changed: {reason}")]
+    #[diagnostic(code(plan::not_editable))]
+    NotEditable {
+        /// The module, or the module that has the weight.
+        name: String,
+        /// Why.
+        reason: String,
+        /// The selector that asked for it.
+        #[label("selected here")]
+        at: SourceSpan,
+    },
+}
+
+impl PlanError {
+    /// An error with one problem.
+    pub fn new(source: &PlanSource, problem: Problem) -> Self {
+        Self(Box::new(Inner { source: source.clone(), first: problem, rest: Vec::new() }))
+    }
+
+    /// An error with all of `problems`, in the order of the text; `None` if there are none.
+    pub fn from_problems(source: &PlanSource, problems: Vec<Problem>) -> Option<Self> {
+        let mut problems = problems;
+        problems.sort_by_key(Problem::offset);
+        let mut problems = problems.into_iter();
+        let first = problems.next()?;
+        Some(Self(Box::new(Inner { source: source.clone(), first, rest: problems.collect() })))
+    }
+
+    /// A selector that selects nothing: `at` is the glob's span, `nearest` names that are there.
+    pub fn no_match(source: &PlanSource, at: SourceSpan, pattern: &str, nearest: &[String]) -> Self {
+        let help = match nearest {
+            [] => None,
+            names => Some(format!("the nearest names are {}", join(names))),
+        };
+        Self::new(source, Problem::NoMatch { pattern: pattern.to_owned(), help, at })
+    }
+
+    /// Two prune rules, at `first` and `second`, that both select the weight of the module `weight`.
+    pub fn overlap(source: &PlanSource, first: SourceSpan, second: SourceSpan, weight: &str) -> Self {
+        Self::new(source, Problem::Overlap { weight: weight.to_owned(), first, second })
+    }
+
+    /// A module that the rule at `at` wants to bypass but that can't be.
+    pub fn illegal_bypass(
+        source: &PlanSource,
+        at: SourceSpan,
+        module: &str,
+        reason: impl fmt::Display,
+        help: Option<String>,
+    ) -> Self {
+        let (module, reason) = (module.to_owned(), reason.to_string());
+        Self::new(source, Problem::IllegalBypass { module, reason, help, at })
+    }
+
+    /// A module, or a module's weight, that the rule at `at` selects but that can't be changed.
+    pub fn not_editable(source: &PlanSource, at: SourceSpan, name: &str, reason: impl fmt::Display) -> Self {
+        Self::new(source, Problem::NotEditable { name: name.to_owned(), reason: reason.to_string(), at })
+    }
+
+    /// Several errors about one plan as one; `None` if there are none.
+    pub fn combine(errors: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut source = None;
+        let mut problems = Vec::new();
+        for PlanError(inner) in errors {
+            source.get_or_insert(inner.source);
+            problems.push(inner.first);
+            problems.extend(inner.rest);
+        }
+        Self::from_problems(&source?, problems)
+    }
+
+    /// Everything that is wrong, in the order of the text. Never empty.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        std::iter::once(&self.0.first).chain(&self.0.rest)
+    }
+
+    /// The plan.
+    pub fn plan_source(&self) -> &PlanSource {
+        &self.0.source
+    }
+
+    /// The problem, if there is just one.
+    fn only(&self) -> Option<&Problem> {
+        self.0.rest.is_empty().then_some(&self.0.first)
+    }
+}
+
+impl Problem {
+    fn offset(&self) -> usize {
+        let labels = self.labels().into_iter().flatten();
+        labels.map(|label| label.offset()).min().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.only() {
+            Some(problem) => problem.fmt(f),
+            None => write!(f, "{} mistakes in {}", self.0.rest.len() + 1, self.0.source.name()),
+        }
+    }
+}
+
+impl std::error::Error for PlanError {}
+
+impl Diagnostic for PlanError {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.only()?.code()
+    }
+
+    fn severity(&self) -> Option<Severity> {
+        Some(Severity::Error)
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.only()?.help()
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        (!self.0.source.text().is_empty()).then_some(&self.0.source.0 as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        self.only()?.labels()
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        match self.only() {
+            Some(_) => None,
+            None => Some(Box::new(self.problems().map(|problem| problem as &dyn Diagnostic))),
+        }
+    }
+}
+
+/// `a`, `b` and `c`, each in backticks.
+pub(super) fn join(names: &[impl AsRef<str>]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{}`", name.as_ref())).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, start)) => format!("{} and {last}", start.join(", ")),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,187 @@
+//! Reading one node of the tree as what it has to be, and noting what is wrong with it otherwise.
+
+use super::diagnostics::{Problem, join};
+use super::model::Located;
+use super::tree::{Key, Node, Value};
+use miette::SourceSpan;
+
+/// The entries of a mapping.
+pub(super) struct Fields<'a> {
+    place: &'static str,
+    span: SourceSpan,
+    entries: Vec<(&'a Key, &'a Node)>,
+}
+
+/// Reads `node`, called `place` in messages, as a mapping with no other keys than `keys`.
+pub(super) fn fields<'a>(
+    node: &'a Node,
+    place: &'static str,
+    keys: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Option<Fields<'a>> {
+    let Value::Map(map) = &node.value else {
+        problems.push(wrong_type(node, place, "a mapping"));
+        return None;
+    };
+    let mut entries: Vec<(&Key, &Node)> = Vec::new();
+    for (key, value) in map {
+        if let Some((first, _)) = entries.iter().find(|(known, _)| known.name == key.name) {
+            let (key, first, again) = (key.name.clone(), first.span, key.span);
+            problems.push(Problem::DuplicateKey { key, place, first, again });
+            continue;
+        }
+        if !keys.contains(&key.name.as_str()) {
+            problems.push(unknown_key(key, place, keys));
+        }
+        entries.push((key, value));
+    }
+    Some(Fields { place, span: node.span, entries })
+}
+
+impl<'a> Fields<'a> {
+    /// The key `key` and its value, if it is there.
+    pub fn entry(&self, key: &str) -> Option<(&'a Key, &'a Node)> {
+        self.entries.iter().copied().find(|(known, _)| known.name == key)
+    }
+
+    /// The value of `key`, if it is there.
+    pub fn get(&self, key: &str) -> Option<&'a Node> {
+        self.entry(key).map(|(_, node)| node)
+    }
+
+    /// The value of `key`, which has to be there.
+    pub fn require(&self, key: &str, help: Option<&str>, problems: &mut Vec<Problem>) -> Option<&'a Node> {
+        let found = self.get(key);
+        if found.is_none() {
+            problems.push(self.missing(format!("`{key}`"), help));
+        }
+        found
+    }
+
+    /// That `key`, in backticks already, is missing.
+    pub fn missing(&self, key: String, help: Option<&str>) -> Problem {
+        Problem::MissingKey { key, place: self.place, help: help.map(str::to_owned), at: self.span }
+    }
+}
+
+/// That `key` isn't one of `keys`.
+pub(super) fn unknown_key(key: &Key, place: &'static str, keys: &[&str]) -> Problem {
+    let mut near: Vec<(f64, &str)> = keys
+        .iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(&key.name, known), *known))
+        .filter(|(similarity, _)| *similarity >= 0.5)
+        .collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let help = match near.first() {
+        Some((_, known)) => format!("did you mean `{known}`?"),
+        None => format!("there is {}", join(keys)),
+    };
+    Problem::UnknownKey { key: key.name.clone(), place, help, at: key.span }
+}
+
+/// That `node` isn't `expected`.
+pub(super) fn wrong_type(node: &Node, what: &'static str, expected: &'static str) -> Problem {
+    Problem::WrongType { what, expected, found: node.value.kind(), help: None, at: node.span }
+}
+
+/// Reads a number that `allowed` holds for; `expected` says in words what that is.
+pub(super) fn number(
+    node: &Node,
+    what: &'static str,
+    expected: &'static str,
+    allowed: impl Fn(f64) -> bool,
+    problems: &mut Vec<Problem>,
+) -> Option<Located<f64>> {
+    let value = match &node.value {
+        Value::Integer(value) => *value as f64,
+        Value::Float(value) => *value,
+        Value::Text(text) if text.parse::<f64>().is_ok() => {
+            let help = Some("leave the quotes out".to_owned());
+            problems.push(Problem::WrongType {
+                what,
+                expected: "a number",
+                found: "text",
+                help,
+                at: node.span,
+            });
+            return None;
+        }
+        _ => {
+            problems.push(wrong_type(node, what, "a number"));
+            return None;
+        }
+    };
+    if allowed(value) {
+        return Some(Located { value, span: node.span });
+    }
+    let (expected, found) = (expected.to_owned(), value.to_string());
+    problems.push(Problem::OutOfRange { what, expected, found, at: node.span });
+    None
+}
+
+/// Reads any number but an infinite one.
+pub(super) fn finite(node: &Node, what: &'static str, problems: &mut Vec<Problem>) -> Option<Located<f64>> {
+    number(node, what, "a finite number", f64::is_finite, problems)
+}
+
+/// Reads one of a few words.
+pub(super) fn choice<T: Copy>(
+    node: &Node,
+    what: &'static str,
+    words: &[(&str, T)],
+    problems: &mut Vec<Problem>,
+) -> Option<T> {
+    let Value::Text(text) = &node.value else {
+        problems.push(wrong_type(node, what, "a word"));
+        return None;
+    };
+    let found = words.iter().find(|(word, _)| word == text).map(|(_, value)| *value);
+    if found.is_none() {
+        let quoted: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+        let (expected, found) = (quoted.join(" or "), format!("`{text}`"));
+        problems.push(Problem::OutOfRange { what, expected, found, at: node.span });
+    }
+    found
+}
+
+/// Reads a list.
+pub(super) fn list<'a>(
+    node: &'a Node,
+    what: &'static str,
+    problems: &mut Vec<Problem>,
+) -> Option<&'a [Node]> {
+    match &node.value {
+        Value::List(items) => Some(items),
+        _ => {
+            problems.push(wrong_type(node, what, "a list"));
+            None
+        }
+    }
+}
+
+/// Reads the two ends of a range, the lower one first; `expected` says what both have to be.
+pub(super) fn range(
+    node: &Node,
+    what: &'static str,
+    expected: &'static str,
+    allowed: impl Fn(f64) -> bool,
+    problems: &mut Vec<Problem>,
+) -> Option<(f64, f64)> {
+    let items = list(node, what, problems)?;
+    let out_of_range = |expected: &str, found: String| {
+        let expected = expected.to_owned();
+        Problem::OutOfRange { what, expected, found, at: node.span }
+    };
+    let [low, high] = items else {
+        problems.push(out_of_range("a list of two numbers", format!("one of {}", items.len())));
+        return None;
+    };
+    let low = number(low, what, expected, &allowed, problems);
+    let high = number(high, what, expected, &allowed, problems);
+    let (low, high) = (low?.value, high?.value);
+    if low > high {
+        problems.push(out_of_range("the lower end and then the upper", format!("{low} and then {high}")));
+        return None;
+    }
+    Some((low, high))
+}

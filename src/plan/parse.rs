@@ -1,0 +1,160 @@
+//! From the text of a plan to a [`Plan`].
+
+use super::diagnostics::{PlanError, PlanSource, Problem};
+use super::fields::{Fields, fields, list};
+use super::model::{Amplify, Mode, Plan, PruneRule, Rule, Runtime, Weight, digest};
+use super::tree::{Node, Value};
+use super::{amplify, authors, rules, tree};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// The size of the largest file that is taken for a plan.
+pub const MAX_BYTES: u64 = 1 << 20;
+
+const KEYS: [&str; 5] = ["version", "rules", "crdiff", "amplify", "runtime"];
+
+/// Parses a plan, or a result file of the CR-Diff authors' search. `name` is what errors call it.
+///
+/// # Errors
+/// Everything that is wrong with the plan and can be seen without a model, all of it at once where one mistake
+/// doesn't hide the next.
+pub fn parse(name: &str, text: &str) -> Result<Plan, PlanError> {
+    let size = text.len() as u64;
+    if size > MAX_BYTES {
+        return Err(PlanError::new(&PlanSource::new(name, ""), Problem::TooBig { size, max: MAX_BYTES }));
+    }
+    let source = PlanSource::new(name, text);
+    let root = tree::read(text).map_err(|problem| PlanError::new(&source, problem))?;
+    let mut problems = Vec::new();
+    let meaning = match &root.value {
+        Value::Null => {
+            problems.push(Problem::Empty);
+            None
+        }
+        Value::Map(entries) if authors::is_result(entries) => authors::read(&root, &mut problems),
+        _ => document(&root, &mut problems),
+    };
+    match (PlanError::from_problems(&source, problems), meaning) {
+        (Some(error), _) => Err(error),
+        (None, Some(Meaning { rules, amplify, runtime })) => {
+            let digest = digest(&rules, &amplify);
+            Ok(Plan { rules, amplify, runtime, digest, source })
+        }
+        (None, None) => Err(PlanError::new(&source, Problem::Empty)),
+    }
+}
+
+/// Reads and parses the plan at `path`, whatever its extension.
+///
+/// # Errors
+/// As [`parse`], and for a file that can't be read, is larger than [`MAX_BYTES`] or isn't UTF-8.
+pub fn load(path: impl AsRef<Path>) -> Result<Plan, PlanError> {
+    let path = path.as_ref();
+    let name = path.display().to_string();
+    let fail = |problem| PlanError::new(&PlanSource::new(&name, ""), problem);
+    let unreadable = |error: std::io::Error| fail(Problem::Unreadable { reason: format!("{name}: {error}") });
+
+    let file = File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    let size = file.metadata().map_err(unreadable)?.len();
+    // A pipe has no size, so what is read is limited as well.
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    let size = size.max(bytes.len() as u64);
+    if size > MAX_BYTES {
+        return Err(fail(Problem::TooBig { size, max: MAX_BYTES }));
+    }
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|error| fail(Problem::NotUtf8 { offset: error.valid_up_to() }))?;
+    parse(&name, text)
+}
+
+/// A plan but for its text.
+pub(super) struct Meaning {
+    pub rules: Vec<Rule>,
+    pub amplify: Amplify,
+    pub runtime: Runtime,
+}
+
+fn document(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> {
+    let plan = fields(root, "the plan", &KEYS, problems)?;
+    version(&plan, problems);
+    let mut all = Vec::new();
+    if let Some(node) = given(&plan, "rules") {
+        for item in list(node, "`rules`", problems).unwrap_or_default() {
+            all.extend(rules::rule(item, problems));
+        }
+    }
+    if let Some(node) = given(&plan, "crdiff") {
+        all.extend(authors::crdiff(node, problems));
+    }
+    let amplify = match (plan.entry("amplify"), given(&plan, "amplify")) {
+        (Some((key, _)), Some(node)) => amplify::amplify(key.span, node, problems),
+        _ => Some(Amplify::default()),
+    };
+    if let Some(amplify) = &amplify {
+        check_mode(&all, amplify, problems);
+    }
+    let runtime =
+        given(&plan, "runtime").map_or(Some(Runtime::default()), |node| amplify::runtime(node, problems));
+    Some(Meaning { rules: all, amplify: amplify?, runtime: runtime? })
+}
+
+/// The value of a section. `rules:` with nothing after it is a section left out.
+fn given<'a>(plan: &Fields<'a>, key: &str) -> Option<&'a Node> {
+    plan.get(key).filter(|node| !matches!(node.value, Value::Null))
+}
+
+fn version(plan: &Fields<'_>, problems: &mut Vec<Problem>) {
+    let Some(node) = plan.require("version", Some("start the plan with `version: 1`"), problems) else {
+        return;
+    };
+    let found = match &node.value {
+        Value::Integer(1) => return,
+        Value::Integer(version) => version.to_string(),
+        Value::Float(version) => version.to_string(),
+        _ => {
+            problems.push(super::fields::wrong_type(node, "`version`", "a number"));
+            return;
+        }
+    };
+    problems.push(Problem::Version { found, at: node.span });
+}
+
+/// `mode: weights` makes one network out of two, which takes masks to amplify and one number to do it with.
+fn check_mode(rules: &[Rule], amplify: &Amplify, problems: &mut Vec<Problem>) {
+    let (Mode::Weights, Some(first)) = (amplify.mode, amplify.span) else { return };
+    let mut conflict = |message: &str, help: &str, second| {
+        let (message, help) = (message.to_owned(), Some(help.to_owned()));
+        problems.push(Problem::Conflict { message, help, first, second });
+    };
+    if !matches!(amplify.weight.value, Weight::Constant(_)) {
+        conflict(
+            "`mode: weights` takes one `weight` for all steps",
+            "the weights can't change from step to step; use `mode: outputs`",
+            amplify.weight.span,
+        );
+    }
+    if amplify.every.value.get() > 1 {
+        conflict(
+            "`mode: weights` has no difference to keep between steps",
+            "leave `every` out, or use `mode: outputs`",
+            amplify.every.span,
+        );
+    }
+    for rule in rules {
+        match rule {
+            Rule::Bypass(bypass) => conflict(
+                "`mode: weights` can't amplify a bypass",
+                "only pruned weights can be amplified within the weights; use `mode: outputs`",
+                bypass.span,
+            ),
+            Rule::Prune(PruneRule { scale, .. }) if scale.value != 0.0 => conflict(
+                "`mode: weights` sets the scale of masked weights to (1 - w), so a rule can't",
+                "leave `scale` out, or use `mode: outputs`",
+                scale.span,
+            ),
+            Rule::Prune(_) => {}
+        }
+    }
+}

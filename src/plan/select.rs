@@ -1,0 +1,139 @@
+//! Selectors: which modules a rule means, and which names are near to one that matches nothing.
+
+use super::glob::{Glob, Segment, segment_matches};
+
+/// Which modules, or which modules' weights, a rule means.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Selector {
+    /// Every module that any of the globs matches.
+    Globs(Vec<Glob>),
+    /// The targets of CR-Diff in one group: modules whose path contains `attn` or `ff` but not `attn2`. Only
+    /// Linear and Conv2d weights are meant; that takes the model, so the resolver checks it.
+    CrDiff(Group),
+}
+
+/// The part of the network that one CR-Diff ratio is for (arXiv 2604.05524).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// `down_blocks`, or `input_blocks` in the original LDM names.
+    Down,
+    /// `mid_block`, or `middle_block`.
+    Mid,
+    /// `up_blocks`, or `output_blocks`.
+    Up,
+    /// The whole network, `attn2` included: the form for diffusion transformers.
+    All,
+}
+
+impl Selector {
+    /// Whether the module path `path` is selected.
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Globs(globs) => globs.iter().any(|glob| glob.matches(path)),
+            Self::CrDiff(group) => group.targets(path),
+        }
+    }
+}
+
+impl Group {
+    /// Whether CR-Diff prunes the weight of the module at `path` as a part of this group.
+    pub fn targets(self, path: &str) -> bool {
+        let roots: [&str; 2] = match self {
+            Self::Down => ["down_blocks", "input_blocks"],
+            Self::Mid => ["mid_block", "middle_block"],
+            Self::Up => ["up_blocks", "output_blocks"],
+            Self::All => return path.contains("attn") || path.contains("ff"),
+        };
+        let root = path.split('.').next().unwrap_or_default();
+        roots.contains(&root) && (path.contains("attn") || path.contains("ff")) && !path.contains("attn2")
+    }
+
+    /// The group's name in plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Mid => "mid",
+            Self::Up => "up",
+            Self::All => "all",
+        }
+    }
+}
+
+/// How many names [`nearest`] gives at most.
+const MAX_NEAREST: usize = 3;
+/// How many alternatives of a glob are compared; more would only say the same again.
+const MAX_COMPARED: usize = 16;
+/// The distance past which a name is no longer like the pattern: a segment and a bit.
+const FAR: f64 = 1.2;
+/// A name is left out when the best one is nearer by more than this.
+const WORSE: f64 = 0.3;
+/// What an index costs that isn't the one asked for: less than a segment too many.
+const OTHER_INDEX: f64 = 0.7;
+
+/// The up to three names of `candidates` that are most like the glob `pattern`, best first.
+///
+/// Names are compared segment by segment, so `mid_block.attention.0` finds `mid_block.attentions.0` and not a
+/// name that only shares letters with it. A text that is no glob is compared as it stands.
+pub fn nearest<'a>(pattern: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let alternatives = match Glob::weight(pattern, 0.into()) {
+        Ok(glob) => glob.alternatives().to_vec(),
+        Err(_) => vec![pattern.split('.').map(|segment| Segment::One(segment.to_owned())).collect()],
+    };
+    let mut found: Vec<(f64, &str)> = candidates
+        .into_iter()
+        .filter_map(|candidate| {
+            let names: Vec<&str> = candidate.split('.').collect();
+            let distances = alternatives.iter().take(MAX_COMPARED).map(|pattern| distance(pattern, &names));
+            let best = distances.min_by(f64::total_cmp)?;
+            (best <= FAR).then_some((best, candidate))
+        })
+        .collect();
+    found.sort_by(|a, b| {
+        a.0.total_cmp(&b.0).then_with(|| a.1.len().cmp(&b.1.len())).then_with(|| a.1.cmp(b.1))
+    });
+    found.dedup_by(|a, b| a.1 == b.1);
+    let best = found.first().map_or(0.0, |first| first.0);
+    found
+        .into_iter()
+        .take_while(|(cost, _)| *cost <= best + WORSE)
+        .take(MAX_NEAREST)
+        .map(|(_, name)| name.to_owned())
+        .collect()
+}
+
+/// Edit distance over segments: a segment too many or too few costs 1, another one what the two differ by.
+fn distance(pattern: &[Segment], names: &[&str]) -> f64 {
+    let mut row: Vec<f64> = (0..=names.len()).map(|count| count as f64).collect();
+    for segment in pattern {
+        let mut next = Vec::with_capacity(row.len());
+        let mut left = f64::INFINITY;
+        let mut diagonal = f64::INFINITY;
+        for (column, &above) in row.iter().enumerate() {
+            let cost = match segment {
+                Segment::AnyNumber => above.min(left),
+                Segment::One(text) => {
+                    let name = column.checked_sub(1).and_then(|index| names.get(index));
+                    let replaced = name.map_or(f64::INFINITY, |name| diagonal + difference(text, name));
+                    replaced.min(above + 1.0).min(left + 1.0)
+                }
+            };
+            next.push(cost);
+            left = cost;
+            diagonal = above;
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(f64::INFINITY)
+}
+
+/// How unlike a segment of a glob and a name are, from 0 (it matches) to 1.
+fn difference(pattern: &str, name: &str) -> f64 {
+    if segment_matches(pattern, name) {
+        return 0.0;
+    }
+    let is_index = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_index(pattern) && is_index(name) {
+        return OTHER_INDEX;
+    }
+    1.0 - strsim::normalized_damerau_levenshtein(&pattern.replace('*', ""), name)
+}
