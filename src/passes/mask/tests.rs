@@ -9,10 +9,9 @@ use super::*;
 use crate::{
     analysis::{
         magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, Ties, no_progress},
-        modules::ModuleId,
         weights::{Layout, Weight},
     },
-    ir::{InitializerId, Masked, NodeId, Transform, WeightReader, count_masked, for_each_piece},
+    ir::{InitializerId, Masked, Transform, WeightReader, count_masked, for_each_piece},
     onnx::{DataType, OnnxError},
 };
 
@@ -159,10 +158,8 @@ fn only_floats_can_be_masked() {
 
 fn weight(dims: &[i64], layout: Layout, data_type: DataType) -> Weight {
     Weight {
-        module: ModuleId(0),
         path: "mid_block.proj".into(),
-        node: NodeId::new(0),
-        slot: 1,
+        uses: Vec::new(),
         initializer: InitializerId::new(0),
         data_type,
         dims: dims.to_vec(),
