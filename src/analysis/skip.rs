@@ -75,7 +75,19 @@ impl Facts<'_> {
     /// # Errors
     /// [`Illegal`] if the module has no such path, or the shapes on both sides are not proven equal.
     pub fn bypass(&self, module: ModuleId, via: Via) -> Result<Bypass, Illegal> {
-        self.decide(module, via).map_err(|illegal| self.explain(module, illegal))
+        self.decide(module, via).map_err(|illegal| self.explain(module, self.reshapes(module, illegal)))
+    }
+
+    /// Adds to `illegal` that the module changes the shape, if it has one input and one output and does.
+    fn reshapes(&self, module: ModuleId, illegal: Illegal) -> Illegal {
+        let ([input], [output]) = (&self.inputs(module)[..], &self.outputs(module)[..]) else { return illegal };
+        let (Some(before), Some(after)) = (self.shapes.of(*input), self.shapes.of(*output)) else { return illegal };
+        match self.shapes.compare(*input, *output) {
+            Agreement::Different(_) if illegal.node.is_some() => {
+                Illegal { reason: format!("it turns {before} into {after}: {}", illegal.reason), ..illegal }
+            }
+            _ => illegal,
+        }
     }
 
     fn decide(&self, module: ModuleId, via: Via) -> Result<Bypass, Illegal> {
@@ -319,7 +331,9 @@ impl Facts<'_> {
         let (from, to) = (describe(redirect.from), describe(redirect.to));
         match self.shapes.compare(redirect.from, redirect.to) {
             Agreement::Equal => Ok(None),
-            Agreement::EqualWhenDivisible { note, .. } => Ok(Some(note)),
+            Agreement::EqualWhenDivisible { by, symbols } => {
+                Ok(Some(format!("legal where {} are divisible by {by}", symbols.join(" and "))))
+            }
             Agreement::Different { .. } => {
                 Err(Illegal::new(format!("it changes the shape: its skip path has {to}, its output {from}")))
             }

@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     analysis::{macs, shapes},
-    compile::{Compilation, CompileError, compile},
-    ir::{Graph, NewData, count_masked},
-    onnx::{self, OnnxError, WeightPolicy, WriteOptions},
+    compile::{CompileError, compile},
+    ir::Graph,
+    onnx::{self, WeightPolicy, WriteOptions},
     passes::PassError,
     plan,
     report::{
@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     report.model = args.model.display().to_string();
     report.plan = PlanSummary { path: args.plan.display().to_string(), digest: plan.digest.clone() };
     if args.dry_run {
-        count_dry(&mut report, &graph, &compilation)?;
+        zeros(&mut report, &compilation, &[])?;
     } else {
         let output = args.output.clone().unwrap_or_else(|| beside(&args.model, "pruned"));
         let policy = args.weights.unwrap_or_else(|| default_weights(&args.model, &output));
@@ -118,7 +118,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             other => other?,
         };
         drop(bar);
-        zeros(&mut report, &compilation, &written.masked);
+        zeros(&mut report, &compilation, &written.masked)?;
         files(&mut report, policy.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default().as_str(), &written);
         report.outputs.push(OutputReport {
             emit: "pruned".into(),
@@ -142,8 +142,8 @@ fn census(graph: &Graph, at: Option<Size>) -> Census {
         let bindings: Vec<(&str, i64)> = bindings.iter().map(|(name, size)| (name.as_str(), *size)).collect();
         let concrete = shapes::shapes(graph).evaluate(&bindings);
         let mut macs = vec![0; graph.node_capacity()];
-        for (id, node) in graph.nodes() {
-            macs[id.index()] = macs::macs(graph, &concrete, node);
+        for id in graph.node_ids() {
+            macs[id.index()] = macs::macs(graph, &concrete, id);
         }
         macs
     });
@@ -156,18 +156,6 @@ fn stopped(error: CompileError) -> Failure {
         CompileError::Pass(PassError::Magnitude(MagnitudeError::Stopped)) => Failure::Interrupted,
         other => other.into(),
     }
-}
-
-/// Enters how many weights would be masked.
-fn count_dry(report: &mut CompileReport, graph: &Graph, compilation: &Compilation) -> Result<(), OnnxError> {
-    let mut masked = Vec::new();
-    for (id, initializer) in graph.initializers() {
-        if let Some(NewData::Masked(data)) = &initializer.new_data {
-            masked.push((id, count_masked(data)?));
-        }
-    }
-    zeros(report, compilation, &masked);
-    Ok(())
 }
 
 /// `unet.onnx` -> `unet.pruned.onnx`

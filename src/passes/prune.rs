@@ -39,6 +39,8 @@ pub struct MaskedTensor {
     pub elements: u64,
     /// The initializer that holds the masked elements; `None` if nothing of it is masked.
     pub initializer: Option<InitializerId>,
+    /// The masked elements.
+    pub data: Option<Masked>,
     /// Its own threshold and k, where each tensor has its own (`pool: tensor`).
     pub threshold: Option<Threshold>,
     /// Whether the original is kept for others that use it, and this is a copy.
@@ -68,6 +70,7 @@ fn run_rule(
             path: weight.path.clone(),
             elements: weight.elements(),
             initializer: None,
+            data: None,
             threshold: masks.own.get(index).copied().flatten(),
             cloned: false,
         };
@@ -76,8 +79,8 @@ fn run_rule(
                 *initializer == weight.initializer && masks.of[*twin].as_ref() == Some(mask)
             });
             if let Some((_, twin)) = twin {
-                let MaskedTensor { initializer, cloned, .. } = outcome.tensors[*twin];
-                (tensor.initializer, tensor.cloned) = (initializer, cloned);
+                let MaskedTensor { initializer, cloned, ref data, .. } = outcome.tensors[*twin];
+                (tensor.initializer, tensor.cloned, tensor.data) = (initializer, cloned, data.clone());
                 if let (Some(id), true) = (initializer, cloned)
                     && let Some(value) = editor.graph().initializer(id).map(|i| i.value)
                 {
@@ -85,7 +88,10 @@ fn run_rule(
                 }
             } else {
                 let users = users(prune, &masks.of, weight, mask);
-                (tensor.initializer, tensor.cloned) = apply(editor, weight, &users, mask)?;
+                let original = reader(editor.graph(), weight.initializer)?;
+                let data = Masked { original, transform: mask.transform() };
+                tensor.data = Some(data.clone());
+                (tensor.initializer, tensor.cloned) = apply(editor, weight, &users, data)?;
                 done.push((weight.initializer, index));
             }
         }
@@ -219,11 +225,10 @@ fn apply(
     editor: &mut Editor<'_>,
     weight: &Weight,
     users: &FxHashSet<(NodeId, usize)>,
-    mask: &WeightMask,
+    data: Masked,
 ) -> Result<(Option<InitializerId>, bool), PassError> {
     let graph = editor.graph();
-    let original = reader(graph, weight.initializer)?;
-    let data = NewData::Masked(Masked { original, transform: mask.transform() });
+    let data = NewData::Masked(data);
     let Some(entry) = graph.initializer(weight.initializer) else { return Ok((None, false)) };
     if entry.new_data.is_none() && read_only_by(graph, entry.value, users) {
         editor.set_data(weight.initializer, data)?;

@@ -24,6 +24,7 @@ mod fields;
 mod glob;
 mod model;
 mod parse;
+mod resolve;
 mod rules;
 mod schema;
 mod select;
@@ -36,6 +37,7 @@ pub use model::{
     Runtime, Ties, Via, Weight,
 };
 pub use parse::{MAX_BYTES, load, parse};
+pub use resolve::{ResolvedBypass, ResolvedPlan, ResolvedPrune, resolve};
 pub use schema::{
     AmplifyFile, BypassFile, BypassModules, CrDiffFile, CrDiffGroups, CrDiffShared, DuringFile, Globs,
     MaskByPattern, MaskByRatio, MaskByThreshold, OptionValue, PlanFile, PruneFile, Ramp, RuleFile,

@@ -1,13 +1,13 @@
 //! Filling a [`CompileReport`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{BypassReport, CompileReport, FileReport, GraphReport, PruneReport, TensorReport, WeightsReport};
 use crate::{
     analysis::modules::{ModuleId, Modules},
     compile::Compilation,
-    ir::{Graph, InitializerId, NodeId},
-    onnx::Written,
+    ir::{Graph, InitializerId, NodeId, count_masked},
+    onnx::{OnnxError, Written},
     plan::{Mask, Via},
 };
 
@@ -108,6 +108,7 @@ pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> Comp
                     weights: t.elements,
                     zeros: 0,
                     sparsity: 0.0,
+                    bypassed: t.initializer.is_some_and(|id| graph.initializer(id).is_none()),
                     k: t.threshold.map(|t| t.k),
                     threshold: t.threshold.map(|t| t.t.value().into()),
                 })
@@ -123,18 +124,32 @@ pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> Comp
     report
 }
 
-/// Enters how many weights were masked in each tensor.
-pub fn zeros(report: &mut CompileReport, compilation: &Compilation, masked: &[(InitializerId, u64)]) {
-    let masked: BTreeMap<InitializerId, u64> = masked.iter().copied().collect();
+/// Enters how many weights are masked in each tensor: as `masked` says for those that were written, counted here for
+/// the others (a dry run, or a tensor whose user is bypassed).
+///
+/// # Errors
+/// [`OnnxError`] if the weights cannot be read.
+pub fn zeros(
+    report: &mut CompileReport,
+    compilation: &Compilation,
+    masked: &[(InitializerId, u64)],
+) -> Result<(), OnnxError> {
+    let mut masked: BTreeMap<InitializerId, u64> = masked.iter().copied().collect();
     for (rule, outcome) in report.prune.iter_mut().zip(&compilation.outcomes) {
         for (entry, tensor) in rule.per_tensor.iter_mut().zip(&outcome.tensors) {
-            entry.zeros = tensor.initializer.and_then(|id| masked.get(&id).copied()).unwrap_or(0);
+            if let (Some(id), Some(data)) = (tensor.initializer, &tensor.data) {
+                entry.zeros = match masked.entry(id) {
+                    Entry::Occupied(counted) => *counted.get(),
+                    Entry::Vacant(unknown) => *unknown.insert(count_masked(data)?),
+                };
+            }
             if entry.weights > 0 {
                 entry.sparsity = entry.zeros as f64 / entry.weights as f64;
             }
         }
         rule.zeros = rule.per_tensor.iter().map(|t| t.zeros).sum();
     }
+    Ok(())
 }
 
 /// Enters what was written.

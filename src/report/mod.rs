@@ -107,6 +107,9 @@ pub struct TensorReport {
     pub zeros: u64,
     /// `zeros / weights`.
     pub sparsity: f64,
+    /// Whether the tensor is not in the output, because what used it is bypassed. It counts in its pool all the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bypassed: bool,
     /// How many its own ratio asks for (`pool: tensor` only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k: Option<u64>,

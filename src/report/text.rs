@@ -2,12 +2,9 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
 use super::{CompileReport, PruneReport};
-
-/// How many tensors of a rule are listed one by one; the rest is in the JSON report.
-const LISTED: usize = 12;
 
 /// The report as text, without colours, ending in a newline.
 pub fn compile(report: &CompileReport) -> String {
@@ -69,20 +66,16 @@ fn prune_tables(text: &mut String, rules: &[PruneReport]) {
     }
     let _ = writeln!(text, "{summary}");
     let mut tensors = table(&["tensor", "weights", "masked", "share"], 1);
-    let all = rules.iter().flat_map(|r| &r.per_tensor);
-    let total = all.clone().count();
-    for tensor in all.take(LISTED) {
+    for tensor in rules.iter().flat_map(|r| &r.per_tensor) {
+        let gone = if tensor.bypassed { " (bypassed)" } else { "" };
         tensors.add_row(vec![
-            tensor.module.clone(),
+            format!("{}{gone}", tensor.module),
             count(tensor.weights),
             count(tensor.zeros),
             percent(tensor.zeros, tensor.weights),
         ]);
     }
     let _ = writeln!(text, "{tensors}");
-    if total > LISTED {
-        let _ = writeln!(text, "... and {} more tensors (--report FILE.json lists all)", total - LISTED);
-    }
 }
 
 fn totals(text: &mut String, report: &CompileReport) {
@@ -138,7 +131,7 @@ fn honest(report: &CompileReport) -> Vec<&'static str> {
 /// A table whose columns from `numbers` on are right-aligned.
 pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
     table.set_header(header.to_vec());
     for column in table.column_iter_mut().skip(numbers) {
         column.set_cell_alignment(CellAlignment::Right);
