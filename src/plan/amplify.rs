@@ -1,7 +1,7 @@
 //! Reading `amplify:` and `runtime:`.
 
 use super::diagnostics::Problem;
-use super::fields::{choice, fields, finite, list, range, wrong_type};
+use super::fields::{choice, fields, finite, list, number, range, wrong_type};
 use super::model::{Amplify, Curve, During, Located, Mode, On, Runtime, Weight};
 use super::tree::{Node, Value};
 use miette::SourceSpan;
@@ -73,16 +73,9 @@ fn during(node: &Node, problems: &mut Vec<Problem>) -> Option<During> {
 }
 
 fn every(node: &Node, problems: &mut Vec<Problem>) -> Option<NonZeroU32> {
-    let Value::Integer(number) = node.value else {
-        problems.push(wrong_type(node, "`every`", "a whole number of steps"));
-        return None;
-    };
-    let every = u32::try_from(number).ok().and_then(NonZeroU32::new);
-    if every.is_none() {
-        let (expected, found) = ("a whole number from 1".to_owned(), number.to_string());
-        problems.push(Problem::OutOfRange { what: "`every`", expected, found, at: node.span });
-    }
-    every
+    let is_count = |number: f64| number >= 1.0 && number <= f64::from(u32::MAX) && number.fract() == 0.0;
+    let every = number(node, "`every`", "a whole number from 1", is_count, problems)?;
+    NonZeroU32::new(every.value as u32)
 }
 
 /// Reads `runtime:`. Providers and their options are the engine's to know; only their shape is checked.

@@ -25,12 +25,9 @@ pub(super) fn crdiff(node: &Node, problems: &mut Vec<Problem>) -> Vec<Rule> {
         GROUPS.iter().filter_map(|(key, group)| section.entry(key).map(|entry| (entry, *group))).collect();
     match (section.entry("ratio"), groups.as_slice()) {
         (Some((key, _)), [((other, _), _), ..]) => {
-            problems.push(Problem::Conflict {
-                message: format!("`ratio` is for the whole network, `{}` for a part of it", other.name),
-                help: Some("diffusion transformers take `ratio`, UNets `down`, `mid` and `up`".into()),
-                first: key.span,
-                second: other.span,
-            });
+            let message = format!("`ratio` is for the whole network, `{}` for a part of it", other.name);
+            let help = Some("diffusion transformers take `ratio`, UNets `down`, `mid` and `up`");
+            problems.push(Problem::conflict(message, help, key.span, other.span));
             Vec::new()
         }
         (Some((key, node)), []) => shared_rule(key, node, "`ratio`", problems).into_iter().collect(),
@@ -68,7 +65,7 @@ pub(super) fn read(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> 
         (None, Some(shared)) => shared_ratio(shared, problems),
         (Some(groups), _) => group_ratios(groups, method, problems),
         (None, None) => {
-            problems.push(result.missing(format!("`{PER_GROUP}`"), None));
+            result.report_missing(&[PER_GROUP, SHARED], None, problems);
             Vec::new()
         }
     };
@@ -92,9 +89,8 @@ fn group_ratios(node: &Node, method: Method, problems: &mut Vec<Problem>) -> Vec
     let Some(groups) = fields(node, "`best_global_params_ratio`", &keys, problems) else { return Vec::new() };
     let mut rules = Vec::new();
     for (name, group) in RESULT_GROUPS {
-        match groups.entry(name) {
-            Some((key, node)) => rules.extend(group_rule(key, node, group, method, problems)),
-            None => problems.push(groups.missing(format!("`{name}`"), None)),
+        if let Some((key, node)) = groups.require_entry(name, None, problems) {
+            rules.extend(group_rule(key, node, group, method, problems));
         }
     }
     rules
@@ -104,13 +100,9 @@ fn shared_ratio(node: &Node, problems: &mut Vec<Problem>) -> Vec<Rule> {
     let Some(shared) = fields(node, "`best_global_params_sd3`", &["shared_ratio"], problems) else {
         return Vec::new();
     };
-    match shared.entry("shared_ratio") {
-        Some((key, node)) => shared_rule(key, node, "`shared_ratio`", problems).into_iter().collect(),
-        None => {
-            problems.push(shared.missing("`shared_ratio`".into(), None));
-            Vec::new()
-        }
-    }
+    let entry = shared.require_entry("shared_ratio", None, problems);
+    let rule = entry.and_then(|(key, node)| shared_rule(key, node, "`shared_ratio`", problems));
+    rule.into_iter().collect()
 }
 
 fn group_rule(

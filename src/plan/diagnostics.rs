@@ -125,7 +125,7 @@ pub enum Problem {
         at: SourceSpan,
     },
     /// A value of another kind than is needed.
-    #[error("{what} is {expected}, not {found}")]
+    #[error("{what} must be {expected}, not {found}")]
     #[diagnostic(code(plan::wrong_type))]
     WrongType {
         /// What the value is for.
@@ -142,7 +142,7 @@ pub enum Problem {
         at: SourceSpan,
     },
     /// A value of the right kind that is none of those allowed.
-    #[error("{what} is {expected}, not {found}")]
+    #[error("{what} must be {expected}, not {found}")]
     #[diagnostic(code(plan::out_of_range))]
     OutOfRange {
         /// What the value is for.
@@ -268,7 +268,7 @@ impl PlanError {
     pub fn no_match(source: &PlanSource, at: SourceSpan, pattern: &str, nearest: &[String]) -> Self {
         let help = match nearest {
             [] => None,
-            names => Some(format!("the nearest names are {}", join(names))),
+            names => Some(format!("did you mean {}?", join(names, "or"))),
         };
         Self::new(source, Problem::NoMatch { pattern: pattern.to_owned(), help, at })
     }
@@ -324,6 +324,17 @@ impl PlanError {
 }
 
 impl Problem {
+    /// That what stands at the one place and at the other can't both be said.
+    pub(super) fn conflict(
+        message: impl Into<String>,
+        help: Option<&str>,
+        one: SourceSpan,
+        other: SourceSpan,
+    ) -> Self {
+        let (first, second) = if one.offset() <= other.offset() { (one, other) } else { (other, one) };
+        Self::Conflict { message: message.into(), help: help.map(str::to_owned), first, second }
+    }
+
     fn offset(&self) -> usize {
         let labels = self.labels().into_iter().flatten();
         labels.map(|label| label.offset()).min().unwrap_or(0)
@@ -370,12 +381,12 @@ impl Diagnostic for PlanError {
     }
 }
 
-/// `a`, `b` and `c`, each in backticks.
-pub(super) fn join(names: &[impl AsRef<str>]) -> String {
+/// `a`, `b` and `c`, each in backticks, with `word` for the "and".
+pub(super) fn join(names: &[impl AsRef<str>], word: &str) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{}`", name.as_ref())).collect();
     match quoted.split_last() {
         Some((last, [])) => last.clone(),
-        Some((last, start)) => format!("{} and {last}", start.join(", ")),
+        Some((last, start)) => format!("{} {word} {last}", start.join(", ")),
         None => String::new(),
     }
 }

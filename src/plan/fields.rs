@@ -10,6 +10,8 @@ pub(super) struct Fields<'a> {
     place: &'static str,
     span: SourceSpan,
     entries: Vec<(&'a Key, &'a Node)>,
+    /// The keys that unknown ones are probably meant to be. They aren't reported as missing as well.
+    meant: Vec<String>,
 }
 
 /// Reads `node`, called `place` in messages, as a mapping with no other keys than `keys`.
@@ -24,6 +26,7 @@ pub(super) fn fields<'a>(
         return None;
     };
     let mut entries: Vec<(&Key, &Node)> = Vec::new();
+    let mut meant = Vec::new();
     for (key, value) in map {
         if let Some((first, _)) = entries.iter().find(|(known, _)| known.name == key.name) {
             let (key, first, again) = (key.name.clone(), first.span, key.span);
@@ -31,11 +34,12 @@ pub(super) fn fields<'a>(
             continue;
         }
         if !keys.contains(&key.name.as_str()) {
+            meant.extend(similar(&key.name, keys).map(str::to_owned));
             problems.push(unknown_key(key, place, keys));
         }
         entries.push((key, value));
     }
-    Some(Fields { place, span: node.span, entries })
+    Some(Fields { place, span: node.span, entries, meant })
 }
 
 impl<'a> Fields<'a> {
@@ -51,32 +55,46 @@ impl<'a> Fields<'a> {
 
     /// The value of `key`, which has to be there.
     pub fn require(&self, key: &str, help: Option<&str>, problems: &mut Vec<Problem>) -> Option<&'a Node> {
-        let found = self.get(key);
+        self.require_entry(key, help, problems).map(|(_, node)| node)
+    }
+
+    /// The key `key`, which has to be there, and its value.
+    pub fn require_entry(
+        &self,
+        key: &str,
+        help: Option<&str>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<(&'a Key, &'a Node)> {
+        let found = self.entry(key);
         if found.is_none() {
-            problems.push(self.missing(format!("`{key}`"), help));
+            self.report_missing(&[key], help, problems);
         }
         found
     }
 
-    /// That `key`, in backticks already, is missing.
-    pub fn missing(&self, key: String, help: Option<&str>) -> Problem {
-        Problem::MissingKey { key, place: self.place, help: help.map(str::to_owned), at: self.span }
+    /// Reports that one of `keys` is missing, unless a key that isn't known is probably meant to be it.
+    pub fn report_missing(&self, keys: &[&str], help: Option<&str>, problems: &mut Vec<Problem>) {
+        if !self.meant.iter().any(|meant| keys.contains(&meant.as_str())) {
+            let (key, help) = (join(keys, "or"), help.map(str::to_owned));
+            problems.push(Problem::MissingKey { key, place: self.place, help, at: self.span });
+        }
     }
 }
 
 /// That `key` isn't one of `keys`.
 pub(super) fn unknown_key(key: &Key, place: &'static str, keys: &[&str]) -> Problem {
-    let mut near: Vec<(f64, &str)> = keys
-        .iter()
-        .map(|known| (strsim::normalized_damerau_levenshtein(&key.name, known), *known))
-        .filter(|(similarity, _)| *similarity >= 0.5)
-        .collect();
-    near.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let help = match near.first() {
-        Some((_, known)) => format!("did you mean `{known}`?"),
-        None => format!("there is {}", join(keys)),
+    let help = match similar(&key.name, keys) {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => format!("the keys here are {}", join(keys, "and")),
     };
     Problem::UnknownKey { key: key.name.clone(), place, help, at: key.span }
+}
+
+/// The one of `keys` that is most like `name`, if any is.
+fn similar<'a>(name: &str, keys: &[&'a str]) -> Option<&'a str> {
+    let similarity = |key: &&str| strsim::normalized_damerau_levenshtein(name, key);
+    let best = keys.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)))?;
+    (similarity(best) >= 0.5).then_some(*best)
 }
 
 /// That `node` isn't `expected`.

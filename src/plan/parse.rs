@@ -112,6 +112,7 @@ fn version(plan: &Fields<'_>, problems: &mut Vec<Problem>) {
     let found = match &node.value {
         Value::Integer(1) => return,
         Value::Integer(version) => version.to_string(),
+        Value::Float(version) if *version == 1.0 => return,
         Value::Float(version) => version.to_string(),
         _ => {
             problems.push(super::fields::wrong_type(node, "`version`", "a number"));
@@ -123,10 +124,9 @@ fn version(plan: &Fields<'_>, problems: &mut Vec<Problem>) {
 
 /// `mode: weights` makes one network out of two, which takes masks to amplify and one number to do it with.
 fn check_mode(rules: &[Rule], amplify: &Amplify, problems: &mut Vec<Problem>) {
-    let (Mode::Weights, Some(first)) = (amplify.mode, amplify.span) else { return };
-    let mut conflict = |message: &str, help: &str, second| {
-        let (message, help) = (message.to_owned(), Some(help.to_owned()));
-        problems.push(Problem::Conflict { message, help, first, second });
+    let (Mode::Weights, Some(mode)) = (amplify.mode, amplify.span) else { return };
+    let mut conflict = |message: &str, help: &str, other| {
+        problems.push(Problem::conflict(message, Some(help), mode, other));
     };
     if !matches!(amplify.weight.value, Weight::Constant(_)) {
         conflict(

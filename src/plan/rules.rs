@@ -28,12 +28,13 @@ pub(super) fn rule(node: &Node, problems: &mut Vec<Problem>) -> Option<Rule> {
     };
     for (other, _) in entries.iter().skip(1) {
         if KINDS.contains(&other.name.as_str()) {
-            problems.push(Problem::Conflict {
-                message: "a rule is one `bypass` or one `prune`".into(),
-                help: Some("start another item of the list, with a `-`".into()),
-                first: key.span,
-                second: other.span,
-            });
+            let help = Some("start another item of the list, with a `-`");
+            problems.push(Problem::conflict(
+                "a rule is one `bypass` or one `prune`",
+                help,
+                key.span,
+                other.span,
+            ));
         } else {
             problems.push(outside(other, &key.name));
         }
@@ -92,26 +93,19 @@ fn mask(rule: &Fields<'_>, problems: &mut Vec<Problem>) -> Option<Mask> {
     let given: Vec<_> = ["ratio", "threshold", "pattern"].iter().filter_map(|key| rule.entry(key)).collect();
     let [(key, node)] = given.as_slice() else {
         match given.as_slice() {
-            [(first, _), others @ ..] => {
-                problems.extend(others.iter().map(|(second, _)| Problem::Conflict {
-                    message: format!("a `prune` takes `{}` or `{}`, not both", first.name, second.name),
-                    help: None,
-                    first: first.span,
-                    second: second.span,
-                }))
-            }
-            [] => problems.push(rule.missing("`ratio`, `threshold` or `pattern`".into(), None)),
+            [(first, _), others @ ..] => problems.extend(others.iter().map(|(second, _)| {
+                let message = format!("a `prune` takes `{}` or `{}`, not both", first.name, second.name);
+                Problem::conflict(message, None, first.span, second.span)
+            })),
+            [] => rule.report_missing(&["ratio", "threshold", "pattern"], None, problems),
         }
         return None;
     };
     if key.name != "ratio" {
         for (only, _) in ["pool", "ties"].iter().filter_map(|key| rule.entry(key)) {
-            problems.push(Problem::Conflict {
-                message: format!("`{}` is for `ratio`, not for `{}`", only.name, key.name),
-                help: Some(format!("leave `{}` out", only.name)),
-                first: key.span,
-                second: only.span,
-            });
+            let message = format!("`{}` is for `ratio`, not for `{}`", only.name, key.name);
+            let help = format!("leave `{}` out", only.name);
+            problems.push(Problem::conflict(message, Some(&help), key.span, only.span));
         }
     }
     match key.name.as_str() {

@@ -6,6 +6,7 @@
 use super::diagnostics::Problem;
 use miette::SourceSpan;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{DuplicateKeyPolicy, Location, Options, Spanned};
 use std::fmt;
@@ -66,7 +67,6 @@ fn options() -> Options {
         budget: serde_saphyr::budget! {
             max_depth: 16,
             flow_nesting_limit: 16,
-            max_documents: 1,
             max_events: 200_000,
             max_nodes: 100_000,
             max_aliases: 1_000,
@@ -84,22 +84,30 @@ fn options() -> Options {
 
 fn syntax(text: &str, error: &serde_saphyr::Error) -> Problem {
     let location = error.location().unwrap_or(Location::UNKNOWN);
-    let message = match error.without_snippet() {
+    let mut cause = error.without_snippet();
+    while let serde_saphyr::Error::AliasError { error, .. } = cause {
+        cause = error.without_snippet();
+    }
+    let message = match cause {
         serde_saphyr::Error::MultipleDocuments { .. } => "a plan is one YAML document".to_owned(),
-        serde_saphyr::Error::Budget { .. }
-        | serde_saphyr::Error::AliasReplayLimitExceeded { .. }
+        serde_saphyr::Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            "nested deeper than any plan".to_owned()
+        }
+        serde_saphyr::Error::Budget { .. } => "larger than any plan".to_owned(),
+        serde_saphyr::Error::AliasReplayLimitExceeded { .. }
         | serde_saphyr::Error::AliasReplayStackDepthExceeded { .. }
         | serde_saphyr::Error::AliasExpansionLimitExceeded { .. } => {
-            format!("more than a plan can need: {}", plain(error, location))
+            "the aliases stand for more than any plan".to_owned()
         }
-        _ => plain(error, location),
+        _ => plain(cause),
     };
     Problem::Syntax { message, at: span(text, location) }
 }
 
 /// The parser's message without its own account of the place, which the label shows.
-fn plain(error: &serde_saphyr::Error, location: Location) -> String {
-    let message = error.without_snippet().to_string();
+fn plain(error: &serde_saphyr::Error) -> String {
+    let location = error.location().unwrap_or(Location::UNKNOWN);
+    let message = error.to_string();
     let place = format!(" at line {}, column {}", location.line(), location.column());
     message.strip_suffix(place.as_str()).unwrap_or(&message).to_owned()
 }
