@@ -8,5 +8,8 @@ mod errors;
 mod goldens;
 #[path = "engine/support.rs"]
 mod support;
+#[cfg(feature = "tract")]
+#[path = "engine/tract.rs"]
+mod tract;
 #[path = "engine/types.rs"]
 mod types;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use prost::Message;
 
 use super::{
-    CpuFallback, Engine, EngineKind, HostTensor, OrtEngine, Placement, Provider, ProviderKind, RtenEngine,
-    SessionOptions,
+    CpuFallback, Engine, EngineError, EngineKind, HostTensor, OrtEngine, Placement, Provider, ProviderKind,
+    RtenEngine, SessionOptions,
     locate::{Origin, Places, locate},
 };
 use crate::onnx::proto;
@@ -70,8 +70,8 @@ impl Report {
 /// Looks for the engines and has each one, and each of ONNX Runtime's execution providers, run a small model.
 pub fn examine(places: &Places) -> Report {
     let mut report = Report { engines: Vec::new(), library: None, providers: Vec::new() };
-    let opened =
-        locate(places).and_then(|located| OrtEngine::open(&located.path).map(|engine| (located.origin, engine)));
+    let opened = locate(places)
+        .and_then(|located| OrtEngine::open(&located.path).map(|engine| (located.origin, engine)));
     match opened {
         Ok((origin, engine)) => {
             report.engines.push(examine_engine(&engine));
@@ -103,11 +103,13 @@ fn examine_engine(engine: &dyn Engine) -> EngineReport {
 }
 
 fn examine_provider(engine: &OrtEngine, provider: ProviderKind) -> ProviderReport {
-    let failed = |problem| ProviderReport { provider, works: false, problem: Some(problem), placement: Vec::new() };
+    let failed =
+        |problem| ProviderReport { provider, works: false, problem: Some(problem), placement: Vec::new() };
     if !engine.has_provider(provider) {
         return failed(format!("not in this build of ONNX Runtime; it needs {}", provider.needs()));
     }
-    let mut options = SessionOptions { providers: vec![Provider::from(provider)], ..SessionOptions::default() };
+    let mut options =
+        SessionOptions { providers: vec![Provider::from(provider)], ..SessionOptions::default() };
     if provider != ProviderKind::Cpu {
         options.cpu_fallback = CpuFallback::Refuse;
     }
@@ -119,7 +121,10 @@ fn examine_provider(engine: &OrtEngine, provider: ProviderKind) -> ProviderRepor
 
 /// Runs `y = x + x` and checks the result.
 fn try_out(engine: &dyn Engine, options: &SessionOptions) -> Result<Vec<Placement>, String> {
-    let mut session = engine.load_bytes(&doubling_model(), options).map_err(|e| e.to_string())?;
+    let mut session = engine.load_bytes(doubling_model().into(), options).map_err(|e| match e {
+        EngineError::Provider { what, .. } => what,
+        other => other.to_string(),
+    })?;
     let x = HostTensor::new([1, 2], vec![1.5f32, -2.0]).map_err(|e| e.to_string())?;
     let results = session.run(&[("x", &x)], None).map_err(|e| e.to_string())?;
     match results.first().and_then(|(_, y)| y.as_f32()) {

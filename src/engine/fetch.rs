@@ -62,7 +62,11 @@ pub fn cache_folder() -> Option<PathBuf> {
 pub fn fetch(folder: &Path) -> Result<PathBuf, EngineError> {
     let failed = |what: String| EngineError::Fetch { version: ONNXRUNTIME_VERSION, what };
     let wheel = WHEELS.iter().find(|w| w.os == consts::OS && w.arch == consts::ARCH).ok_or_else(|| {
-        failed(format!("there is no wheel for {} on {}; name a library of your own", consts::OS, consts::ARCH))
+        failed(format!(
+            "there is no wheel for {} on {}; name a library of your own",
+            consts::OS,
+            consts::ARCH
+        ))
     })?;
     let parent = folder.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| EngineError::io("create", parent, e))?;

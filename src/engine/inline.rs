@@ -9,10 +9,7 @@ use crate::onnx::{
 };
 
 /// Whether any initializer's data lies in a file of which `readable` says that the engine cannot read it.
-pub(super) fn needs_inlining(
-    source: &Source,
-    readable: impl Fn(&str) -> bool,
-) -> Result<bool, OnnxError> {
+pub(super) fn needs_inlining(source: &Source, readable: impl Fn(&str) -> bool) -> Result<bool, OnnxError> {
     for field in initializers(source) {
         if let Payload::External(range) = TensorHeader::parse(field.value())?.payload
             && !readable(&range.location)
@@ -44,9 +41,8 @@ pub(super) fn inline(source: &Source) -> Result<Vec<u8>, OnnxError> {
         let file = source.data.locate(&header.name, range, len)?;
         let mut elements = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
         file.read_at(range.offset, &mut elements)?;
-        let mut tensor = proto::TensorProto::decode(header.raw.clone()).map_err(|e| {
-            OnnxError::ExternalData { tensor: header.name.clone(), what: e.to_string() }
-        })?;
+        let mut tensor = proto::TensorProto::decode(header.raw.clone())
+            .map_err(|e| OnnxError::ExternalData { tensor: header.name.clone(), what: e.to_string() })?;
         tensor.external_data.clear();
         tensor.data_location = None;
         tensor.raw_data = Some(Bytes::from(elements));

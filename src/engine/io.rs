@@ -233,7 +233,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_says_why() {
         let error = |bytes: &[u8]| npy_from(bytes, "a.npy").unwrap_err().to_string();
-        let big = saved_by_numpy("{'descr': '>f4', 'fortran_order': False, 'shape': (1,), }", b"?\xc0\x00\x00");
+        let big =
+            saved_by_numpy("{'descr': '>f4', 'fortran_order': False, 'shape': (1,), }", b"?\xc0\x00\x00");
         assert!(error(&big).starts_with("a.npy: its elements are `>f4`"), "{}", error(&big));
         let short = saved_by_numpy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", b"\0\0\0\0");
         assert!(error(&short).ends_with("it takes 8 bytes, but there are 4"), "{}", error(&short));

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{EngineError, fetch, ort::minor, ort::OLDEST_MINOR};
+use super::{EngineError, fetch, ort::OLDEST_MINOR, ort::minor};
 
 /// A library that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,7 +276,12 @@ mod tests {
     #[test]
     fn the_newest_usable_library_of_the_first_place() {
         let old = folder_with(&[&name("1.21.0")]);
-        let new = folder_with(&[&name("1.9.0"), &name("1.31.1"), &name("1.22.0"), "libonnxruntime_providers_shared.so"]);
+        let new = folder_with(&[
+            &name("1.9.0"),
+            &name("1.31.1"),
+            &name("1.22.0"),
+            "libonnxruntime_providers_shared.so",
+        ]);
         let places = Places {
             cache: vec![PathBuf::from("/nowhere"), old.path().into()],
             system: vec![new.path().into()],

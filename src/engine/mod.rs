@@ -19,17 +19,26 @@ mod tensor;
 #[cfg(feature = "tract")]
 mod tract;
 
-use std::{collections::BTreeMap, fmt, num::NonZeroUsize, path::Path, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    str::FromStr,
+};
 
-pub use choose::{Chosen, EngineRequest, choose, choose_among};
-pub use error::EngineError;
+use bytes::Bytes;
+
 pub use self::ort::OrtEngine;
-pub use providers::{Provider, ProviderKind};
 pub use self::rten::RtenEngine;
-pub use signature::{Dim, Signature, TensorInfo};
-pub use tensor::{HostTensor, TensorData, UINT8};
 #[cfg(feature = "tract")]
 pub use self::tract::TractEngine;
+pub use choose::{Chosen, EngineRequest, choose, choose_among};
+pub use error::EngineError;
+pub use providers::{Provider, ProviderKind};
+pub use signature::{Dim, Signature, TensorInfo};
+pub use tensor::{HostTensor, TensorData, UINT8};
 
 /// Loads models.
 pub trait Engine: Send + Sync {
@@ -49,7 +58,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// As [`Engine::load`].
-    fn load_bytes(&self, model: &[u8], options: &SessionOptions) -> Result<Box<dyn Session>, EngineError>;
+    fn load_bytes(&self, model: Bytes, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError>;
 }
 
 /// A loaded model.
@@ -72,7 +81,8 @@ pub trait Session: Send {
         outputs: Option<&[&str]>,
     ) -> Result<Vec<(String, HostTensor)>, EngineError>;
 
-    /// How many of the optimised graph's nodes run where. Empty if the engine has only one place or doesn't tell.
+    /// How many of the optimised graph's nodes run where. Empty if no provider was asked for, or the engine has only
+    /// one place.
     fn placement(&self) -> &[Placement] {
         &[]
     }
@@ -175,4 +185,24 @@ pub enum CpuFallback {
     Allow,
     /// The model is refused.
     Refuse,
+}
+
+/// Runs an engine's code on a model from outside. A panic in it becomes an error.
+fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(format!("it panicked: {message}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = guarded(|| -> Result<(), String> { panic!("seen") }).unwrap_err();
+        assert_eq!(error, "it panicked: seen");
+    }
 }

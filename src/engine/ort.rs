@@ -1,31 +1,35 @@
 //! ONNX Runtime, by a library that is loaded at run time.
 
+mod log;
+mod values;
+
 use std::{
-    collections::VecDeque,
     ffi::CStr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use bytes::Bytes;
-use half::{bf16, f16};
 use ort::{
     environment::Environment,
     logging::LogLevel,
     session::{
-        OutputSelector, RunOptions, SessionInputValue,
-        builder::{GraphOptimizationLevel, SessionBuilder},
+        OutputSelector, RunOptions,
+        builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder},
     },
-    value::{DynValue, TensorElementType, TensorRef, ValueType},
 };
 
+use self::{
+    log::{Messages, plain},
+    values::{owned, tensor_info, view},
+};
 use super::{
-    CpuFallback, Dim, Engine, EngineError, EngineKind, HostTensor, MemoryMode, Optimization, Placement,
-    ProviderKind, Session, SessionOptions, Signature, TensorData, TensorInfo, UINT8,
+    CpuFallback, Engine, EngineError, EngineKind, HostTensor, MemoryMode, Optimization, Placement,
+    ProviderKind, Session, SessionOptions, Signature, TensorInfo,
     providers::{self, ModelIdentity},
     signature::{match_inputs, match_outputs, named_dims},
 };
-use crate::onnx::{self, DataType};
+use crate::onnx;
 
 /// The oldest release whose interface this crate speaks.
 pub(super) const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
@@ -96,7 +100,8 @@ impl OrtEngine {
         identity: ModelIdentity,
         options: &SessionOptions,
     ) -> Result<Box<dyn Session>, EngineError> {
-        let failed = |what: String| EngineError::Load { engine: EngineKind::Ort, model: model.to_string(), what };
+        let failed =
+            |what: String| EngineError::Load { engine: EngineKind::Ort, model: model.to_string(), what };
         let refused = |provider: ProviderKind, what: String| EngineError::Provider {
             engine: EngineKind::Ort,
             model: model.to_string(),
@@ -105,21 +110,21 @@ impl OrtEngine {
         };
         let mut builder = builder(&self.environment, options).map_err(|e| failed(e.message().to_string()))?;
         for (name, size) in named_dims(model, &signature.inputs, &options.fixed_dims)? {
-            builder = builder
-                .with_dimension_override(name, size)
-                .map_err(|e| failed(e.message().to_string()))?;
+            builder =
+                builder.with_dimension_override(name, size).map_err(|e| failed(e.message().to_string()))?;
         }
         for provider in &options.providers {
             self.messages.clear();
             providers::register(provider, &identity, &mut builder).map_err(|reason| {
                 let said = self.messages.joined();
-                refused(provider.kind, format!("{reason}{said}\nit needs {}", provider.kind.needs()))
+                let needs = provider.kind.needs();
+                refused(provider.kind, format!("{}{said}\nit needs {needs}", plain(&reason)))
             })?;
         }
         let accelerators: Vec<_> =
             options.providers.iter().map(|p| p.kind).filter(|kind| *kind != ProviderKind::Cpu).collect();
         let log = Messages::default();
-        if !accelerators.is_empty() {
+        if !options.providers.is_empty() {
             // Only the log tells where nodes went (interface 1.22).
             builder = builder
                 .with_log_level(LogLevel::Verbose)
@@ -165,30 +170,33 @@ impl Engine for OrtEngine {
         self.create(&model, &signature, ModelIdentity::File(path), options)
     }
 
-    fn load_bytes(&self, bytes: &[u8], options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
+    fn load_bytes(&self, bytes: Bytes, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
         let model = "a model in memory";
-        let signature = onnx::open_bytes(Bytes::copy_from_slice(bytes), ".")
+        let signature = onnx::open_bytes(bytes.clone(), ".")
             .and_then(|source| Signature::of(&source))
             .map_err(|source| EngineError::Model { model: model.to_string(), source })?;
-        self.create(model, &signature, ModelIdentity::Bytes(bytes), options)
+        self.create(model, &signature, ModelIdentity::Bytes(&bytes), options)
     }
 }
 
 fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<SessionBuilder> {
-    let mut builder = ort::session::Session::builder(environment)?.with_optimization_level(
-        match options.optimization {
+    let mut builder =
+        ort::session::Session::builder(environment)?.with_optimization_level(match options.optimization {
             Optimization::Disabled => GraphOptimizationLevel::Disable,
             Optimization::Basic => GraphOptimizationLevel::Level1,
             Optimization::Extended => GraphOptimizationLevel::Level2,
             Optimization::All => GraphOptimizationLevel::All,
-        },
-    )?;
+        })?;
     if let Some(threads) = options.intra_threads {
         builder = builder.with_intra_threads(threads.get())?;
     }
     if options.memory == MemoryMode::Low {
         // Both copy weights into layouts of their own, which no two sessions can share.
         builder = builder.with_disabled_optimizers("NchwcTransformer")?.with_prepacking(false)?;
+    }
+    if options.providers.is_empty() {
+        // The crate asks for the most efficient device otherwise, whatever that is.
+        builder = builder.with_auto_device(AutoDevicePolicy::PreferCPU)?;
     }
     if options.cpu_fallback == CpuFallback::Refuse {
         builder = builder.with_disable_cpu_fallback()?;
@@ -255,77 +263,15 @@ impl Session for OrtSession {
     }
 }
 
-fn view(tensor: &HostTensor) -> ort::Result<SessionInputValue<'_>> {
-    let dims: Vec<i64> = tensor.dims().iter().map(|d| *d as i64).collect();
-    Ok(match tensor.data() {
-        TensorData::Float(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
-        TensorData::Float16(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
-        TensorData::Bfloat16(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
-        TensorData::Double(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
-        TensorData::Int64(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
-        TensorData::Int32(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
-        TensorData::Uint8(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
-        TensorData::Bool(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
-    })
-}
-
-/// A copy of a result, so that a later run can't overwrite it.
-fn owned(value: &DynValue) -> Result<HostTensor, String> {
-    fn copy<T>(value: &DynValue) -> Result<HostTensor, String>
-    where
-        T: ort::value::PrimitiveTensorElementType + Clone,
-        Vec<T>: Into<TensorData>,
-    {
-        let (shape, elements) = value.try_extract_tensor::<T>().map_err(|e| e.message().to_string())?;
-        let dims: Vec<usize> = shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
-        HostTensor::new(dims, elements.to_vec()).map_err(|e| e.to_string())
-    }
-    match value.dtype().tensor_type() {
-        Some(TensorElementType::Float32) => copy::<f32>(value),
-        Some(TensorElementType::Float16) => copy::<f16>(value),
-        Some(TensorElementType::Bfloat16) => copy::<bf16>(value),
-        Some(TensorElementType::Float64) => copy::<f64>(value),
-        Some(TensorElementType::Int64) => copy::<i64>(value),
-        Some(TensorElementType::Int32) => copy::<i32>(value),
-        Some(TensorElementType::Uint8) => copy::<u8>(value),
-        Some(TensorElementType::Bool) => copy::<bool>(value),
-        _ => Err(format!("values of type {} cannot be read", value.dtype())),
-    }
-}
-
-fn tensor_info(name: &str, value: &ValueType) -> Result<TensorInfo, String> {
-    let ValueType::Tensor { ty, shape, dimension_symbols } = value else {
-        return Err(format!("`{name}` is a {value}, but only tensors can be inputs and outputs"));
-    };
-    let dims = shape.iter().enumerate().map(|(i, size)| match dimension_symbols.get(i) {
-        _ if *size >= 0 => Dim::Fixed(*size),
-        Some(symbol) if !symbol.is_empty() => Dim::Named(symbol.clone()),
-        _ => Dim::Unknown,
-    });
-    let data_type = match ty {
-        TensorElementType::Float32 => DataType::FLOAT,
-        TensorElementType::Float16 => DataType::FLOAT16,
-        TensorElementType::Bfloat16 => DataType::BFLOAT16,
-        TensorElementType::Float64 => DataType::DOUBLE,
-        TensorElementType::Int64 => DataType::INT64,
-        TensorElementType::Int32 => DataType::INT32,
-        TensorElementType::Uint8 => UINT8,
-        TensorElementType::Bool => DataType::BOOL,
-        other => return Err(format!("`{name}` is a tensor of {other}, which cannot be fed or read")),
-    };
-    Ok(TensorInfo { name: name.to_string(), data_type, dims: Some(dims.collect()) })
-}
-
 /// The version that a library calls itself.
 fn library_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers. The file is one that the user named, or is called
     // libonnxruntime in a place where ONNX Runtime is installed; it is about to be run anyway.
     let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
     // SAFETY: this is the signature of the one symbol that every release of ONNX Runtime exports.
-    let api_base = unsafe {
-        library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0")
-    }
-    .map_err(|_| "it is no ONNX Runtime: it does not export OrtGetApiBase".to_string())?;
+    let api_base =
+        unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0") }
+            .map_err(|_| "it is no ONNX Runtime: it does not export OrtGetApiBase".to_string())?;
     // SAFETY: the function takes nothing and returns a pointer to a static, whose layout never changes; the version
     // is a static string.
     let version = unsafe {
@@ -342,64 +288,6 @@ pub(super) fn minor(version: &str) -> Option<u32> {
         (1, minor) => Some(minor),
         _ => None,
     }
-}
-
-/// The latest messages of ONNX Runtime, kept instead of printed.
-#[derive(Clone, Default)]
-struct Messages(Arc<Mutex<VecDeque<String>>>);
-
-impl Messages {
-    const KEPT: usize = 16;
-
-    /// A logger that keeps warnings and errors.
-    fn logger(&self) -> ort::logging::LoggerFunction {
-        let kept = self.clone();
-        Arc::new(move |level, _, _, _, message| {
-            if level >= LogLevel::Warning {
-                kept.push(message);
-            }
-        })
-    }
-
-    /// A logger that keeps the lines about which provider runs how many nodes.
-    fn placement_logger(&self) -> ort::logging::LoggerFunction {
-        let kept = self.clone();
-        Arc::new(move |_, _, _, _, message| {
-            if message.contains("placed on [") {
-                kept.push(message);
-            }
-        })
-    }
-
-    fn push(&self, message: &str) {
-        let mut messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if messages.len() == Self::KEPT {
-            messages.pop_front();
-        }
-        messages.push_back(message.trim().to_string());
-    }
-
-    fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// The messages, each on a line after the first.
-    fn joined(&self) -> String {
-        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        messages.iter().map(|m| format!("\n{m}")).collect()
-    }
-
-    fn placement(&self) -> Vec<Placement> {
-        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        messages.iter().filter_map(|m| placement_line(m)).collect()
-    }
-}
-
-/// Reads `Node(s) placed on [CUDAExecutionProvider]. Number of nodes: 35`.
-fn placement_line(line: &str) -> Option<Placement> {
-    let (provider, rest) = line.split_once("placed on [")?.1.split_once(']')?;
-    let nodes = rest.split_once("Number of nodes:")?.1.trim().parse().ok()?;
-    Some(Placement { provider: provider.to_string(), nodes })
 }
 
 #[cfg(test)]

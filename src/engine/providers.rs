@@ -150,7 +150,8 @@ pub(super) enum ModelIdentity<'a> {
 /// Gives each model an engine cache of its own. TensorRT's provider names cached engines by graph structure, not by
 /// weights (onnxruntime issues 6455 and 21672): with one cache, a pruned graph would silently run the dense engine.
 fn separate_engine_cache(options: &mut BTreeMap<String, String>, model: &ModelIdentity) {
-    let cached = options.get("trt_engine_cache_enable").is_some_and(|v| matches!(v.as_str(), "1" | "True" | "true"));
+    let cached =
+        options.get("trt_engine_cache_enable").is_some_and(|v| matches!(v.as_str(), "1" | "True" | "true"));
     if !cached || options.contains_key("trt_engine_cache_prefix") {
         return;
     }

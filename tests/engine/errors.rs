@@ -2,14 +2,17 @@
 
 use std::{fs, path::Path};
 
+use bytes::Bytes;
 use crdiff::engine::{
-    Chosen, EngineError, EngineKind, HostTensor, OrtEngine, Provider, ProviderKind, SessionOptions, choose_among,
-    doctor::examine, locate::Places,
+    Chosen, Engine, EngineError, EngineKind, HostTensor, OrtEngine, Provider, ProviderKind, SessionOptions,
+    choose_among, doctor::examine, locate::Places,
 };
+use crdiff::onnx::{DataType, proto};
+use prost::Message;
 
 use crate::{
     common::ort::ort_library,
-    support::{engines, fixture, golden, named, ort},
+    support::{doubling, engines, fixture, golden, named, ort},
 };
 
 fn places() -> Places {
@@ -20,7 +23,7 @@ fn places() -> Places {
 fn what_is_fed_is_checked_before_the_engine_sees_it() {
     let (inputs, _) = golden("sd15-mini", "8x8");
     let all = named(&inputs);
-    let double = inputs[0].1.cast(crdiff::onnx::DataType::DOUBLE).unwrap();
+    let double = inputs[0].1.cast(DataType::DOUBLE).unwrap();
     let flat = HostTensor::new([256], vec![0f32; 256]).unwrap();
     let channels = HostTensor::new([1, 5, 8, 8], vec![0f32; 320]).unwrap();
     for engine in engines() {
@@ -31,11 +34,16 @@ fn what_is_fed_is_checked_before_the_engine_sees_it() {
             assert!(matches!(error, EngineError::Signature { .. }), "{error:?}");
             error.to_string()
         };
-        assert!(error(&all[1..], None).contains("input `sample` is not fed; its inputs are `sample` float32["));
+        assert!(
+            error(&all[1..], None).contains("input `sample` is not fed; its inputs are `sample` float32[")
+        );
         let with = |tensor| -> Vec<_> {
             all.iter().map(|(n, t)| (*n, if *n == "sample" { tensor } else { *t })).collect()
         };
-        assert!(error(&with(&double), None).contains("is fed float64 [2, 4, 8, 8], but it takes `sample` float32"));
+        assert!(
+            error(&with(&double), None)
+                .contains("is fed float64 [2, 4, 8, 8], but it takes `sample` float32")
+        );
         assert!(error(&with(&flat), None).contains("is fed float32 [256]"));
         assert!(error(&with(&channels), None).contains("is fed float32 [1, 5, 8, 8]"));
         let mut misspelt = all.clone();
@@ -44,7 +52,9 @@ fn what_is_fed_is_checked_before_the_engine_sees_it() {
         let mut twice = all.clone();
         twice.push(all[0]);
         assert!(error(&twice, None).contains("`sample` is fed twice"));
-        assert!(error(&all, Some(&["out"])).contains("no output `out`; its outputs are `out_sample` float32"));
+        assert!(
+            error(&all, Some(&["out"])).contains("no output `out`; its outputs are `out_sample` float32")
+        );
         assert_eq!(session.run(&all, None).unwrap().len(), 1, "the session still works");
     }
 }
@@ -53,7 +63,8 @@ fn what_is_fed_is_checked_before_the_engine_sees_it() {
 fn sizes_that_the_graph_cannot_take_are_the_engines_error() {
     let (inputs, _) = golden("sd15", "18x10");
     for engine in engines() {
-        let mut session = engine.load(&fixture("sd15/torchscript/unet.onnx"), &SessionOptions::default()).unwrap();
+        let mut session =
+            engine.load(&fixture("sd15/torchscript/unet.onnx"), &SessionOptions::default()).unwrap();
         let error = session.run(&named(&inputs), None).unwrap_err();
         assert!(matches!(error, EngineError::Run { .. }), "{error:?}");
         assert!(error.to_string().contains("up_blocks"), "the node is named: {error}");
@@ -66,16 +77,43 @@ fn broken_models() {
     let whole = fs::read(fixture("sd15-mini/torchscript/unet.onnx")).unwrap();
     let path = folder.path().join("broken.onnx");
     for engine in engines() {
-        for (content, what) in [(&whole[..whole.len() / 2], "half"), (b"not a model".as_slice(), "text"), (b"", "empty")] {
+        for (content, what) in
+            [(&whole[..whole.len() / 2], "half"), (b"not a model".as_slice(), "text"), (b"", "empty")]
+        {
             fs::write(&path, content).unwrap();
             let options = SessionOptions::default();
             let error = engine.load(&path, &options).map(|_| ()).unwrap_err();
             assert!(error.to_string().contains("broken.onnx"), "{what}: {error}");
-            assert!(engine.load_bytes(content, &options).is_err(), "{what}");
+            assert!(engine.load_bytes(Bytes::copy_from_slice(content), &options).is_err(), "{what}");
         }
-        let error = engine.load(Path::new("nowhere.onnx"), &SessionOptions::default()).map(|_| ()).unwrap_err();
+        let error =
+            engine.load(Path::new("nowhere.onnx"), &SessionOptions::default()).map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("nowhere.onnx: cannot open"), "{error}");
     }
+}
+
+#[test]
+fn graphs_that_engines_cannot_run() {
+    let unknown = edited(&doubling(DataType::FLOAT), |node| node.op_type = Some("Dubble".into()));
+    let dangling = edited(&doubling(DataType::FLOAT), |node| node.input[1] = "nothing".into());
+    for engine in engines() {
+        let options = SessionOptions::default();
+        let error = engine.load_bytes(unknown.clone(), &options).map(|_| ()).unwrap_err();
+        assert!(matches!(error, EngineError::Load { .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("a model in memory") && error.to_string().contains("Dubble"),
+            "{error}"
+        );
+        let x = HostTensor::new([1, 2], vec![0f32; 2]).unwrap();
+        let run = engine.load_bytes(dangling.clone(), &options).and_then(|mut s| s.run(&[("x", &x)], None));
+        assert!(run.unwrap_err().to_string().contains("nothing"), "the value is named");
+    }
+}
+
+fn edited(model: &[u8], edit: impl FnOnce(&mut proto::NodeProto)) -> Bytes {
+    let mut model = proto::ModelProto::decode(model).unwrap();
+    edit(&mut model.graph.as_mut().unwrap().node[0]);
+    model.encode_to_vec().into()
 }
 
 #[test]
@@ -100,10 +138,7 @@ fn a_provider_that_is_not_there_is_never_replaced_by_the_cpu() {
         let options = SessionOptions { providers: vec![Provider::from(kind)], ..SessionOptions::default() };
         for engine in engines() {
             let error = engine.load(&path, &options).map(|_| ()).unwrap_err();
-            assert!(
-                matches!(error, EngineError::Provider { provider, .. } if provider == kind),
-                "{error:?}"
-            );
+            assert!(matches!(error, EngineError::Provider { provider, .. } if provider == kind), "{error:?}");
             assert!(error.to_string().contains(&format!("on {kind}")), "{error}");
         }
     }
@@ -140,7 +175,8 @@ fn one_library_a_process() {
 
 #[test]
 fn the_choice_of_an_engine_is_told() {
-    let chosen = |kind, places: &Places| choose_among(kind, places).map(|Chosen { engine, why }| (engine.kind(), why));
+    let chosen =
+        |kind, places: &Places| choose_among(kind, places).map(|Chosen { engine, why }| (engine.kind(), why));
     let (kind, why) = chosen(None, &places()).unwrap();
     assert_eq!(kind, EngineKind::Ort);
     assert!(why.starts_with("ONNX Runtime 1."), "{why}");

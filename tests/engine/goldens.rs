@@ -3,7 +3,7 @@
 use std::{fs, num::NonZeroUsize};
 
 use crdiff::{
-    engine::{Engine, HostTensor, MemoryMode, Optimization, Placement, Provider, ProviderKind, SessionOptions},
+    engine::{Engine, HostTensor, MemoryMode, Optimization, Provider, ProviderKind, SessionOptions},
     onnx::proto,
 };
 use prost::Message;
@@ -52,7 +52,8 @@ fn every_option_gives_the_same_result() {
     let low = SessionOptions { memory: MemoryMode::Low, ..SessionOptions::default() };
     let one_thread = SessionOptions { intra_threads: NonZeroUsize::new(1), ..SessionOptions::default() };
     let plain = SessionOptions { optimization: Optimization::Disabled, ..SessionOptions::default() };
-    let cpu = SessionOptions { providers: vec![Provider::from(ProviderKind::Cpu)], ..SessionOptions::default() };
+    let cpu =
+        SessionOptions { providers: vec![Provider::from(ProviderKind::Cpu)], ..SessionOptions::default() };
     for engine in engines() {
         for options in [&low, &one_thread, &plain, &cpu] {
             assert_golden(&*engine, "sd15-mini", "dynamo", &["8x8"], options);
@@ -130,7 +131,13 @@ fn a_later_run_leaves_earlier_outputs_and_the_inputs_alone() {
 }
 
 #[test]
-fn a_session_on_the_cpu_has_nothing_to_tell_about_placement() {
-    let session = ort().load(&fixture("sd15-mini/torchscript/unet.onnx"), &SessionOptions::default()).unwrap();
-    assert_eq!(session.placement(), &[] as &[Placement]);
+fn where_nodes_run_is_told_when_a_provider_is_asked_for() {
+    let path = fixture("sd15-mini/torchscript/unet.onnx");
+    let options =
+        SessionOptions { providers: vec![Provider::from(ProviderKind::Cpu)], ..SessionOptions::default() };
+    let session = ort().load(&path, &options).unwrap();
+    let [placement] = session.placement() else { panic!("{:?}", session.placement()) };
+    assert_eq!(placement.provider, "CPUExecutionProvider");
+    assert!(placement.nodes > 100, "{placement:?}");
+    assert!(ort().load(&path, &SessionOptions::default()).unwrap().placement().is_empty());
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use crdiff::{
     engine::{
         Engine, HostTensor, OrtEngine, RtenEngine,
@@ -52,7 +53,7 @@ pub fn max_difference(a: &HostTensor, b: &HostTensor) -> f32 {
 }
 
 /// `y = x + x` for `x [n, 2]` of this type: IR 8, opset 17.
-pub fn doubling(data_type: DataType) -> Vec<u8> {
+pub fn doubling(data_type: DataType) -> Bytes {
     use proto::tensor_shape_proto::{Dimension, dimension::Value};
     let dim = |value| Dimension { value: Some(value), ..Default::default() };
     let value = |name: &str| proto::ValueInfoProto {
@@ -86,7 +87,7 @@ pub fn doubling(data_type: DataType) -> Vec<u8> {
         }),
         ..Default::default()
     };
-    model.encode_to_vec()
+    model.encode_to_vec().into()
 }
 
 #[test]
