@@ -2,6 +2,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the part that talks to the terminal")]
 
 pub mod compile;
+#[cfg(feature = "runner")]
+pub mod doctor;
 pub mod inspect;
 mod progress;
 

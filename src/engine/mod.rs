@@ -1,1 +1,208 @@
-//! Engines that run ONNX graphs.
+//! Engines that run ONNX graphs: one trait over ONNX Runtime (a library found or fetched at run time), rten
+//! (compiled in) and, with the feature `tract`, tract.
+//!
+//! This layer knows nothing of plans and passes. It never falls back in silence: [`choose`] says which engine it took
+//! and why, and an execution provider that was asked for and doesn't run the model is an error.
+
+mod choose;
+pub mod doctor;
+mod error;
+pub mod fetch;
+mod inline;
+pub mod io;
+pub mod locate;
+mod ort;
+mod providers;
+mod rten;
+mod signature;
+mod tensor;
+#[cfg(feature = "tract")]
+mod tract;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    str::FromStr,
+};
+
+use bytes::Bytes;
+
+pub use self::ort::OrtEngine;
+pub use self::rten::RtenEngine;
+#[cfg(feature = "tract")]
+pub use self::tract::TractEngine;
+pub use choose::{Chosen, EngineRequest, choose, choose_among};
+pub use error::EngineError;
+pub use providers::{Provider, ProviderKind};
+pub use signature::{Dim, Signature, TensorInfo};
+pub use tensor::{HostTensor, TensorData, UINT8};
+
+/// Loads models.
+pub trait Engine: Send + Sync {
+    /// Which engine it is.
+    fn kind(&self) -> EngineKind;
+
+    /// The engine's version: `1.31.1`.
+    fn version(&self) -> &str;
+
+    /// Loads the model at `path`; its external data lies beside it.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine refuses the model or cannot give what `options` ask for.
+    fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError>;
+
+    /// Loads a model from memory. It must hold its weights itself.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    fn load_bytes(&self, model: Bytes, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError>;
+}
+
+/// A loaded model.
+pub trait Session: Send {
+    /// The inputs that a run must be fed.
+    fn inputs(&self) -> &[TensorInfo];
+
+    /// The outputs that a run gives.
+    fn outputs(&self) -> &[TensorInfo];
+
+    /// Runs the model. `inputs` are named, in any order, and only read; `outputs` are the ones wanted, all for `None`.
+    /// The results are in the order asked for, with buffers of their own.
+    ///
+    /// # Errors
+    /// [`EngineError::Signature`] if an input is missing, unknown or of the wrong type or shape, or an output is
+    /// unknown; [`EngineError::Run`] if the engine fails.
+    fn run(
+        &mut self,
+        inputs: &[(&str, &HostTensor)],
+        outputs: Option<&[&str]>,
+    ) -> Result<Vec<(String, HostTensor)>, EngineError>;
+
+    /// How many of the optimised graph's nodes run where. Empty if no provider was asked for, or the engine has only
+    /// one place.
+    fn placement(&self) -> &[Placement] {
+        &[]
+    }
+}
+
+/// How many nodes of a loaded model an execution provider runs.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Placement {
+    /// ONNX Runtime's name of the provider: `CUDAExecutionProvider`.
+    pub provider: String,
+    /// Number of nodes after optimisation.
+    pub nodes: usize,
+}
+
+/// The engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// ONNX Runtime.
+    Ort,
+    /// rten: pure Rust, CPU only.
+    Rten,
+    /// tract: pure Rust, CPU only, fixed shapes only.
+    Tract,
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ort => "ort",
+            Self::Rten => "rten",
+            Self::Tract => "tract",
+        })
+    }
+}
+
+impl FromStr for EngineKind {
+    type Err = EngineError;
+
+    fn from_str(name: &str) -> Result<Self, EngineError> {
+        match name.to_ascii_lowercase().as_str() {
+            "ort" | "onnxruntime" => Ok(Self::Ort),
+            "rten" => Ok(Self::Rten),
+            "tract" => Ok(Self::Tract),
+            _ => Err(EngineError::UnknownEngine { name: name.to_string() }),
+        }
+    }
+}
+
+/// How to load a model. The default is ONNX Runtime's own: all optimisations, all cores, fast, on the CPU.
+#[derive(Clone, Debug, Default)]
+pub struct SessionOptions {
+    /// Threads within one operator; `None` for the engine's default, which is one for each core.
+    pub intra_threads: Option<NonZeroUsize>,
+    /// How far the graph is optimised.
+    pub optimization: Optimization,
+    /// What to do with the weights.
+    pub memory: MemoryMode,
+    /// Execution providers, the preferred one first; the CPU takes what they leave. Empty for the CPU alone.
+    pub providers: Vec<Provider>,
+    /// What to do with nodes that no requested provider takes.
+    pub cpu_fallback: CpuFallback,
+    /// Concrete dimensions, by input. tract needs them for all inputs that have dynamic ones; ONNX Runtime specialises
+    /// named dimensions to them; rten doesn't need them.
+    pub fixed_dims: BTreeMap<String, Vec<usize>>,
+    /// Further ONNX Runtime session configuration entries, by key.
+    pub config: BTreeMap<String, String>,
+}
+
+/// How far an engine optimises the graph when loading it (ONNX Runtime's levels; rten and tract know only on and off).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Optimization {
+    /// Not at all.
+    Disabled,
+    /// Redundant nodes and constants.
+    Basic,
+    /// Also fusions.
+    Extended,
+    /// Also layout.
+    #[default]
+    All,
+}
+
+/// The trade between memory and speed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryMode {
+    /// Weights may be rearranged for speed: several times the file's size for each session.
+    #[default]
+    Fast,
+    /// Weights stay as they are, so that sessions that map the same file share its pages: on the CPU no NCHWc layout
+    /// and no prepacking, 10 to 20 % slower.
+    Low,
+}
+
+/// What happens to nodes that none of the requested providers takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuFallback {
+    /// The CPU runs them; [`Session::placement`] says how many.
+    #[default]
+    Allow,
+    /// The model is refused.
+    Refuse,
+}
+
+/// Runs an engine's code on a model from outside. A panic in it becomes an error.
+fn guarded<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(format!("it panicked: {message}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let error = guarded(|| -> Result<(), String> { panic!("seen") }).unwrap_err();
+        assert_eq!(error, "it panicked: seen");
+    }
+}

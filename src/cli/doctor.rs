@@ -1,0 +1,135 @@
+//! `crdiff doctor`: what this machine can run models with, by trying; fetches ONNX Runtime if asked.
+
+use std::{fmt::Write, path::PathBuf, process::ExitCode};
+
+use crate::engine::{
+    EngineError,
+    doctor::{Report, examine},
+    fetch::{self, ONNXRUNTIME_VERSION},
+    locate::Places,
+};
+
+/// Show which engines and execution providers work here, and why the others don't.
+///
+/// Each one runs a small model. The exit code is 0 if at least one engine works, 1 if none does, 2 if ONNX Runtime
+/// could not be fetched.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  crdiff doctor                               what there is
+  crdiff doctor --fetch                       also get ONNX Runtime into the cache folder (needs python3 with pip)
+  crdiff doctor --ort-lib /opt/ort/lib        try this libonnxruntime
+  crdiff doctor --json | jq .providers")]
+pub struct Args {
+    /// The ONNX Runtime library, or the folder that it is in.
+    #[arg(long, value_name = "PATH")]
+    pub ort_lib: Option<PathBuf>,
+    /// First fetch ONNX Runtime from PyPI into the cache folder; its checksum is pinned.
+    #[arg(long, conflicts_with = "ort_lib")]
+    pub fetch: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `crdiff doctor`.
+///
+/// # Errors
+/// [`EngineError`] if ONNX Runtime was to be fetched and could not.
+pub fn run(args: &Args) -> Result<ExitCode, EngineError> {
+    if args.fetch {
+        let folder = fetch::cache_folder().ok_or_else(|| EngineError::Fetch {
+            version: ONNXRUNTIME_VERSION,
+            what: "neither XDG_CACHE_HOME nor HOME names a folder to put it in".to_string(),
+        })?;
+        let library = fetch::fetch(&folder)?;
+        anstream::eprintln!("ONNX Runtime {ONNXRUNTIME_VERSION} is in {}", library.display());
+    }
+    let report = examine(&Places::from_environment(args.ort_lib.clone()));
+    if args.json {
+        // A report is plain data: it always serialises.
+        anstream::println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+    } else {
+        anstream::print!("{}", text(&report));
+    }
+    Ok(if report.preferred().is_some() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn text(report: &Report) -> String {
+    let mut out = String::from("Engines\n");
+    for engine in &report.engines {
+        let name = engine.engine.to_string();
+        let version = engine.version.as_deref().unwrap_or("-");
+        line(&mut out, engine.works, &format!("{name:<14} {version}"), engine.problem.as_deref());
+        if let (crate::engine::EngineKind::Ort, Some(library)) = (engine.engine, &report.library) {
+            let _ = writeln!(out, "       {} ({})", library.path.display(), library.origin);
+        }
+    }
+    if !report.providers.is_empty() {
+        out.push_str("\nONNX Runtime's execution providers\n");
+        for provider in &report.providers {
+            line(&mut out, provider.works, &provider.provider.to_string(), provider.problem.as_deref());
+        }
+    }
+    let taken = report.preferred().map_or("none".to_string(), |e| e.engine.to_string());
+    let _ = writeln!(out, "\nTaken unless --engine says otherwise: {taken}");
+    out
+}
+
+fn line(out: &mut String, works: bool, name: &str, problem: Option<&str>) {
+    let mark = if works { "ok" } else { "no" };
+    let _ = writeln!(out, "  {mark}   {}", name.trim_end());
+    for problem in problem.into_iter().flat_map(str::lines) {
+        let _ = writeln!(out, "       {problem}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{
+        EngineKind, ProviderKind,
+        doctor::{EngineReport, ProviderReport},
+    };
+
+    #[test]
+    fn problems_stand_under_what_they_belong_to() {
+        let report = Report {
+            engines: vec![
+                EngineReport {
+                    engine: EngineKind::Ort,
+                    version: None,
+                    works: false,
+                    problem: Some("no library\nfetch one".to_string()),
+                },
+                EngineReport {
+                    engine: EngineKind::Rten,
+                    version: Some("0.27".to_string()),
+                    works: true,
+                    problem: None,
+                },
+            ],
+            library: None,
+            providers: vec![ProviderReport {
+                provider: ProviderKind::Cuda,
+                works: false,
+                problem: Some("no driver".to_string()),
+                placement: Vec::new(),
+            }],
+        };
+        let expected = "\
+Engines
+  no   ort            -
+       no library
+       fetch one
+  ok   rten           0.27
+
+ONNX Runtime's execution providers
+  no   cuda
+       no driver
+
+Taken unless --engine says otherwise: rten
+";
+        assert_eq!(text(&report), expected);
+    }
+}

@@ -1,0 +1,313 @@
+//! ONNX Runtime, by a library that is loaded at run time.
+
+mod log;
+mod values;
+
+use std::{
+    ffi::CStr,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use ort::{
+    environment::Environment,
+    logging::LogLevel,
+    session::{
+        OutputSelector, RunOptions,
+        builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder},
+    },
+};
+
+use self::{
+    log::{Messages, plain},
+    values::{owned, tensor_info, view},
+};
+use super::{
+    CpuFallback, Engine, EngineError, EngineKind, HostTensor, MemoryMode, Optimization, Placement,
+    ProviderKind, Session, SessionOptions, Signature, TensorInfo,
+    providers::{self, ModelIdentity},
+    signature::{match_inputs, match_outputs, named_dims},
+};
+use crate::onnx;
+
+/// The oldest release whose interface this crate speaks.
+pub(super) const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
+
+/// ONNX Runtime. One library serves the whole process; clones share it.
+#[derive(Clone)]
+pub struct OrtEngine {
+    path: PathBuf,
+    version: String,
+    environment: Environment,
+    messages: Messages,
+}
+
+/// The library of this process. It stays loaded: ONNX Runtime's threads and static state don't survive unloading.
+static LOADED: Mutex<Option<OrtEngine>> = Mutex::new(None);
+
+impl OrtEngine {
+    /// Loads the library at `path`, or gives the one that is loaded if it is the same file.
+    ///
+    /// # Errors
+    /// [`EngineError::LibraryUnusable`] if it is no ONNX Runtime or too old, [`EngineError::LibraryAlreadyLoaded`] if
+    /// this process runs another one.
+    pub fn open(path: &Path) -> Result<Self, EngineError> {
+        let unusable = |what: String| EngineError::LibraryUnusable { path: path.to_path_buf(), what };
+        let path = path.canonicalize().map_err(|e| unusable(e.to_string()))?;
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = loaded.as_ref() {
+            return match engine.path == path {
+                true => Ok(engine.clone()),
+                false => {
+                    Err(EngineError::LibraryAlreadyLoaded { loaded: engine.path.clone(), requested: path })
+                }
+            };
+        }
+        let version = library_version(&path).map_err(unusable)?;
+        if minor(&version).is_none_or(|minor| minor < OLDEST_MINOR) {
+            return Err(unusable(format!("it is version {version}; 1.{OLDEST_MINOR} or later is needed")));
+        }
+        let messages = Messages::default();
+        let environment = ort::init_from(&path)
+            .map_err(|e| unusable(e.to_string()))?
+            .with_name("crdiff")
+            .with_telemetry(false)
+            .with_logger(messages.logger())
+            .build()
+            .map_err(|e| unusable(e.to_string()))?;
+        environment.set_log_level(LogLevel::Warning);
+        let engine = Self { path, version, environment, messages };
+        *loaded = Some(engine.clone());
+        Ok(engine)
+    }
+
+    /// The library.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the library was built with this provider. It can still lack the provider's own libraries or a device:
+    /// [`super::doctor`] tries.
+    pub fn has_provider(&self, provider: ProviderKind) -> bool {
+        provider.is_built_in()
+    }
+
+    fn create(
+        &self,
+        model: &str,
+        signature: &Signature,
+        identity: ModelIdentity,
+        options: &SessionOptions,
+    ) -> Result<Box<dyn Session>, EngineError> {
+        let failed =
+            |what: String| EngineError::Load { engine: EngineKind::Ort, model: model.to_string(), what };
+        let refused = |provider: ProviderKind, what: String| EngineError::Provider {
+            engine: EngineKind::Ort,
+            model: model.to_string(),
+            provider,
+            what,
+        };
+        let mut builder = builder(&self.environment, options).map_err(|e| failed(e.message().to_string()))?;
+        for (name, size) in named_dims(model, &signature.inputs, &options.fixed_dims)? {
+            builder =
+                builder.with_dimension_override(name, size).map_err(|e| failed(e.message().to_string()))?;
+        }
+        for provider in &options.providers {
+            self.messages.clear();
+            providers::register(provider, &identity, &mut builder).map_err(|reason| {
+                let said = self.messages.joined();
+                let needs = provider.kind.needs();
+                refused(provider.kind, format!("{}{said}\nit needs {needs}", plain(&reason)))
+            })?;
+        }
+        let accelerators: Vec<_> =
+            options.providers.iter().map(|p| p.kind).filter(|kind| *kind != ProviderKind::Cpu).collect();
+        let log = Messages::default();
+        if !options.providers.is_empty() {
+            // Only the log tells where nodes went (interface 1.22).
+            builder = builder
+                .with_log_level(LogLevel::Verbose)
+                .and_then(|b| b.with_logger(log.placement_logger()))
+                .map_err(|e| failed(e.message().to_string()))?;
+        }
+        let session = match identity {
+            ModelIdentity::File(path) => builder.commit_from_file(path),
+            ModelIdentity::Bytes(bytes) => builder.commit_from_memory(bytes),
+        }
+        .map_err(|e| match accelerators.first() {
+            Some(provider) => refused(*provider, e.message().to_string()),
+            None => failed(e.message().to_string()),
+        })?;
+        let placement = log.placement();
+        for kind in accelerators {
+            if !placement.is_empty() && !placement.iter().any(|p| p.provider == kind.ort_name()) {
+                return Err(refused(kind, "it took none of the graph's nodes".to_string()));
+            }
+        }
+        let describe = |outlets: &[ort::value::Outlet]| -> Result<Vec<TensorInfo>, EngineError> {
+            outlets.iter().map(|o| tensor_info(o.name(), o.dtype()).map_err(failed)).collect()
+        };
+        let (inputs, outputs) = (describe(session.inputs())?, describe(session.outputs())?);
+        Ok(Box::new(OrtSession { model: model.to_string(), session, inputs, outputs, placement }))
+    }
+}
+
+impl Engine for OrtEngine {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Ort
+    }
+
+    fn version(&self) -> &str {
+        &self.version
+    }
+
+    fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
+        let model = path.display().to_string();
+        let signature = onnx::open(path)
+            .and_then(|source| Signature::of(&source))
+            .map_err(|source| EngineError::Model { model: model.clone(), source })?;
+        self.create(&model, &signature, ModelIdentity::File(path), options)
+    }
+
+    fn load_bytes(&self, bytes: Bytes, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
+        let model = "a model in memory";
+        let signature = onnx::open_bytes(bytes.clone(), ".")
+            .and_then(|source| Signature::of(&source))
+            .map_err(|source| EngineError::Model { model: model.to_string(), source })?;
+        self.create(model, &signature, ModelIdentity::Bytes(&bytes), options)
+    }
+}
+
+fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+    let mut builder =
+        ort::session::Session::builder(environment)?.with_optimization_level(match options.optimization {
+            Optimization::Disabled => GraphOptimizationLevel::Disable,
+            Optimization::Basic => GraphOptimizationLevel::Level1,
+            Optimization::Extended => GraphOptimizationLevel::Level2,
+            Optimization::All => GraphOptimizationLevel::All,
+        })?;
+    if let Some(threads) = options.intra_threads {
+        builder = builder.with_intra_threads(threads.get())?;
+    }
+    if options.memory == MemoryMode::Low {
+        // Both copy weights into layouts of their own, which no two sessions can share.
+        builder = builder.with_disabled_optimizers("NchwcTransformer")?.with_prepacking(false)?;
+    }
+    if options.providers.is_empty() {
+        // The crate asks for the most efficient device otherwise, whatever that is.
+        builder = builder.with_auto_device(AutoDevicePolicy::PreferCPU)?;
+    }
+    if options.cpu_fallback == CpuFallback::Refuse {
+        builder = builder.with_disable_cpu_fallback()?;
+    }
+    for (key, value) in &options.config {
+        builder = builder.with_config_entry(key, value)?;
+    }
+    Ok(builder)
+}
+
+struct OrtSession {
+    model: String,
+    session: ort::session::Session,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    placement: Vec<Placement>,
+}
+
+impl Session for OrtSession {
+    fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    fn run(
+        &mut self,
+        inputs: &[(&str, &HostTensor)],
+        outputs: Option<&[&str]>,
+    ) -> Result<Vec<(String, HostTensor)>, EngineError> {
+        let fed = match_inputs(&self.model, &self.inputs, inputs)?;
+        let wanted = match_outputs(&self.model, &self.outputs, outputs)?;
+        let failed =
+            |what: String| EngineError::Run { engine: EngineKind::Ort, model: self.model.clone(), what };
+        let message = |e: ort::Error| failed(e.message().to_string());
+        let mut values = Vec::with_capacity(fed.len());
+        for (info, tensor) in self.inputs.iter().zip(fed) {
+            values.push((info.name.as_str(), view(tensor).map_err(message)?));
+        }
+        let names: Vec<&str> =
+            wanted.iter().filter_map(|i| self.outputs.get(*i)).map(|o| o.name.as_str()).collect();
+        let mut selected: Vec<&str> = Vec::with_capacity(names.len());
+        for name in &names {
+            if !selected.contains(name) {
+                selected.push(name);
+            }
+        }
+        let selector = selected.iter().fold(OutputSelector::no_default(), |s, name| s.with(*name));
+        let options = RunOptions::new().map_err(message)?.with_outputs(selector);
+        let results = self.session.run_with_options(values, &options).map_err(message)?;
+        let mut tensors = Vec::with_capacity(names.len());
+        for name in names {
+            let value = results.get(name).ok_or_else(|| failed(format!("it gave no output `{name}`")))?;
+            let tensor = owned(value).map_err(|what| failed(format!("output `{name}`: {what}")))?;
+            tensors.push((name.to_string(), tensor));
+        }
+        Ok(tensors)
+    }
+
+    fn placement(&self) -> &[Placement] {
+        &self.placement
+    }
+}
+
+/// The version that a library calls itself.
+fn library_version(path: &Path) -> Result<String, String> {
+    // SAFETY: loading runs the library's initialisers. The file is one that the user named, or is called
+    // libonnxruntime in a place where ONNX Runtime is installed; it is about to be run anyway.
+    let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
+    // SAFETY: this is the signature of the one symbol that every release of ONNX Runtime exports.
+    let api_base =
+        unsafe { library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0") }
+            .map_err(|_| "it is no ONNX Runtime: it does not export OrtGetApiBase".to_string())?;
+    // SAFETY: the function takes nothing and returns a pointer to a static, whose layout never changes; the version
+    // is a static string.
+    let version = unsafe {
+        let base = api_base().as_ref().ok_or("OrtGetApiBase returned nothing")?;
+        CStr::from_ptr((base.GetVersionString)())
+    };
+    Ok(version.to_string_lossy().into_owned())
+}
+
+/// The `22` of `1.22.0`.
+pub(super) fn minor(version: &str) -> Option<u32> {
+    let mut parts = version.split('.');
+    match (parts.next()?.parse::<u32>().ok()?, parts.next()?.parse().ok()?) {
+        (1, minor) => Some(minor),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(minor("1.31.1"), Some(31));
+        assert_eq!(minor("1.22.0-dev"), Some(22));
+        assert_eq!(minor("2.0"), None);
+        assert_eq!(minor("onnx"), None);
+    }
+
+    #[test]
+    fn a_file_that_is_no_library() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = OrtEngine::open(file.path()).map(|_| ()).unwrap_err();
+        assert!(matches!(error, EngineError::LibraryUnusable { .. }), "{error}");
+        let error = OrtEngine::open(Path::new("/nowhere/libonnxruntime.so")).map(|_| ()).unwrap_err();
+        assert!(error.to_string().starts_with("/nowhere/libonnxruntime.so: cannot be used"), "{error}");
+    }
+}
