@@ -9,19 +9,13 @@ use clap::{Parser, ValueEnum};
 
 use super::{
     DONE, Failure, Size,
-    progress::{Bar, Visibility, interrupted, interruptible},
+    progress::{Bars, Visibility, interruptible},
 };
 use crate::{
-    analysis::{macs, shapes},
-    compile::{CompileError, compile},
-    ir::Graph,
-    onnx::{self, WeightPolicy, WriteOptions},
-    passes::PassError,
+    compile::{Hooks, Job, compile_file, default_output},
+    onnx::WeightPolicy,
     plan,
-    report::{
-        self, CompileReport, OutputReport, PlanSummary,
-        compile::{Census, files, zeros},
-    },
+    report::{self, CompileReport},
 };
 
 const EXAMPLES: &str = "\
@@ -76,57 +70,30 @@ enum Weights {
     Copy,
 }
 
-/// Text tokens that `--at` counts with: what CLIP's tokenizer pads to.
-const TOKENS: i64 = 77;
+impl From<Weights> for WeightPolicy {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::Share => Self::Share,
+            Weights::Copy => Self::Copy,
+        }
+    }
+}
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
-    let interrupt = interruptible();
-    let visibility = if args.quiet { Visibility::Hidden } else { Visibility::Shown };
+    let stop = interruptible();
     let plan = plan::load(&args.plan)?;
-    let mut graph = Graph::load(onnx::open(&args.model)?)?;
-    let census = census(&graph, args.at);
-    let compilation = {
-        let bar = Bar::bytes("ranking weights", visibility);
-        compile(&mut graph, &plan, &|bytes| bar.advance(bytes)).map_err(stopped)?
+    let output = args.output.clone().unwrap_or_else(|| default_output(&args.model, "pruned"));
+    let job = Job {
+        model: &args.model,
+        plan: &plan,
+        output: (!args.dry_run).then_some(&output),
+        weights: args.weights.map(Into::into),
+        at: args.at.map(|size| (size.height, size.width)),
+        protected: vec![args.plan.clone()],
     };
-    let mut report = report::compile::report(&graph, &compilation, &census);
-    report.model = args.model.display().to_string();
-    report.plan = PlanSummary { path: args.plan.display().to_string(), digest: plan.digest.clone() };
-    if args.dry_run {
-        zeros(&mut report, &compilation, &[])?;
-    } else {
-        let output = args.output.clone().unwrap_or_else(|| beside(&args.model, "pruned"));
-        let policy = args.weights.unwrap_or_else(|| default_weights(&args.model, &output));
-        let bar = Bar::bytes("writing", visibility);
-        let written = onnx::write(
-            &graph,
-            &WriteOptions {
-                output: &output,
-                policy: match policy {
-                    Weights::Share => WeightPolicy::Share,
-                    Weights::Copy => WeightPolicy::Copy,
-                },
-                progress: Some(&|bytes| {
-                    let _ = bar.advance(bytes);
-                }),
-                cancelled: Some(interrupt),
-                protected: &[args.plan.clone()],
-            },
-        );
-        let written = match written {
-            Err(_) if interrupted() => return Err(Failure::Interrupted),
-            other => other?,
-        };
-        drop(bar);
-        zeros(&mut report, &compilation, &written.masked)?;
-        files(&mut report, policy.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default().as_str(), &written);
-        report.outputs.push(OutputReport {
-            emit: "pruned".into(),
-            path: output.display().to_string(),
-            nodes: report.graph.nodes_after,
-            identical: !graph.is_edited(),
-        });
-    }
+    let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
+    let report = compile_file(&job, Hooks { progress: &|stage, bytes| bars.advance(stage, bytes), stop })?;
+    drop(bars);
     if let Some(path) = &args.report {
         write_json(path, &report)?;
     }
@@ -136,46 +103,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     Ok(DONE)
 }
 
-fn census(graph: &Graph, at: Option<Size>) -> Census {
-    let macs = at.map(|size| {
-        let bindings = shapes::bind_sizes(graph, 1, size.height, size.width, TOKENS);
-        let bindings: Vec<(&str, i64)> = bindings.iter().map(|(name, size)| (name.as_str(), *size)).collect();
-        let concrete = shapes::shapes(graph).evaluate(&bindings);
-        let mut macs = vec![0; graph.node_capacity()];
-        for id in graph.node_ids() {
-            macs[id.index()] = macs::macs(graph, &concrete, id);
-        }
-        macs
-    });
-    Census::of(graph, macs)
-}
-
-fn stopped(error: CompileError) -> Failure {
-    use crate::analysis::magnitude::MagnitudeError;
-    match error {
-        CompileError::Pass(PassError::Magnitude(MagnitudeError::Stopped)) => Failure::Interrupted,
-        other => other.into(),
-    }
-}
-
-/// `unet.onnx` -> `unet.pruned.onnx`
-fn beside(model: &Path, emit: &str) -> PathBuf {
-    let stem = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    model.with_file_name(format!("{stem}.{emit}.onnx"))
-}
-
-fn default_weights(model: &Path, output: &Path) -> Weights {
-    let folder = |path: &Path| {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::canonicalize(folder).ok()
-    };
-    match (folder(model), folder(output)) {
-        (Some(a), Some(b)) if a == b => Weights::Share,
-        _ => Weights::Copy,
-    }
-}
-
 fn write_json(path: &Path, report: &CompileReport) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(report).map_err(|e| Failure::Message(e.to_string()))?;
-    fs::write(path, json + "\n").map_err(|e| Failure::Message(format!("{}: cannot write the report: {e}", path.display())))
+    fs::write(path, json + "\n")
+        .map_err(|e| Failure::Message(format!("{}: cannot write the report: {e}", path.display())))
 }

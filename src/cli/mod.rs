@@ -73,6 +73,7 @@ impl From<CompileError> for Failure {
     fn from(error: CompileError) -> Self {
         match error {
             CompileError::Plan(error) => Self::Plan(error),
+            CompileError::Stopped => Self::Interrupted,
             other => Self::Message(other.to_string()),
         }
     }

@@ -1,20 +1,21 @@
-//! A progress bar on stderr for work that takes over a second, and Ctrl-C.
+//! Progress on stderr for work that takes over a second, and Ctrl-C.
 
 use std::{
-    ops::ControlFlow,
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::compile::Stage;
+
 /// Set by Ctrl-C. Long work looks at it and stops without leaving a file.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Installs the Ctrl-C handler; a second Ctrl-C ends the process at once.
+/// Installs the Ctrl-C handler, once; a second Ctrl-C ends the process at once. Returns what Ctrl-C sets.
 pub fn interruptible() -> &'static AtomicBool {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| {
@@ -28,44 +29,6 @@ pub fn interruptible() -> &'static AtomicBool {
     &INTERRUPTED
 }
 
-/// A bar over a number of bytes, shown once the work has taken a second.
-#[derive(Debug)]
-pub struct Bar {
-    bar: ProgressBar,
-}
-
-impl Bar {
-    /// A bar for `what`, in bytes of unknown total. A hidden one if `quiet`.
-    pub fn bytes(what: &'static str, visibility: Visibility) -> Self {
-        let bar = match visibility {
-            Visibility::Hidden => ProgressBar::hidden(),
-            Visibility::Shown => ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5)),
-        };
-        let style = ProgressStyle::with_template("{msg} {binary_bytes} ({binary_bytes_per_sec})");
-        if let Ok(style) = style {
-            bar.set_style(style);
-        }
-        bar.set_message(what);
-        Self { bar }
-    }
-
-    /// Counts bytes; says to stop once Ctrl-C was pressed.
-    pub fn advance(&self, bytes: u64) -> ControlFlow<()> {
-        if self.bar.elapsed() > Duration::from_secs(1) {
-            self.bar.inc(bytes);
-        } else {
-            self.bar.update(|state| state.set_pos(state.pos() + bytes));
-        }
-        if INTERRUPTED.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
 /// Whether progress is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {
@@ -75,7 +38,56 @@ pub enum Visibility {
     Hidden,
 }
 
-/// Whether Ctrl-C was pressed.
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
+/// A counter of bytes for each stage of a compilation, drawn once the work has taken a second.
+#[derive(Debug)]
+pub struct Bars {
+    visibility: Visibility,
+    started: Instant,
+    current: Mutex<Option<(Stage, u64, ProgressBar)>>,
+}
+
+impl Bars {
+    /// Nothing is drawn yet.
+    pub fn new(visibility: Visibility) -> Self {
+        Self { visibility, started: Instant::now(), current: Mutex::new(None) }
+    }
+
+    /// Counts bytes of `stage`.
+    pub fn advance(&self, stage: Stage, bytes: u64) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = current.as_ref().is_some_and(|(known, ..)| *known == stage);
+        if !same {
+            if let Some((.., bar)) = current.take() {
+                bar.finish_and_clear();
+            }
+            *current = Some((stage, 0, hidden_bar(stage)));
+        }
+        let Some((_, total, bar)) = current.as_mut() else { return };
+        *total += bytes;
+        let due = self.visibility == Visibility::Shown && self.started.elapsed() > Duration::from_secs(1);
+        if due && bar.is_hidden() {
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
+        }
+        bar.set_position(*total);
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        if let Some((.., bar)) = self.current.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn hidden_bar(stage: Stage) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}: {decimal_bytes} at {decimal_bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    bar.set_message(match stage {
+        Stage::Ranking => "ranking weights",
+        Stage::Writing => "writing",
+    });
+    bar
 }

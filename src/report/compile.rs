@@ -7,7 +7,7 @@ use crate::{
     analysis::modules::{ModuleId, Modules},
     compile::Compilation,
     ir::{Graph, InitializerId, NodeId, count_masked},
-    onnx::{OnnxError, Written},
+    onnx::{OnnxError, WeightPolicy, Written},
     plan::{Mask, Via},
 };
 
@@ -153,7 +153,11 @@ pub fn zeros(
 }
 
 /// Enters what was written.
-pub fn files(report: &mut CompileReport, policy: &str, written: &Written) {
+pub fn files(report: &mut CompileReport, policy: WeightPolicy, written: &Written) {
+    let policy = match policy {
+        WeightPolicy::Share => "share",
+        WeightPolicy::Copy => "copy",
+    };
     report.weights = WeightsReport {
         policy: policy.to_string(),
         bytes_written: written.bytes_written,
