@@ -2,6 +2,8 @@
 //! network before it was exported (`fixtures/maker/prune.py`). Counts and thresholds are compared bit for bit, and
 //! where torch's masks were kept, every element's fate too.
 
+#![allow(clippy::unwrap_used, reason = "a test may end there")]
+
 use std::{collections::BTreeMap, fs::File, path::Path, sync::Arc};
 
 use crdiff::{
