@@ -78,7 +78,9 @@ fn mask_below<W: Word>(piece: &mut [u8], end: W, replace: &impl Fn(W) -> W) -> u
             let word = W::read(element);
             let drop = word.magnitude() < end;
             in_block = in_block.plus(drop);
-            if drop { replace(word) } else { word }.write(element);
+            // Also computed for those that stay: a branch on something so random would be mispredicted.
+            let replaced = replace(word);
+            if drop { replaced } else { word }.write(element);
         }
         masked += in_block.count();
     }

@@ -29,8 +29,12 @@ pub(super) fn start(mask: &impl Mask, float: FloatType, scale: f32) -> Run {
     }
 }
 
-/// Conversions of 16-bit floats are slow, and there are few of them: makes each once.
+/// Conversions of 16-bit floats are slow, and there are few magnitudes: makes each once.
 fn by_table(mask: &impl Mask, scaled: impl Fn(u16) -> u16) -> Run {
-    let table: Vec<u16> = (0..=u16::MAX).map(scaled).collect();
-    mask.run(move |bits: u16| table.get(usize::from(bits)).copied().unwrap_or(bits))
+    const SIGN: u16 = 1 << 15;
+    let table: Vec<u16> = (0..SIGN).map(scaled).collect();
+    mask.run(move |bits: u16| {
+        let of_magnitude = table.get(usize::from(bits & !SIGN)).copied().unwrap_or_default();
+        of_magnitude ^ (bits & SIGN)
+    })
 }

@@ -171,7 +171,7 @@ fn weight(dims: &[i64], layout: Layout, data_type: DataType) -> Weight {
 fn by_sorting(weight: &[f32], input: usize, inner: usize, keep: usize, of: usize) -> Vec<bool> {
     let mut kept = vec![false; weight.len()];
     for start in 0..weight.len() {
-        if start / inner % input % of != 0 {
+        if !(start / inner % input).is_multiple_of(of) {
             continue;
         }
         let mut group: Vec<usize> = (0..of).map(|i| start + i * inner).collect();
