@@ -1,1 +1,4 @@
 //! Samplers, random numbers and pipelines.
+
+pub mod guidance;
+pub mod random;
