@@ -2,3 +2,4 @@
 
 pub mod guidance;
 pub mod random;
+pub mod sampler;
