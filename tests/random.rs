@@ -1,6 +1,7 @@
 //! Random numbers and guidance against torch's and numpy's own (`fixtures/random_goldens.py`,
 //! `fixtures/guidance_goldens.py`).
 #![cfg(feature = "runner")]
+#![allow(clippy::unwrap_used, reason = "a fixture that cannot be read fails the test")]
 
 use crdiff::diffusion::guidance::{self, GuidanceError};
 use crdiff::diffusion::random::{NumpyRandomState, TorchGenerator};
