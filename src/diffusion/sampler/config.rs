@@ -1,0 +1,209 @@
+//! `scheduler_config.json`: the class, and typed access to the keys a class reads.
+
+use super::SamplerError;
+use serde_json::{Map, Value};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+/// The scheduler classes of diffusers that have a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// `DDIMScheduler`
+    Ddim,
+    /// `DDPMScheduler`
+    Ddpm,
+    /// `EulerDiscreteScheduler`
+    Euler,
+    /// `EulerAncestralDiscreteScheduler`
+    EulerAncestral,
+    /// `HeunDiscreteScheduler`
+    Heun,
+    /// `DPMSolverMultistepScheduler`
+    DpmSolverMultistep,
+    /// `PNDMScheduler`
+    Pndm,
+    /// `UniPCMultistepScheduler`
+    UniPc,
+    /// `LCMScheduler`
+    Lcm,
+}
+
+impl Class {
+    /// Every class, in the order of the documentation.
+    pub const ALL: [Self; 9] = [
+        Self::Ddim,
+        Self::Ddpm,
+        Self::Euler,
+        Self::EulerAncestral,
+        Self::Heun,
+        Self::DpmSolverMultistep,
+        Self::Pndm,
+        Self::UniPc,
+        Self::Lcm,
+    ];
+
+    /// The class name in diffusers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ddim => "DDIMScheduler",
+            Self::Ddpm => "DDPMScheduler",
+            Self::Euler => "EulerDiscreteScheduler",
+            Self::EulerAncestral => "EulerAncestralDiscreteScheduler",
+            Self::Heun => "HeunDiscreteScheduler",
+            Self::DpmSolverMultistep => "DPMSolverMultistepScheduler",
+            Self::Pndm => "PNDMScheduler",
+            Self::UniPc => "UniPCMultistepScheduler",
+            Self::Lcm => "LCMScheduler",
+        }
+    }
+
+    pub(super) fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Class {
+    type Err = SamplerError;
+
+    fn from_str(name: &str) -> Result<Self, SamplerError> {
+        Self::ALL
+            .into_iter()
+            .find(|class| class.name() == name)
+            .ok_or_else(|| SamplerError::UnknownClass(name.to_owned()))
+    }
+}
+
+/// A scheduler's settings. Keys that the class doesn't know are kept and ignored, as diffusers does;
+/// a missing key, or null, has the class's default.
+#[derive(Debug, Clone)]
+pub struct Config {
+    class: Class,
+    values: Map<String, Value>,
+}
+
+impl Config {
+    /// Reads a `scheduler_config.json`.
+    ///
+    /// # Errors
+    /// When it isn't a JSON object or names no supported class. The values are checked when a table is made.
+    pub fn from_json(text: &str) -> Result<Self, SamplerError> {
+        let values: Map<String, Value> = serde_json::from_str(&without_infinities(text))?;
+        let class =
+            values.get("_class_name").and_then(Value::as_str).ok_or(SamplerError::NoClass)?.parse()?;
+        Ok(Self { class, values })
+    }
+
+    /// The scheduler's class.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The same settings for another class, as `Other.from_config(scheduler.config)` in diffusers: keys
+    /// that are missing take the other class's defaults.
+    #[must_use]
+    pub fn with_class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// The same settings but for one key, as `from_config(config, key=value)`.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.values.insert(key.to_owned(), value.into());
+        self
+    }
+
+    pub(super) fn number(&self, key: &'static str, default: f64) -> Result<f64, SamplerError> {
+        Ok(self.optional_number(key)?.unwrap_or(default))
+    }
+
+    pub(super) fn optional_number(&self, key: &'static str) -> Result<Option<f64>, SamplerError> {
+        self.get(key).map(|value| value.as_f64().ok_or_else(|| self.value_error(key, "a number"))).transpose()
+    }
+
+    pub(super) fn integer(
+        &self,
+        key: &'static str,
+        default: usize,
+        range: RangeInclusive<usize>,
+    ) -> Result<usize, SamplerError> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value
+            .as_u64()
+            .and_then(|value| usize::try_from(value).ok())
+            .filter(|value| range.contains(value))
+            .ok_or_else(|| {
+                self.value_error(key, format!("an integer from {} to {}", range.start(), range.end()))
+            })
+    }
+
+    pub(super) fn flag(&self, key: &'static str, default: bool) -> Result<bool, SamplerError> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.value_error(key, "true or false"))
+    }
+
+    pub(super) fn choice<T: Copy>(
+        &self,
+        key: &'static str,
+        default: T,
+        choices: &[(&str, T)],
+    ) -> Result<T, SamplerError> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        choices.iter().find(|(name, _)| value.as_str() == Some(name)).map(|&(_, choice)| choice).ok_or_else(
+            || {
+                let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+                self.value_error(key, names.join(" or "))
+            },
+        )
+    }
+
+    pub(super) fn numbers(&self, key: &'static str) -> Result<Option<Vec<f64>>, SamplerError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let numbers = value.as_array().and_then(|items| items.iter().map(Value::as_f64).collect());
+        numbers.map(Some).ok_or_else(|| self.value_error(key, "a list of numbers"))
+    }
+
+    /// Refuses the key where it is true, which it is not by default.
+    pub(super) fn refuse(&self, key: &'static str, instead: &'static str) -> Result<(), SamplerError> {
+        if !self.flag(key, false)? {
+            return Ok(());
+        }
+        Err(SamplerError::Unsupported { class: self.class, key, value: "true".to_owned(), instead })
+    }
+
+    pub(super) fn value_error(&self, key: &'static str, expected: impl Into<String>) -> SamplerError {
+        let value = self.get(key).map_or_else(|| "missing".to_owned(), Value::to_string);
+        SamplerError::Value { class: self.class, key, value, expected: expected.into() }
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+}
+
+/// Python writes minus infinity as `-Infinity`, which JSON doesn't know. The one key that holds it,
+/// `lambda_min_clipped`, has it as its default, so it can be null.
+fn without_infinities(text: &str) -> String {
+    let mut result = String::with_capacity(text.len());
+    let mut in_string = false;
+    for piece in text.split_inclusive('"') {
+        if in_string {
+            result.push_str(piece);
+        } else {
+            result.push_str(&piece.replace("-Infinity", "null"));
+        }
+        let body = piece.trim_end_matches('"');
+        let backslashes = body.len() - body.trim_end_matches('\\').len();
+        if !in_string || backslashes % 2 == 0 {
+            in_string = !in_string;
+        }
+    }
+    result
+}
