@@ -5,15 +5,18 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
+use bytes::Bytes;
+
 use crate::{
-    ir::{InitializerId, Masked},
+    ir::{InitializerId, Masked, for_each_piece},
     onnx::{DataFile, OnnxError},
 };
-use bytes::Bytes;
-use std::sync::Arc;
 
 /// About how many bytes of a tensor are in memory at once.
 const PIECE: usize = 4 << 20;
@@ -144,66 +147,9 @@ impl Content {
             Self::Bytes(bytes) => to.put(at, bytes).map(|()| None),
             Self::File(file, from) => to.copy(file, *from, at, len).map(|()| None),
             Self::Masked(id, masked) => {
-                let count = masked_pieces(masked, |piece_at, piece| to.put(at + piece_at, piece))?;
+                let count = for_each_piece(masked, PIECE, |piece_at, piece| to.put(at + piece_at, piece))?;
                 Ok(Some((*id, count)))
             }
         }
-    }
-}
-
-/// Calls `take` with each masked piece of a tensor and where it begins; returns how many elements were masked.
-fn masked_pieces(
-    masked: &Masked,
-    mut take: impl FnMut(u64, &[u8]) -> Result<(), OnnxError>,
-) -> Result<u64, OnnxError> {
-    let len = masked.original.len();
-    let granule = masked.transform.granularity().max(1);
-    let piece = (PIECE / granule).max(1).saturating_mul(granule) as u64;
-    let mut buffer = vec![0; piece.min(len) as usize];
-    let mut mask = masked.transform.start();
-    let (mut at, mut count) = (0, 0);
-    while at < len {
-        let piece = &mut buffer[..piece.min(len - at) as usize];
-        masked.original.read_at(at, piece)?;
-        count += mask(piece);
-        take(at, piece)?;
-        at += piece.len() as u64;
-    }
-    Ok(count)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ir::{Transform, WeightReader};
-
-    #[derive(Debug)]
-    struct Lengths;
-
-    impl Transform for Lengths {
-        fn granularity(&self) -> usize {
-            3 << 20
-        }
-
-        fn start(&self) -> Box<dyn FnMut(&mut [u8]) -> u64 + Send> {
-            Box::new(|piece| {
-                piece[0] = 1;
-                1
-            })
-        }
-    }
-
-    #[test]
-    fn pieces_are_whole_granules_in_order() {
-        let masked =
-            Masked { original: WeightReader::Memory(vec![0; 7 << 20].into()), transform: Arc::new(Lengths) };
-        let mut seen = Vec::new();
-        let count = masked_pieces(&masked, |at, piece| {
-            assert_eq!(piece[0], 1);
-            seen.push((at, piece.len()));
-            Ok(())
-        });
-        assert_eq!(count.unwrap(), 3);
-        assert_eq!(seen, [(0, 3 << 20), (3 << 20, 3 << 20), (6 << 20, 1 << 20)]);
     }
 }

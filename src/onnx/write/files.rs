@@ -63,12 +63,22 @@ impl Target {
 
 /// Files that must not be written over: what the output is made from, and outputs that were begun.
 #[derive(Debug, Default)]
-pub struct Taken(Vec<(PathBuf, Option<(u64, u64)>, &'static str)>);
+pub struct Taken(Vec<TakenFile>);
+
+#[derive(Debug)]
+struct TakenFile {
+    path: PathBuf,
+    id: Option<FileId>,
+    what: &'static str,
+}
+
+/// Device and inode: the same for all names of a file.
+pub type FileId = (u64, u64);
 
 impl Taken {
     /// Protects `path`, which is `what`.
     pub fn add(&mut self, path: &Path, what: &'static str) {
-        self.0.push((resolved(path), file_id(path), what));
+        self.0.push(TakenFile { path: resolved(path), id: file_id(path), what });
     }
 
     /// Whether `path` may be written: it is none of these files, by name, by link or by hard link.
@@ -80,8 +90,8 @@ impl Taken {
             return Err(OnnxError::output(path, "it is a folder"));
         }
         let (name, id) = (resolved(path), file_id(path));
-        match self.0.iter().find(|(n, i, _)| *n == name || (id.is_some() && *i == id)) {
-            Some((_, _, what)) => {
+        match self.0.iter().find(|taken| taken.path == name || (id.is_some() && taken.id == id)) {
+            Some(TakenFile { what, .. }) => {
                 Err(OnnxError::output(path, format!("it is {what}; choose another output name")))
             }
             None => Ok(()),
@@ -89,8 +99,8 @@ impl Taken {
     }
 }
 
-/// Device and inode of an existing file.
-pub fn file_id(path: &Path) -> Option<(u64, u64)> {
+/// Which file this is, if it exists.
+pub fn file_id(path: &Path) -> Option<FileId> {
     fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
@@ -214,9 +224,8 @@ pub fn place(data: Vec<Pending>, model: Pending) -> Result<(), OnnxError> {
     }
     swap.persist(model)?;
     swap.placed.clear();
-    for (old, _) in swap.moved.drain(..) {
-        drop(old);
-    }
+    // Removes the older files.
+    swap.moved.clear();
     Ok(())
 }
 
@@ -256,6 +265,30 @@ impl Drop for Swap {
         }
         for (old, path) in self.moved.drain(..).rev() {
             old.persist(path).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_replacement_is_taken_back() {
+        let work = tempfile::tempdir().unwrap();
+        let names = ["m.onnx", "m.onnx_data"].map(|name| work.path().join(name));
+        for with_older in [false, true] {
+            if with_older {
+                names.iter().for_each(|name| fs::write(name, "older").unwrap());
+            }
+            let mut taken = Taken::default();
+            let [model, data] = names.each_ref().map(|name| Pending::create(name, &mut taken).unwrap());
+            // The data file gets its name, the model cannot.
+            fs::remove_file(&model.temporary).unwrap();
+            assert!(place(vec![data], model).is_err());
+            let left: Vec<_> = names.iter().filter_map(|name| fs::read_to_string(name).ok()).collect();
+            assert_eq!(left, vec!["older"; if with_older { 2 } else { 0 }]);
+            assert_eq!(fs::read_dir(work.path()).unwrap().count(), left.len());
         }
     }
 }

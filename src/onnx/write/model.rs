@@ -4,7 +4,12 @@ use bytes::Bytes;
 use prost::Message as _;
 use rustc_hash::FxHashSet;
 
-use super::{files::Target, message::Message, nested::Kind, tensors::Placement};
+use super::{
+    files::Target,
+    message::Message,
+    nested::Kind,
+    tensors::{Layout, Placement},
+};
 use crate::{
     ir::{Graph, GraphIo, InitializerId, Item, NodeId, Origin, ValueId},
     onnx::{
@@ -13,8 +18,6 @@ use crate::{
         wire::{self, Field},
     },
 };
-
-use super::tensors::Layout;
 
 /// A digest that some tools leave in `metadata_props`; it is wrong once anything changed.
 const MODEL_HASH: &str = "model_hash";
