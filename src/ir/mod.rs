@@ -14,6 +14,7 @@ mod weights;
 
 pub use check::CheckError;
 pub use edit::{EditError, Editor, NodeSpec, Place};
+pub(crate) use graph::Item;
 pub use graph::{Graph, GraphIo, Initializer, Origin, Use, Value};
 pub use masked::{count_masked, for_each_piece};
 pub use node::{Node, attribute};

@@ -40,6 +40,17 @@ pub enum OnnxError {
         /// What is wrong.
         what: String,
     },
+    /// A file cannot be, or must not be, written under this name.
+    #[error("cannot write {}: {what}", path.display())]
+    Output {
+        /// The file that would have been written.
+        path: PathBuf,
+        /// Why not, and what would do.
+        what: String,
+    },
+    /// The user stopped the work; nothing was changed.
+    #[error("stopped before anything was changed")]
+    Cancelled,
 }
 
 impl OnnxError {
@@ -51,11 +62,11 @@ impl OnnxError {
         Self::Invalid { place: place.into(), what: what.into() }
     }
 
-    pub(crate) fn io(
-        action: impl Into<String>,
-        path: impl Into<PathBuf>,
-        source: std::io::Error,
-    ) -> Self {
+    pub(crate) fn output(path: impl Into<PathBuf>, what: impl Into<String>) -> Self {
+        Self::Output { path: path.into(), what: what.into() }
+    }
+
+    pub(crate) fn io(action: impl Into<String>, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { action: action.into(), path: path.into(), source }
     }
 }

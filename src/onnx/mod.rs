@@ -10,12 +10,14 @@ mod open;
 pub mod tensor;
 pub mod text;
 pub mod wire;
+mod write;
 
 pub use error::OnnxError;
 
 pub use external::{DataFile, DataFiles};
 pub use open::{GraphSource, Source, graph_field, model_field, open, open_bytes};
 pub use tensor::{DataType, ExternalRange, Payload, TensorHeader};
+pub use write::{WeightPolicy, WriteOptions, Written, write};
 
 /// Messages of the ONNX schema (`proto/onnx.proto`), as prost makes them; byte fields are slices of the map.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -1,0 +1,284 @@
+//! Writing a graph to disk.
+//!
+//! An unedited graph comes out byte for byte. In an edited one each message that no pass touched is the bytes it
+//! came in, and lengths are computed before anything is written, so the model is streamed, never built in memory.
+//! The files appear complete or not at all ([`files::place`]). They are flushed to the disk before they get their
+//! names: the system reports some full disks only then, and a model must not outlive its data in a power failure.
+//! That takes 1 s after the 10 to 20 s that copying 3.4 GB takes, and 0.1 s for 475 MB of masked weights.
+
+mod copy;
+mod data;
+mod files;
+mod message;
+mod model;
+mod nested;
+mod tensors;
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use copy::{Destination, MaskedCount, Ticker};
+use files::{Pending, Taken, Target};
+use message::Message;
+use tensors::{Layout, Placement};
+
+use super::{DataFile, OnnxError, Payload, TensorHeader, graph_field};
+use crate::ir::{Graph, InitializerId};
+
+const INITIALIZER: u32 = graph_field::INITIALIZER;
+
+/// The longest message that protobuf decoders accept.
+const MESSAGE_LIMIT: u64 = i32::MAX as u64;
+
+/// Where the weights that no pass changed are in the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightPolicy {
+    /// Where they are: the output points into the source's data file, or into the source model itself.
+    Share,
+    /// In the output's own files. An output from a model in one file is one file too, if it stays below 2 GiB.
+    Copy,
+}
+
+/// What to write, and how.
+#[derive(Clone, Copy)]
+pub struct WriteOptions<'a> {
+    /// The model file. New weights go to a data file beside it, named like it with `_data` after it.
+    pub output: &'a Path,
+    /// What becomes of unchanged weights.
+    pub policy: WeightPolicy,
+    /// Called, from any thread, with the number of bytes written since the last call.
+    pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
+    /// Set it to stop: [`write()`] removes what it began and returns [`OnnxError::Cancelled`].
+    pub cancelled: Option<&'a AtomicBool>,
+    /// Files that must not be written over, besides the source model and its data: the plan.
+    pub protected: &'a [PathBuf],
+}
+
+/// What was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// The files with their lengths in bytes, the model first.
+    pub files: Vec<(PathBuf, u64)>,
+    /// The sum of those lengths.
+    pub bytes_written: u64,
+    /// Bytes of weights that the output uses from other files.
+    pub bytes_shared: u64,
+    /// Those files.
+    pub shared_with: Vec<PathBuf>,
+    /// How many elements of each masked initializer were masked.
+    pub masked: Vec<(InitializerId, u64)>,
+}
+
+/// Writes `graph` to `options.output`.
+///
+/// An unedited graph is copied: the model byte for byte, its data files, when it goes to another folder, under their
+/// names beside it. In its own folder it keeps using the data files that are there, under [`WeightPolicy::Copy`] too.
+///
+/// # Errors
+/// [`OnnxError::Output`] if the output must not or cannot be written there, or weights cannot be shared from there;
+/// [`OnnxError::Io`] if a file cannot be read or written (a full disk, a read-only folder);
+/// [`OnnxError::Cancelled`]; other variants if the source's weights are missing or broken. After any error, no file
+/// has changed.
+pub fn write(graph: &Graph, options: &WriteOptions<'_>) -> Result<Written, OnnxError> {
+    let target = Target::new(options.output)?;
+    let source = graph.source();
+    let external = nested::external_tensors(source)?;
+    let mut taken = Taken::default();
+    if let Some(file) = &source.file {
+        taken.add(&file.path, "the model that is being compiled");
+    }
+    for location in external.iter().filter_map(location) {
+        taken.add(&source.data.path(location)?, "a file with weights of the model that is being compiled");
+    }
+    for path in options.protected {
+        taken.add(path, "a file that this command reads");
+    }
+    let ticker = Ticker { progress: options.progress, cancelled: options.cancelled };
+    ticker.advance(0)?;
+    if graph.is_edited() {
+        write_edited(graph, options.policy, &target, !external.is_empty(), &mut taken, ticker)
+    } else {
+        write_unedited(graph, &target, &external, &mut taken, ticker)
+    }
+}
+
+fn location(header: &TensorHeader) -> Option<&str> {
+    match &header.payload {
+        Payload::External(range) => Some(&range.location),
+        Payload::Raw(_) | Payload::Typed => None,
+    }
+}
+
+fn write_edited(
+    graph: &Graph,
+    policy: WeightPolicy,
+    target: &Target,
+    external: bool,
+    taken: &mut Taken,
+    ticker: Ticker<'_>,
+) -> Result<Written, OnnxError> {
+    let (message, placement) = lay_out(graph, policy, target, external, MESSAGE_LIMIT)?;
+    let model = Pending::create(&target.path, taken)?;
+    let mut masked = Vec::new();
+    let mut data = Vec::new();
+    if !placement.data.is_empty() {
+        let file = Pending::create(&target.beside(&target.data_name()), taken)?;
+        masked.extend(placement.data.write(destination(&file, ticker))?);
+        data.push(file);
+    }
+    masked.extend(message.write(destination(&model, ticker))?);
+    finish(model, data, placement.shared, masked, ticker)
+}
+
+fn destination<'a>(file: &'a Pending, ticker: Ticker<'a>) -> Destination<'a> {
+    Destination { file: &file.file, path: &file.path, ticker }
+}
+
+/// The model as a message of at most `limit` bytes.
+fn lay_out<'g>(
+    graph: &'g Graph,
+    policy: WeightPolicy,
+    target: &'g Target,
+    external: bool,
+    limit: u64,
+) -> Result<(Message<'g>, Placement<'g>), OnnxError> {
+    let layout = match policy {
+        WeightPolicy::Share => Layout::Share,
+        WeightPolicy::Copy if external => Layout::Gather,
+        WeightPolicy::Copy => Layout::Inline,
+    };
+    let fits = |message: &Message<'_>| message.len() <= limit;
+    let laid_out = model::model(graph, target, layout, external)?;
+    if fits(&laid_out.0) {
+        return Ok(laid_out);
+    }
+    let laid_out = model::model(graph, target, Layout::Gather, external)?;
+    if fits(&laid_out.0) {
+        return Ok(laid_out);
+    }
+    Err(OnnxError::output(
+        &target.path,
+        format!(
+            "without its weights the model would still take {} bytes, and protobuf allows {limit}: move what is in \
+             Constant nodes and typed tensor fields to initializers with external data",
+            laid_out.0.len()
+        ),
+    ))
+}
+
+fn write_unedited(
+    graph: &Graph,
+    target: &Target,
+    external: &[TensorHeader],
+    taken: &mut Taken,
+    ticker: Ticker<'_>,
+) -> Result<Written, OnnxError> {
+    let source = graph.source();
+    let mut used: BTreeMap<&str, (Arc<DataFile>, u64)> = BTreeMap::new();
+    for header in external {
+        let Payload::External(range) = &header.payload else { continue };
+        let len = header.byte_len().or(range.length).unwrap_or(0);
+        let file = source.data.locate(&header.name, range, len)?;
+        used.entry(&range.location).or_insert((file, 0)).1 += len;
+    }
+    let model = Pending::create(&target.path, taken)?;
+    let mut shared = BTreeMap::new();
+    let mut data = Vec::new();
+    for (location, (file, len)) in used {
+        let path = target.beside(location);
+        let id = files::file_id(&path);
+        if id.is_some() && id == files::file_id(&file.path) {
+            shared.insert(path, len);
+            continue;
+        }
+        taken.check(&path)?;
+        if id.is_none() {
+            let copy = Pending::create(&path, taken)?;
+            destination(&copy, ticker).copy(&file, 0, 0, file.len)?;
+            data.push(copy);
+        } else if same_content(&path, &file)? {
+            shared.insert(path, len);
+        } else {
+            return Err(OnnxError::output(
+                &path,
+                "the unchanged model needs its data under this name, where another file is; choose another folder",
+            ));
+        }
+    }
+    match &source.file {
+        Some(file) => destination(&model, ticker).copy(file, 0, 0, source.bytes.len() as u64)?,
+        None => destination(&model, ticker).put(0, &source.bytes)?,
+    }
+    finish(model, data, shared, Vec::new(), ticker)
+}
+
+/// Whether the file at `path` holds what `other` holds.
+fn same_content(path: &Path, other: &DataFile) -> Result<bool, OnnxError> {
+    let file = File::open(path).map_err(|e| OnnxError::io("open", path, e))?;
+    if file.metadata().map_err(|e| OnnxError::io("read the size", path, e))?.len() != other.len {
+        return Ok(false);
+    }
+    let (mut here, mut there) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let mut at = 0;
+    while at < other.len {
+        let len = (other.len - at).min(1 << 20) as usize;
+        file.read_exact_at(&mut here[..len], at).map_err(|e| OnnxError::io("read", path, e))?;
+        other.read_at(at, &mut there[..len])?;
+        if here[..len] != there[..len] {
+            return Ok(false);
+        }
+        at += len as u64;
+    }
+    Ok(true)
+}
+
+fn finish(
+    model: Pending,
+    data: Vec<Pending>,
+    shared: BTreeMap<PathBuf, u64>,
+    mut masked: Vec<MaskedCount>,
+    ticker: Ticker<'_>,
+) -> Result<Written, OnnxError> {
+    let files = std::iter::once(&model)
+        .chain(&data)
+        .map(|file| Ok((file.path.clone(), file.len()?)))
+        .collect::<Result<Vec<_>, OnnxError>>()?;
+    for file in data.iter().chain([&model]) {
+        file.flush()?;
+    }
+    ticker.advance(0)?;
+    files::place(data, model)?;
+    masked.sort_unstable();
+    Ok(Written {
+        bytes_written: files.iter().map(|(_, len)| len).sum(),
+        files,
+        bytes_shared: shared.values().sum(),
+        shared_with: shared.into_keys().collect(),
+        masked,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_too_long_gets_a_data_file() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sd15-mini/torchscript");
+        let mut graph = Graph::load(super::super::open(folder.join("unet.onnx")).unwrap()).unwrap();
+        graph.edit().set_graph_name("edited");
+        let target = Target::new(&folder.join("out.onnx")).unwrap();
+        let lay_out = |limit| lay_out(&graph, WeightPolicy::Copy, &target, false, limit);
+        let (whole, placement) = lay_out(MESSAGE_LIMIT).unwrap();
+        assert!(placement.data.is_empty());
+        let (short, placement) = lay_out(whole.len() - 1).unwrap();
+        assert!(short.len() < whole.len() && !placement.data.is_empty());
+        let error = lay_out(short.len() - 1).unwrap_err();
+        assert!(error.to_string().contains("external data"), "{error}");
+    }
+}
