@@ -2,6 +2,7 @@
 
 pub mod constants;
 pub mod flow;
+pub mod macs;
 pub mod magnitude;
 pub mod modules;
 pub mod shapes;

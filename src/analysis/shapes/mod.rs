@@ -1,10 +1,127 @@
-//! Symbolic shapes of every value.
-use crate::ir::ValueId;
-/// placeholder until the branch lands
-#[derive(Debug)]
-pub struct Shapes;
-#[derive(Debug)]
-#[allow(missing_docs)]
-pub enum Agreement { Equal, EqualWhenDivisible { note: String }, Different { dim: usize }, Unknown }
-#[allow(missing_docs)]
-impl Shapes { pub fn of(&self, _: ValueId) -> Option<&String> { None } pub fn compare(&self, _: ValueId, _: ValueId) -> Agreement { Agreement::Equal } }
+//! Symbolic shapes and element types of every value of a graph.
+//!
+//! Shapes are inferred from the graph's inputs alone: the shapes that a model states (`value_info`) play no part, so
+//! a model from which a tool has stripped them gives the same result, and one in which they are wrong cannot mislead.
+//! Sizes are expressions over the symbols of the graph's inputs ([`Dim`]); the integer tensors that models compute
+//! shapes with are followed element by element. The shape rules of most operators are those of
+//! `rten-shape-inference`; the ones that move or compute elements are in `values`, with 64-bit arithmetic that has
+//! no result rather than a wrong one.
+//!
+//! Deliberately unknown: operators outside the standard domain, calls of model-local functions, the results of If,
+//! Loop and Scan, and sizes that depend on data.
+
+mod bridge;
+mod compare;
+mod dim;
+mod division;
+mod elementwise;
+mod evaluate;
+mod infer;
+mod inputs;
+mod rules;
+mod tensor;
+mod types;
+mod values;
+
+use std::{fmt, sync::Arc};
+
+pub use compare::{Agreement, Difference, compare};
+pub use dim::Dim;
+pub use evaluate::ConcreteShapes;
+pub use infer::shapes;
+pub use inputs::bind_sizes;
+
+use crate::{
+    ir::{NodeId, ValueId},
+    onnx::DataType,
+};
+
+/// The shapes of the values of a graph.
+#[derive(Clone, Debug, Default)]
+pub struct Shapes {
+    by_value: Vec<Option<Shape>>,
+    data_types: Vec<Option<DataType>>,
+    symbols: Vec<Arc<str>>,
+    notes: Vec<Note>,
+}
+
+/// A value's dimensions and element type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// The dimensions; none for a scalar.
+    pub dims: Vec<Dim>,
+    /// The element type, if it is known.
+    pub data_type: Option<DataType>,
+}
+
+/// Something about a node that inference found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The node.
+    pub node: NodeId,
+    /// How it bears on the graph.
+    pub kind: NoteKind,
+    /// What was found, with the node's name.
+    pub what: String,
+}
+
+/// How a [`Note`] bears on the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoteKind {
+    /// There is no rule for the node, or it lacks something: its results are unknown.
+    Unsupported,
+    /// The node cannot run at any size: operands that don't fit together, or an invalid attribute.
+    Invalid,
+}
+
+impl Shapes {
+    /// The shape of `value`; `None` if not even its number of dimensions is known.
+    pub fn of(&self, value: ValueId) -> Option<&Shape> {
+        self.by_value.get(value.index())?.as_ref()
+    }
+
+    /// The element type of `value`, which may be known where its shape is not.
+    pub fn data_type(&self, value: ValueId) -> Option<DataType> {
+        self.data_types.get(value.index()).copied().flatten()
+    }
+
+    /// Whether every dimension and the element type of `value` are known.
+    pub fn is_known(&self, value: ValueId) -> bool {
+        self.of(value).is_some_and(|shape| shape.data_type.is_some() && shape.dims.iter().all(Dim::is_known))
+    }
+
+    /// How the shapes of two values relate; [`Agreement::Unknown`] if one of them is not known.
+    pub fn compare(&self, a: ValueId, b: ValueId) -> Agreement {
+        match (self.of(a), self.of(b)) {
+            (Some(a), Some(b)) => compare(a, b),
+            _ => Agreement::Unknown,
+        }
+    }
+
+    /// The symbols of the graph's inputs, in the order in which they first appear. Each stands for a size of at
+    /// least 1. A dimension that the model leaves unnamed is called `<input>.<axis>`.
+    pub fn symbols(&self) -> &[Arc<str>] {
+        &self.symbols
+    }
+
+    /// What inference found along the way, in the order of the nodes.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// The notes about nodes that cannot run.
+    pub fn problems(&self) -> impl Iterator<Item = &Note> {
+        self.notes.iter().filter(|note| note.kind == NoteKind::Invalid)
+    }
+}
+
+/// As in `[B, 320, H, W]`.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[")?;
+        for (i, dim) in self.dims.iter().enumerate() {
+            write!(f, "{}{dim}", if i > 0 { ", " } else { "" })?;
+        }
+        write!(f, "]")
+    }
+}
