@@ -12,7 +12,9 @@ use crate::ir::{Graph, Node, NodeId};
 /// Multiply-accumulates of `node` (Conv, ConvTranspose, Gemm, MatMul, Attention, Einsum); 0 for any other operator,
 /// and where a shape that it takes is not known.
 pub fn macs(graph: &Graph, shapes: &ConcreteShapes, node: NodeId) -> u64 {
-    let Some(node) = graph.get(node).filter(|n| matches!(n.domain.as_str(), "" | "ai.onnx")) else { return 0 };
+    let Some(node) = graph.get(node).filter(|n| matches!(n.domain.as_str(), "" | "ai.onnx")) else {
+        return 0;
+    };
     let count = match node.op_type.as_str() {
         "Conv" => conv(shapes, node),
         "ConvTranspose" => conv_transpose(shapes, node),

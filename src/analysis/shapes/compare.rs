@@ -2,10 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{
-    Shape,
-    dim::{Atom, Dim},
-};
+use super::{Shape, atom::Atom, dim::Dim};
 
 /// Divisors to try for [`Agreement::EqualWhenDivisible`]: what a UNet with up to six downsamplers can ask for.
 const DIVISORS: [u32; 6] = [2, 4, 8, 16, 32, 64];
@@ -98,7 +95,9 @@ fn equal_when_divisible(unequal: &[(usize, &Dim, &Dim)]) -> Option<Agreement> {
     }
     let by = DIVISORS.into_iter().find(|by| {
         let multiple = |atom: &Atom| match atom {
-            Atom::Symbol(name) if symbols.contains(name) => Dim::from(i64::from(*by)).mul(&atom.clone().into()),
+            Atom::Symbol(name) if symbols.contains(name) => {
+                Dim::from(i64::from(*by)).mul(&atom.clone().into())
+            }
             _ => None,
         };
         unequal.iter().all(|(_, x, y)| {
@@ -138,7 +137,8 @@ fn differ_somewhere(a: &Dim, b: &Dim) -> bool {
     }
     [64, 128, 832].into_iter().any(|base| {
         let lookup = |name: &str| {
-            let factor = name.bytes().fold(7usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+            let factor =
+                name.bytes().fold(7usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
             FACTORS.get(factor % FACTORS.len()).map(|factor| factor * base)
         };
         match (a.evaluate(&lookup), b.evaluate(&lookup)) {

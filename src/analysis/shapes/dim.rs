@@ -10,10 +10,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::division::floor_div;
+use super::atom::Atom;
 
 /// Largest number of symbols, terms and nested expressions that one size may have.
-const MAX_WEIGHT: usize = 128;
+pub(super) const MAX_WEIGHT: usize = 128;
 
 /// The size of one dimension, or an integer element of a small tensor.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,20 +32,6 @@ pub(super) struct Term {
     /// In ascending order, repeated for powers.
     pub factors: Vec<Atom>,
     pub coefficient: i64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Atom {
-    /// A symbol of a graph input.
-    Symbol(Arc<str>),
-    /// `.0 // .1`, rounded down.
-    Floor(Arc<(Dim, Dim)>),
-    Max(Arc<(Dim, Dim)>),
-    Min(Arc<(Dim, Dim)>),
-    /// The result of broadcasting dimensions: all are equal or 1. In ascending order, without repetitions.
-    Broadcast(Arc<Vec<Dim>>),
-    /// Something that could not be inferred. Equal numbers stand for the same value.
-    Unknown(u32),
 }
 
 impl From<i64> for Dim {
@@ -229,7 +215,7 @@ impl Dim {
         self.lower_bound().is_some_and(|lower| lower >= bound)
     }
 
-    fn lower_bound(&self) -> Option<i64> {
+    pub(super) fn lower_bound(&self) -> Option<i64> {
         self.terms().iter().try_fold(0i64, |sum, term| {
             if term.coefficient < 0 && !term.factors.is_empty() {
                 return None;
@@ -266,83 +252,12 @@ impl Dim {
         }
     }
 
-    fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         match &self.0 {
             Repr::Constant(_) => 1,
             Repr::Sum(terms) => {
                 terms.iter().map(|t| 1 + t.factors.iter().map(Atom::weight).sum::<usize>()).sum()
             }
-        }
-    }
-}
-
-impl Atom {
-    /// It as a size, unless it is too large.
-    pub(super) fn checked(self) -> Option<Dim> {
-        (self.weight() < MAX_WEIGHT).then(|| self.into())
-    }
-
-    /// The expressions that it is made of.
-    fn parts(&self) -> Vec<&Dim> {
-        match self {
-            Self::Symbol(_) | Self::Unknown(_) => Vec::new(),
-            Self::Floor(pair) | Self::Max(pair) | Self::Min(pair) => vec![&pair.0, &pair.1],
-            Self::Broadcast(members) => members.iter().collect(),
-        }
-    }
-
-    fn weight(&self) -> usize {
-        1 + self.parts().iter().map(|part| part.weight()).sum::<usize>()
-    }
-
-    fn evaluate(&self, lookup: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
-        match self {
-            Self::Symbol(name) => lookup(name),
-            Self::Floor(pair) => {
-                let (n, d) = (pair.0.evaluate(lookup)?, pair.1.evaluate(lookup)?);
-                let quotient = n.checked_div(d)?;
-                Some(if n % d != 0 && (n < 0) != (d < 0) { quotient - 1 } else { quotient })
-            }
-            Self::Max(pair) => Some(pair.0.evaluate(lookup)?.max(pair.1.evaluate(lookup)?)),
-            Self::Min(pair) => Some(pair.0.evaluate(lookup)?.min(pair.1.evaluate(lookup)?)),
-            Self::Broadcast(members) => {
-                let mut size = 1;
-                for member in members.iter() {
-                    let member = member.evaluate(lookup)?;
-                    if member != 1 {
-                        size = member;
-                    }
-                }
-                Some(size)
-            }
-            Self::Unknown(_) => None,
-        }
-    }
-
-    fn lower_bound(&self) -> Option<i64> {
-        match self {
-            Self::Symbol(_) => Some(1),
-            Self::Floor(pair) => match (pair.0.lower_bound()?, pair.1.constant()) {
-                (n, Some(d)) if d > 0 => Some(n.div_euclid(d)),
-                (n, None) if n >= 0 && pair.1.is_at_least(1) => Some(0),
-                _ => None,
-            },
-            Self::Max(pair) => pair.0.lower_bound().max(pair.1.lower_bound()),
-            Self::Min(pair) => Some(pair.0.lower_bound()?.min(pair.1.lower_bound()?)),
-            Self::Broadcast(members) => members.iter().map(Dim::lower_bound).min().flatten(),
-            Self::Unknown(_) => None,
-        }
-    }
-
-    fn substitute(&self, replace: &dyn Fn(&Self) -> Option<Dim>) -> Option<Dim> {
-        match self {
-            Self::Symbol(_) | Self::Unknown(_) => Some(self.clone().into()),
-            Self::Floor(pair) => floor_div(&pair.0.substitute(replace)?, &pair.1.substitute(replace)?),
-            Self::Max(pair) => pair.0.substitute(replace)?.larger(&pair.1.substitute(replace)?),
-            Self::Min(pair) => pair.0.substitute(replace)?.smaller(&pair.1.substitute(replace)?),
-            Self::Broadcast(members) => members.iter().try_fold(Dim::from(1), |size, member| {
-                size.broadcast(&member.substitute(replace)?)
-            }),
         }
     }
 }
@@ -378,7 +293,7 @@ impl fmt::Display for Dim {
                 if j > 0 || coefficient != 1 {
                     write!(f, "*")?;
                 }
-                let alone = term.factors.len() == 1 && coefficient == 1 && terms.len() == 1;
+                let alone = term.factors.len() == 1 && term.coefficient == 1 && terms.len() == 1;
                 match atom {
                     Atom::Floor(_) if !alone => write!(f, "({atom})")?,
                     _ => write!(f, "{atom}")?,
@@ -389,30 +304,93 @@ impl fmt::Display for Dim {
     }
 }
 
-impl fmt::Display for Atom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Symbol(name) => f.write_str(name),
-            Self::Floor(pair) => {
-                let part = |f: &mut fmt::Formatter<'_>, part: &Dim| match part.as_atom() {
-                    Some(Self::Floor(_)) => write!(f, "({part})"),
-                    None if part.constant().is_none() => write!(f, "({part})"),
-                    _ => write!(f, "{part}"),
-                };
-                part(f, &pair.0)?;
-                write!(f, "//")?;
-                part(f, &pair.1)
+#[cfg(test)]
+mod tests {
+    use super::{super::division::floor_div, *};
+
+    fn h() -> Dim {
+        Dim::symbol("h")
+    }
+
+    fn number(value: i64) -> Dim {
+        value.into()
+    }
+
+    /// The size after a convolution with kernel 3, stride 2 and padding 1, as the ONNX spec writes it.
+    fn halved(size: &Dim) -> Dim {
+        floor_div(&size.sub(&number(1)).unwrap(), &number(2)).unwrap().add(&number(1)).unwrap()
+    }
+
+    #[test]
+    fn the_forms_that_exporters_write_are_one() {
+        // What torch.export states, 2*((h - 1)//2) + 2, and what inference builds, 2*(1 + (h - 1)//2).
+        let half = floor_div(&h().sub(&number(1)).unwrap(), &number(2)).unwrap();
+        let stated = half.mul(&number(2)).unwrap().add(&number(2)).unwrap();
+        let inferred = number(2).mul(&number(1).add(&half).unwrap()).unwrap();
+        assert_eq!(stated, inferred);
+        assert_eq!(stated.to_string(), "2*((h + 1)//2)");
+        assert_eq!(halved(&halved(&halved(&h()))).to_string(), "(h + 7)//8");
+    }
+
+    #[test]
+    fn normal_forms_have_the_values_of_what_they_stand_for() {
+        let w = Dim::symbol("w");
+        let linear = h().mul(&number(6)).unwrap().sub(&w.mul(&number(4)).unwrap()).unwrap();
+        for (divisor, offset) in [(2, -7), (4, 3), (-3, 5), (5, 0), (12, 11)] {
+            let n = linear.add(&number(offset)).unwrap();
+            let once = floor_div(&n, &number(divisor)).unwrap();
+            let twice = floor_div(&once.add(&number(offset)).unwrap(), &number(3)).unwrap();
+            for (hs, ws) in [(1, 1), (2, 7), (13, 5), (64, 96), (17, 1)] {
+                let lookup = |name: &str| Some(if name == "h" { hs } else { ws });
+                let floor = |n: f64, d: i64| (n / d as f64).floor();
+                let expected = floor((6 * hs - 4 * ws + offset) as f64, divisor);
+                assert_eq!(once.evaluate(&lookup), Some(expected as i64), "{once}");
+                let expected = floor(expected + offset as f64, 3);
+                assert_eq!(twice.evaluate(&lookup), Some(expected as i64), "{twice}");
             }
-            Self::Max(pair) => write!(f, "max({}, {})", pair.0, pair.1),
-            Self::Min(pair) => write!(f, "min({}, {})", pair.0, pair.1),
-            Self::Broadcast(members) => {
-                write!(f, "broadcast(")?;
-                for (i, member) in members.iter().enumerate() {
-                    write!(f, "{}{member}", if i > 0 { ", " } else { "" })?;
-                }
-                write!(f, ")")
-            }
-            Self::Unknown(_) => write!(f, "?"),
         }
+    }
+
+    #[test]
+    fn quotients_of_products_come_out_even() {
+        let (b, w) = (Dim::symbol("b"), Dim::symbol("w"));
+        let area = halved(&h()).mul(&halved(&w)).unwrap();
+        let total = b.mul(&number(320)).unwrap().mul(&area).unwrap();
+        let known = b.mul(&number(32)).unwrap();
+        assert_eq!(floor_div(&total, &known).unwrap(), area.mul(&number(10)).unwrap());
+        let sum = h().add(&w).unwrap();
+        let square = sum.mul(&sum).unwrap();
+        assert_eq!(floor_div(&square, &sum).unwrap(), sum);
+        // b*7*h // (b*2*w): only what is common goes.
+        let n = b.mul(&number(14)).unwrap().mul(&h()).unwrap();
+        let d = b.mul(&number(4)).unwrap().mul(&w).unwrap();
+        assert_eq!(floor_div(&n, &d).unwrap().to_string(), "(7*h)//(2*w)");
+    }
+
+    #[test]
+    fn growth_and_overflow_have_no_result() {
+        assert_eq!(number(i64::MAX).add(&number(1)), None);
+        assert_eq!(number(i64::MIN).mul(&number(-1)), None);
+        assert_eq!(floor_div(&number(i64::MIN), &number(-1)), None);
+        assert_eq!(floor_div(&h(), &number(0)), None);
+        let mut size = h();
+        let mut steps = 0;
+        while let Some(next) = size.mul(&size).and_then(|s| s.add(&Dim::symbol("w"))) {
+            size = next;
+            steps += 1;
+        }
+        assert!((2..8).contains(&steps), "{steps}");
+    }
+
+    #[test]
+    fn maxima_and_broadcasts_are_decided_where_they_can_be() {
+        assert_eq!(h().larger(&number(1)), Some(h()));
+        assert_eq!(h().smaller(&h().add(&number(3)).unwrap()), Some(h()));
+        assert_eq!(h().smaller(&number(77)).unwrap().to_string(), "min(77, h)");
+        assert_eq!(h().broadcast(&number(1)), Some(h()));
+        assert_eq!(h().broadcast(&number(4)), Some(number(4)));
+        assert_eq!(number(3).broadcast(&number(4)), None);
+        let (a, b) = (h().broadcast(&Dim::symbol("w")), Dim::symbol("w").broadcast(&h()));
+        assert_eq!(a, b);
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::dim::{Atom, Dim, Term, order};
+use super::{
+    atom::Atom,
+    dim::{Dim, Term, order},
+};
 
 /// `n // d`, rounded down. `None` for a division by zero, or a result that is too large.
 pub(super) fn floor_div(n: &Dim, d: &Dim) -> Option<Dim> {
@@ -23,6 +26,15 @@ pub(super) fn floor_div(n: &Dim, d: &Dim) -> Option<Dim> {
                 }
             }
         },
+    }
+}
+
+/// `n / d`, rounded toward zero, as ONNX divides integers.
+pub(super) fn truncating_div(n: &Dim, d: &Dim) -> Option<Dim> {
+    match (n.constant(), d.constant()) {
+        (Some(n), Some(d)) => n.checked_div(d).map(Dim::from),
+        _ if n.is_at_least(0) && d.is_at_least(1) => floor_div(n, d),
+        _ => exact(n, d).or_else(|| Atom::Truncated(Arc::new((n.clone(), d.clone()))).checked()),
     }
 }
 

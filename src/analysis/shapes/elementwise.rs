@@ -2,7 +2,7 @@
 
 use super::{
     dim::Dim,
-    division::{exact, floor_div},
+    division::{exact, floor_div, truncating_div},
     infer::{Call, Failure, Results},
     tensor::{Element, MAX_ELEMENTS, Tensor},
 };
@@ -10,13 +10,65 @@ use crate::onnx::DataType;
 
 /// Operators that keep the dimensions of their first operand, and whose elements are not followed.
 const KEEP_SHAPE: &[&str] = &[
-    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Bernoulli", "BitwiseNot", "Celu", "Clip", "Cos", "Cosh",
-    "CumSum", "DequantizeLinear", "Elu", "Erf", "Exp", "EyeLike", "Gelu", "GroupNormalization", "HardSigmoid",
-    "HardSwish", "Hardmax", "InstanceNormalization", "IsInf", "IsNaN", "LRN", "LeakyRelu", "Log", "LogSoftmax",
-    "LpNormalization", "MeanVarianceNormalization", "Mish", "PRelu", "QuantizeLinear", "RMSNormalization",
-    "RandomNormalLike", "RandomUniformLike", "Reciprocal", "Relu", "ReverseSequence", "RotaryEmbedding",
-    "ScatterElements", "ScatterND", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Softplus",
-    "Softsign", "Swish", "Tan", "Tanh", "TensorScatter", "ThresholdedRelu", "Trilu",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Bernoulli",
+    "BitwiseNot",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "CumSum",
+    "DequantizeLinear",
+    "Elu",
+    "Erf",
+    "Exp",
+    "EyeLike",
+    "Gelu",
+    "GroupNormalization",
+    "HardSigmoid",
+    "HardSwish",
+    "Hardmax",
+    "InstanceNormalization",
+    "IsInf",
+    "IsNaN",
+    "LRN",
+    "LeakyRelu",
+    "Log",
+    "LogSoftmax",
+    "LpNormalization",
+    "MeanVarianceNormalization",
+    "Mish",
+    "PRelu",
+    "QuantizeLinear",
+    "RMSNormalization",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Reciprocal",
+    "Relu",
+    "ReverseSequence",
+    "RotaryEmbedding",
+    "ScatterElements",
+    "ScatterND",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "TensorScatter",
+    "ThresholdedRelu",
+    "Trilu",
 ];
 
 /// The results of an elementwise operator; `None` if `call` is another one.
@@ -59,7 +111,9 @@ pub(super) fn infer(call: &mut Call<'_>) -> Option<Results> {
         "GreaterOrEqual" => map(call, 2, pair(|x, y| compare(x, y, [false, true, true]))),
         "And" => map(call, 2, pair(|x, y| Some(i64::from(x.number()? != 0.0 && y.number()? != 0.0).into()))),
         "Or" => map(call, 2, pair(|x, y| Some(i64::from(x.number()? != 0.0 || y.number()? != 0.0).into()))),
-        "Xor" => map(call, 2, pair(|x, y| Some(i64::from((x.number()? != 0.0) != (y.number()? != 0.0)).into()))),
+        "Xor" => {
+            map(call, 2, pair(|x, y| Some(i64::from((x.number()? != 0.0) != (y.number()? != 0.0)).into())))
+        }
         "Where" => map(call, 3, |x| match x {
             [_, yes, no] if yes == no => Some((*yes).clone()),
             [condition, yes, no] => Some(if condition.number()? != 0.0 { *yes } else { *no }.clone()),
@@ -155,9 +209,7 @@ pub(super) fn source_index(mut index: usize, dims: &[Dim], shape: &[Dim]) -> Opt
     Some(source)
 }
 
-fn pair(
-    rule: impl Fn(&Element, &Element) -> Option<Element>,
-) -> impl Fn(&[&Element]) -> Option<Element> {
+fn pair(rule: impl Fn(&Element, &Element) -> Option<Element>) -> impl Fn(&[&Element]) -> Option<Element> {
     move |x| match x {
         [a, b] => rule(a, b),
         _ => None,
@@ -225,14 +277,8 @@ fn divide_real(x: &Element, y: &Element) -> Option<Element> {
     }
 }
 
-/// Integer division in ONNX rounds toward zero.
 fn divide_whole(x: &Element, y: &Element) -> Option<Element> {
-    let (x, y) = (x.whole()?, y.whole()?);
-    match (x.constant(), y.constant()) {
-        (Some(x), Some(y)) => x.checked_div(y).map(Element::from),
-        _ if x.is_at_least(0) && y.is_at_least(1) => floor_div(x, y).map(Element::Whole),
-        _ => exact(x, y).map(Element::Whole),
-    }
+    truncating_div(x.whole()?, y.whole()?).map(Element::Whole)
 }
 
 /// Integer remainder with the sign of the divisor.

@@ -4,7 +4,8 @@ use rustc_hash::FxHashSet;
 
 use super::{
     Note, NoteKind, Shape, Shapes,
-    dim::{Atom, Dim},
+    atom::Atom,
+    dim::Dim,
     elementwise, inputs, rules,
     tensor::{Tensor, Unknowns},
     types, values,
@@ -144,7 +145,8 @@ fn finish(
     required: &[(Atom, Dim)],
 ) -> Shapes {
     let mut shapes = Shapes { symbols, notes, ..Shapes::default() };
-    let replace = |atom: &Atom| required.iter().find(|(broadcast, _)| broadcast == atom).map(|(_, d)| d.clone());
+    let replace =
+        |atom: &Atom| required.iter().find(|(broadcast, _)| broadcast == atom).map(|(_, d)| d.clone());
     for (id, tensor) in graph.value_ids().zip(tensors) {
         let removed = graph.value(id).origin == Origin::Removed;
         shapes.data_types.push(tensor.data_type.filter(|_| !removed));
@@ -172,6 +174,7 @@ fn infer(call: &mut Call<'_>) -> Results {
     if let Some(results) = elementwise::infer(call) {
         return results;
     }
-    rules::infer(call)
-        .unwrap_or_else(|| Err(Failure::Unsupported(format!("no shape rule for operator `{}`", node.op_type))))
+    rules::infer(call).unwrap_or_else(|| {
+        Err(Failure::Unsupported(format!("no shape rule for operator `{}`", node.op_type)))
+    })
 }

@@ -4,12 +4,13 @@
 //! a model from which a tool has stripped them gives the same result, and one in which they are wrong cannot mislead.
 //! Sizes are expressions over the symbols of the graph's inputs ([`Dim`]); the integer tensors that models compute
 //! shapes with are followed element by element. The shape rules of most operators are those of
-//! `rten-shape-inference`; the ones that move or compute elements are in `values`, with 64-bit arithmetic that has
+//! `rten-shape-inference`; the ones through which elements are followed are our own, with 64-bit arithmetic that has
 //! no result rather than a wrong one.
 //!
 //! Deliberately unknown: operators outside the standard domain, calls of model-local functions, the results of If,
 //! Loop and Scan, and sizes that depend on data.
 
+mod atom;
 mod bridge;
 mod compare;
 mod dim;
@@ -18,7 +19,10 @@ mod elementwise;
 mod evaluate;
 mod infer;
 mod inputs;
+mod movement;
+mod reshaping;
 mod rules;
+mod slicing;
 mod tensor;
 mod types;
 mod values;

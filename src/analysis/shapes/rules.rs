@@ -121,7 +121,12 @@ fn window(call: &mut Call<'_>, kind: Window) -> Results {
             }
             let groups = call.node.int("group").unwrap_or(1);
             let channels = weight.get(1).and_then(|c| c.mul(&groups.into()));
-            expect_equal(call, data.get(1), channels.as_ref(), "channels of the operand and of the weights differ");
+            expect_equal(
+                call,
+                data.get(1),
+                channels.as_ref(),
+                "channels of the operand and of the weights differ",
+            );
             let out = [data.first(), weight.first()].into_iter().flatten().cloned();
             (out.collect::<Vec<_>>(), weight.get(2..).unwrap_or_default().to_vec())
         }
@@ -149,7 +154,8 @@ fn window(call: &mut Call<'_>, kind: Window) -> Results {
                 let kernel_size = [kernel.constant().and_then(|k| usize::try_from(k).ok()).unwrap_or(1)];
                 let ceil_mode = call.node.int("ceil_mode").unwrap_or(0) != 0;
                 let kernel_size = &kernel_size;
-                let rule = ops::Pool { dilations: dilation, kernel_size, padding, strides: stride, ceil_mode };
+                let rule =
+                    ops::Pool { dilations: dilation, kernel_size, padding, strides: stride, ceil_mode };
                 apply(call, &rule, &[Operand::Dims(&line)])?
             }
         };
@@ -168,7 +174,8 @@ fn conv_transpose(call: &mut Call<'_>) -> Results {
     let output_padding = positive(call, "output_padding")?;
     let groups = call.node.int("group").unwrap_or(1);
     let rule = ops::ConvTranspose {
-        groups: usize::try_from(groups).map_err(|_| Failure::Invalid(format!("`group` cannot be {groups}")))?,
+        groups: usize::try_from(groups)
+            .map_err(|_| Failure::Invalid(format!("`group` cannot be {groups}")))?,
         padding: if geometry.same { ops::Padding::Same } else { ops::Padding::Fixed(&geometry.pads) },
         strides: &geometry.strides,
         dilations: &geometry.dilations,
@@ -218,10 +225,7 @@ fn einsum(call: &mut Call<'_>) -> Results {
 
 fn attention(call: &mut Call<'_>) -> Results {
     let heads = |name: &str| call.node.int(name).and_then(|n| u32::try_from(n).ok());
-    by_dims(
-        call,
-        &ops::Attention { q_num_heads: heads("q_num_heads"), kv_num_heads: heads("kv_num_heads") },
-    )
+    by_dims(call, &ops::Attention { q_num_heads: heads("q_num_heads"), kv_num_heads: heads("kv_num_heads") })
 }
 
 fn transpose(call: &mut Call<'_>) -> Results {
@@ -230,15 +234,39 @@ fn transpose(call: &mut Call<'_>) -> Results {
     if perm.as_ref().is_some_and(|perm| perm.len() != rank) {
         return Err(Failure::Invalid(format!("`perm` does not fit {rank} dimensions")));
     }
-    if rank <= 1 {
-        return Ok(vec![call.operand(0)?.clone()]);
+    let mut results = by_dims(call, &ops::Transpose { perm: perm.as_deref() })?;
+    let source = call.operand(0)?;
+    let axes = perm.unwrap_or_else(|| (0..rank).rev().collect());
+    if let (Some(result), Some(old), Some(elements)) = (results.first_mut(), &source.dims, &source.elements) {
+        result.elements = transposed(elements, old, &axes);
     }
-    by_dims(call, &ops::Transpose { perm: perm.as_deref() })
+    Ok(results)
+}
+
+/// The elements of a tensor of shape `dims` with axis `axes[i]` as axis `i`.
+fn transposed(elements: &[Element], dims: &[Dim], axes: &[usize]) -> Option<std::sync::Arc<[Element]>> {
+    let mut stride = elements.len();
+    let mut strides = Vec::with_capacity(dims.len());
+    for dim in dims {
+        stride = stride.checked_div(usize::try_from(dim.constant()?).ok()?)?;
+        strides.push(stride);
+    }
+    let element = |mut index: usize| {
+        let mut source = 0;
+        for axis in axes.iter().rev() {
+            let size = usize::try_from(dims.get(*axis)?.constant()?).ok()?;
+            source += index.checked_rem(size)? * strides.get(*axis)?;
+            index /= size;
+        }
+        elements.get(source).cloned()
+    };
+    (0..elements.len()).map(element).collect()
 }
 
 fn depth_to_space(call: &mut Call<'_>) -> Results {
     let size = call.node.int("blocksize").and_then(|n| u32::try_from(n).ok());
-    let block_size = size.filter(|n| *n > 0).ok_or_else(|| Failure::Invalid("no valid `blocksize`".into()))?;
+    let block_size =
+        size.filter(|n| *n > 0).ok_or_else(|| Failure::Invalid("no valid `blocksize`".into()))?;
     by_dims(call, &ops::DepthToSpace { block_size })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::dim::{Atom, Dim};
+use super::{atom::Atom, dim::Dim};
 use crate::{
     ir::{Graph, Initializer, NewData},
     onnx::{DataType, Payload, TensorHeader, proto::TensorProto, tensor::typed_elements},
