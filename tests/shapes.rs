@@ -43,7 +43,7 @@ fn goldens() -> Vec<Golden> {
         .filter(|path| path.extension().is_some_and(|e| e == "json"))
         .collect();
     files.sort();
-    assert!(files.len() >= 4, "only {} golden files", files.len());
+    assert!(files.len() >= 19, "only {} golden files", files.len());
     files.iter().map(|file| serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()).collect()
 }
 
@@ -323,7 +323,7 @@ fn sizes_that_the_model_leaves_unnamed_get_names() {
 /// floating-point operations for batch 2, latents of 8 x 16 and 5 text tokens.
 #[test]
 fn multiplications_of_a_unet_are_those_that_torch_counts() {
-    for export in ["torchscript", "dynamo"] {
+    for export in ["torchscript", "dynamo", "dynamo-opset23", "simplified", "slim"] {
         let graph = load(format!("fixtures/sd15-mini/{export}/unet.onnx"));
         let bindings = bind_sizes(&graph, 2, 8, 16, 5);
         let bindings: Vec<(&str, i64)> = bindings.iter().map(|(name, size)| (name.as_str(), *size)).collect();
@@ -371,7 +371,7 @@ fn hostile_numbers_do_no_harm() {
         state ^= state << 17;
         (state % below as u64) as usize
     };
-    for name in ["torchscript", "dynamo"] {
+    for name in ["torchscript", "dynamo-opset23", "quantized"] {
         let path = root().join(format!("fixtures/sd15-mini/{name}/unet.onnx"));
         let model = proto::ModelProto::decode(std::fs::read(&path).unwrap().as_slice()).unwrap();
         for _ in 0..40 {
