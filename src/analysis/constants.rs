@@ -30,6 +30,23 @@ pub fn scalar(graph: &Graph, value: ValueId) -> Option<f64> {
     }
 }
 
+/// Whether `value` is the same in every run: an initializer, a Constant, or computed from such alone through a few
+/// nodes.
+pub fn is_constant(graph: &Graph, value: ValueId) -> bool {
+    const MAX_DEPTH: u32 = 4;
+    fn within(graph: &Graph, value: ValueId, depth: u32) -> bool {
+        match graph.value(value).origin {
+            Origin::Initializer(_) | Origin::SparseInitializer => true,
+            Origin::Input(_) | Origin::Removed => false,
+            Origin::Node { node, .. } => {
+                let node = graph.node(node);
+                node.is("Constant") || (depth > 0 && node.operands().all(|v| within(graph, v, depth - 1)))
+            }
+        }
+    }
+    within(graph, value, MAX_DEPTH)
+}
+
 fn element(graph: &Graph, header: &TensorHeader) -> Option<f64> {
     if header.elements() != 1 {
         return None;

@@ -26,7 +26,8 @@ impl Flow {
         };
         let samples: Vec<ValueId> =
             inputs.iter().filter(|io| rank(io) == Some(4)).map(|io| io.value).collect();
-        let samples = if samples.is_empty() { inputs.iter().take(1).map(|io| io.value).collect() } else { samples };
+        let samples =
+            if samples.is_empty() { inputs.iter().take(1).map(|io| io.value).collect() } else { samples };
         for sample in samples {
             activation[sample.index()] = true;
         }
@@ -52,7 +53,7 @@ impl Flow {
         node.operands().filter(|v| self.is_activation(*v))
     }
 
-    /// Whether `value` is computed from `ancestor`, along values that carry the picture.
+    /// Whether the elements of `value` are computed from those of `ancestor`, not from its shape alone.
     pub fn depends(&self, graph: &Graph, value: ValueId, ancestor: ValueId) -> bool {
         // Node ids are in topological order: nothing before the ancestor's producer can lead to it.
         let floor = graph.producer(ancestor);
@@ -64,9 +65,10 @@ impl Flow {
             }
             if let Some(producer) = graph.producer(value)
                 && floor.is_none_or(|floor| producer > floor)
+                && !reads_only_shape(graph.node(producer))
                 && seen.insert(producer)
             {
-                open.extend(self.operands(graph.node(producer)));
+                open.extend(graph.node(producer).operands());
             }
         }
         false

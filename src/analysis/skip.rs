@@ -80,8 +80,12 @@ impl Facts<'_> {
 
     /// Adds to `illegal` that the module changes the shape, if it has one input and one output and does.
     fn reshapes(&self, module: ModuleId, illegal: Illegal) -> Illegal {
-        let ([input], [output]) = (&self.inputs(module)[..], &self.outputs(module)[..]) else { return illegal };
-        let (Some(before), Some(after)) = (self.shapes.of(*input), self.shapes.of(*output)) else { return illegal };
+        let ([input], [output]) = (&self.inputs(module)[..], &self.outputs(module)[..]) else {
+            return illegal;
+        };
+        let (Some(before), Some(after)) = (self.shapes.of(*input), self.shapes.of(*output)) else {
+            return illegal;
+        };
         match self.shapes.compare(*input, *output) {
             Agreement::Different(_) if illegal.node.is_some() => {
                 Illegal { reason: format!("it turns {before} into {after}: {}", illegal.reason), ..illegal }
@@ -190,8 +194,11 @@ impl Facts<'_> {
 
     fn backbone(&self, module: ModuleId) -> Result<ValueId, Illegal> {
         let input = self.input(module)?;
-        let no_concat =
-            || Illegal::new("its input is not the Concat of an up-block with a skip connection, so there is no backbone");
+        let no_concat = || {
+            Illegal::new(
+                "its input is not the Concat of an up-block with a skip connection, so there is no backbone",
+            )
+        };
         let concat = self.graph.producer(input).map(|p| self.graph.node(p)).filter(|n| n.is("Concat"));
         let operands: Vec<_> = self.flow.operands(concat.ok_or_else(no_concat)?).collect();
         let [a, b] = operands[..] else { return Err(no_concat()) };
@@ -215,7 +222,8 @@ impl Facts<'_> {
 
     /// Follows the residual Adds in `module` back from `output` until they lead out of it.
     fn skip_inside(&self, module: ModuleId, output: ValueId) -> Result<Redirect, Illegal> {
-        let composite = matches!(self.modules.get(module).kind, Kind::MidBlock | Kind::DownBlock | Kind::UpBlock);
+        let composite =
+            matches!(self.modules.get(module).kind, Kind::MidBlock | Kind::DownBlock | Kind::UpBlock);
         let (mut at, mut from, mut residuals) = (output, output, 0usize);
         loop {
             let producer = self.graph.producer(at).filter(|_| self.is_inside(at, module));
@@ -226,15 +234,18 @@ impl Facts<'_> {
                 return Ok(Redirect { from, to: at });
             };
             let node = self.graph.node(id);
+            if let Some((a, b)) = self.addends(node) {
+                at = self.skip_operand(module, a, b).ok_or_else(|| {
+                    Illegal::at(self.graph, id, "adds two branches, neither of which is the other's skip")
+                })?;
+                residuals += 1;
+                continue;
+            }
             let operands: Vec<_> = self.flow.operands(node).collect();
             match operands[..] {
-                [a, b] if node.is("Add") && a != b => {
-                    at = self.skip_operand(module, a, b).ok_or_else(|| {
-                        Illegal::at(self.graph, id, "adds two branches, neither of which is the other's skip")
-                    })?;
-                    residuals += 1;
+                [operand] if node.is("Identity") || constants::scales_by_one(self.graph, node) => {
+                    at = operand
                 }
-                [operand] if node.is("Identity") || constants::scales_by_one(self.graph, node) => at = operand,
                 // A scale on the output stays (`output_scale_factor`), unless the whole block becomes its input.
                 [operand] if constants::scales_by_constant(self.graph, node) && residuals == 0 => {
                     at = operand;
@@ -247,7 +258,11 @@ impl Facts<'_> {
                     return Ok(Redirect { from, to: at });
                 }
                 _ => {
-                    return Err(Illegal::at(self.graph, id, "makes its output, and no skip path leads around it"));
+                    return Err(Illegal::at(
+                        self.graph,
+                        id,
+                        "makes its output, and no skip path leads around it",
+                    ));
                 }
             }
         }
@@ -261,23 +276,45 @@ impl Facts<'_> {
             let [Use::Operand { node, .. }] = uses[..] else { return None };
             let node = self.graph.node(node);
             let result = node.output(0)?;
-            let others: Vec<_> = self.flow.operands(node).filter(|v| *v != at).collect();
-            match others[..] {
-                [skip] if node.is("Add") && self.flow.depends(self.graph, at, skip) => {
-                    return (!self.is_inside(skip, module)).then_some(Redirect { from: result, to: skip });
-                }
-                [] if CARRIES.iter().any(|op| node.is(op)) => at = result,
-                _ => return None,
+            if let Some((a, b)) = self.addends(node) {
+                let skip = if a == at { b } else { a };
+                let around = self.is_skip_of(skip, at) && !self.is_inside(skip, module);
+                return around.then_some(Redirect { from: result, to: skip });
             }
+            let alone = self.flow.operands(node).all(|v| v == at);
+            if !alone || !CARRIES.iter().any(|op| node.is(op)) {
+                return None;
+            }
+            at = result;
         }
+    }
+
+    /// The operands of a residual Add: two different values, neither of them a constant.
+    fn addends(&self, node: &Node) -> Option<(ValueId, ValueId)> {
+        let (a, b) = (node.input(0)?, node.input(1)?);
+        let computed = |v| !constants::is_constant(self.graph, v);
+        (node.is("Add") && a != b && computed(a) && computed(b)).then_some((a, b))
+    }
+
+    /// Whether `branch` is computed from `skip`, or, where two branches stand side by side (SD3.5's second attention),
+    /// from what `skip` adds its own branch to.
+    fn is_skip_of(&self, skip: ValueId, branch: ValueId) -> bool {
+        if self.flow.depends(self.graph, branch, skip) {
+            return true;
+        }
+        let sum = self.graph.producer(skip).and_then(|p| self.addends(self.graph.node(p)));
+        sum.is_some_and(|(a, b)| {
+            let depends = |value, ancestor| self.flow.depends(self.graph, value, ancestor);
+            (depends(b, a) && depends(branch, a)) || (depends(a, b) && depends(branch, b))
+        })
     }
 
     /// Which of two added operands is the skip of the other.
     fn skip_operand(&self, module: ModuleId, a: ValueId, b: ValueId) -> Option<ValueId> {
-        if self.flow.depends(self.graph, b, a) {
+        if self.is_skip_of(a, b) {
             return Some(a);
         }
-        if self.flow.depends(self.graph, a, b) {
+        if self.is_skip_of(b, a) {
             return Some(b);
         }
         match (self.leads_out_linearly(module, a), self.leads_out_linearly(module, b)) {
@@ -308,7 +345,10 @@ impl Facts<'_> {
             if node.op_type.contains("Quantize") || node.op_type.contains("Integer") {
                 Some((id, "the graph is quantised: compile the float graph, then quantise the result"))
             } else if node.domain == "com.microsoft" {
-                Some((id, "the graph was fused by ONNX Runtime's optimizer: compile the graph as it was exported"))
+                Some((
+                    id,
+                    "the graph was fused by ONNX Runtime's optimizer: compile the graph as it was exported",
+                ))
             } else {
                 None
             }

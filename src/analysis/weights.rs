@@ -113,8 +113,11 @@ pub fn weights(graph: &Graph, modules: &Modules) -> Weights {
                     continue;
                 }
                 let path = path();
-                let known =
-                    weights.editable.iter_mut().rev().find(|w| w.initializer == initializer && w.path == path);
+                let known = weights
+                    .editable
+                    .iter_mut()
+                    .rev()
+                    .find(|w| w.initializer == initializer && w.path == path);
                 match known {
                     Some(known) => known.uses.push((id, slot)),
                     None => weights.editable.push(Weight {

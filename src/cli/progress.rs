@@ -82,7 +82,9 @@ impl Drop for Bars {
 
 fn hidden_bar(stage: Stage) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}: {decimal_bytes} at {decimal_bytes_per_sec}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} {msg}: {decimal_bytes} at {decimal_bytes_per_sec}")
+    {
         bar.set_style(style);
     }
     bar.set_message(match stage {

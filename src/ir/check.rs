@@ -93,8 +93,8 @@ impl Graph {
                 stated += 1;
             }
         }
-        let actual: usize =
-            self.nodes().map(|(_, n)| n.operands().count() + n.captures.len()).sum::<usize>() + self.outputs.len();
+        let actual: usize = self.nodes().map(|(_, n)| n.operands().count() + n.captures.len()).sum::<usize>()
+            + self.outputs.len();
         if stated == actual {
             return Ok(());
         }

@@ -102,7 +102,8 @@ impl<'g> Editor<'g> {
     /// # Errors
     /// [`EditError::Gone`] if the node was removed or has no such operand.
     pub fn set_input(&mut self, node: NodeId, slot: usize, to: ValueId) -> Result<(), EditError> {
-        let from = self.node_mut(node)?.input(slot).ok_or_else(|| EditError::Gone(format!("operand {slot}")))?;
+        let from =
+            self.node_mut(node)?.input(slot).ok_or_else(|| EditError::Gone(format!("operand {slot}")))?;
         self.node_mut(node)?.inputs[slot] = Some(to);
         self.forget(from, Use::Operand { node, slot });
         self.graph.uses[to.index()].push(Use::Operand { node, slot });
@@ -182,7 +183,10 @@ impl<'g> Editor<'g> {
     ) -> Result<NodeId, EditError> {
         let mut copy = self.node_mut(node)?.clone();
         if !copy.captures.is_empty() {
-            return Err(EditError::Unsupported(format!("{} cannot be copied with its subgraphs", copy.describe())));
+            return Err(EditError::Unsupported(format!(
+                "{} cannot be copied with its subgraphs",
+                copy.describe()
+            )));
         }
         let mut names = Vec::with_capacity(copy.outputs.len());
         for output in &copy.outputs {
@@ -283,7 +287,13 @@ impl<'g> Editor<'g> {
     }
 
     /// Adds an initializer; the name is made unique if it is taken.
-    pub fn add_initializer(&mut self, name: &str, data_type: DataType, dims: &[i64], data: NewData) -> ValueId {
+    pub fn add_initializer(
+        &mut self,
+        name: &str,
+        data_type: DataType,
+        dims: &[i64],
+        data: NewData,
+    ) -> ValueId {
         let name = self.fresh_name(name);
         let id = InitializerId::new(self.graph.initializers.len());
         let value = self.graph.push_value(name.clone(), Origin::Initializer(id));
@@ -302,7 +312,10 @@ impl<'g> Editor<'g> {
     /// [`EditError::Unsupported`] if its name is taken.
     pub fn add_input(&mut self, info: ValueInfoProto) -> Result<ValueId, EditError> {
         if self.graph.value_named(info.name()).is_some() {
-            return Err(EditError::Unsupported(format!("the graph already has a value called `{}`", info.name())));
+            return Err(EditError::Unsupported(format!(
+                "the graph already has a value called `{}`",
+                info.name()
+            )));
         }
         let index = self.graph.inputs.len() + self.graph.extra_inputs.len();
         let value = self.graph.push_value(info.name().to_string(), Origin::Input(index));
@@ -421,7 +434,9 @@ impl<'g> Editor<'g> {
 fn rename_in_node_bodies(node: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError> {
     map_fields(node, |f| match f.number {
         field::NODE_ATTRIBUTE => Ok(Some(map_fields(&f.value(), |f| match f.number {
-            field::ATTRIBUTE_GRAPH | field::ATTRIBUTE_GRAPHS => Ok(Some(rename_in_body(&f.value(), old, new)?)),
+            field::ATTRIBUTE_GRAPH | field::ATTRIBUTE_GRAPHS => {
+                Ok(Some(rename_in_body(&f.value(), old, new)?))
+            }
             _ => Ok(None),
         })?)),
         _ => Ok(None),
@@ -435,7 +450,9 @@ fn rename_in_body(body: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError
     };
     for f in wire::split(body)? {
         if returned(&f)? {
-            return Err(EditError::Unsupported(format!("a subgraph returns the outer value `{old}` directly")));
+            return Err(EditError::Unsupported(format!(
+                "a subgraph returns the outer value `{old}` directly"
+            )));
         }
     }
     map_fields(body, |f| match f.number {

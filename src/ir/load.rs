@@ -119,7 +119,9 @@ impl Loader {
                 self.graph.name = field.as_str().unwrap_or_default().to_string();
                 Item::Name
             }
-            graph_field::VALUE_INFO | graph_field::QUANTIZATION_ANNOTATION => Item::About(None, field.clone()),
+            graph_field::VALUE_INFO | graph_field::QUANTIZATION_ANNOTATION => {
+                Item::About(None, field.clone())
+            }
             _ => Item::Other(field.clone()),
         };
         self.graph.layout.push(item);
@@ -134,7 +136,11 @@ impl Loader {
             .map(|(slot, name)| match name.as_str() {
                 "" => Ok(None),
                 name => self
-                    .define_value(name, Origin::Node { node: id, slot }, &format!("output of node `{}`", proto.name()))
+                    .define_value(
+                        name,
+                        Origin::Node { node: id, slot },
+                        &format!("output of node `{}`", proto.name()),
+                    )
                     .map(Some),
             })
             .collect()
@@ -199,7 +205,10 @@ impl Loader {
         let read = |graph: &mut Graph, name: &str, used: Use| {
             let value = graph.value_named(name).ok_or_else(|| undefined(name, "nothing defines"))?;
             if !defined[value.index()] {
-                return Err(undefined(name, "is produced only after it: the nodes are not in topological order"));
+                return Err(undefined(
+                    name,
+                    "is produced only after it: the nodes are not in topological order",
+                ));
             }
             graph.uses[value.index()].push(used);
             Ok(value)

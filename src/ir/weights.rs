@@ -104,9 +104,7 @@ impl Graph {
                 Err(fail(format!("its shape takes {len} bytes, but raw_data has {}", bytes.len())))
             }
             Payload::Raw(bytes) => match (&self.source.file, self.source.offset_of(bytes)) {
-                (Some(file), Some(offset)) => {
-                    Ok(WeightReader::File { file: Arc::clone(file), offset, len })
-                }
+                (Some(file), Some(offset)) => Ok(WeightReader::File { file: Arc::clone(file), offset, len }),
                 _ => Ok(WeightReader::Memory(bytes.clone())),
             },
             Payload::Typed => Ok(WeightReader::Memory(tensor::typed_elements(header)?)),

@@ -43,9 +43,9 @@ impl DataFile {
     /// # Errors
     /// [`OnnxError::Io`] if the system refuses or the file has become shorter.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), OnnxError> {
-        self.file.read_exact_at(buffer, offset).map_err(|e| {
-            OnnxError::io(format!("read {} bytes at {offset}", buffer.len()), &self.path, e)
-        })
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(|e| OnnxError::io(format!("read {} bytes at {offset}", buffer.len()), &self.path, e))
     }
 
     /// The open file, for system calls that copy from it.

@@ -166,10 +166,7 @@ impl TensorHeader {
     }
 }
 
-fn external_range(
-    name: &str,
-    entries: &[proto::StringStringEntryProto],
-) -> Result<ExternalRange, OnnxError> {
+fn external_range(name: &str, entries: &[proto::StringStringEntryProto]) -> Result<ExternalRange, OnnxError> {
     let get = |key: &str| entries.iter().find(|e| e.key() == key).map(|e| e.value());
     let number = |key: &str| match get(key) {
         None => Ok(None),

@@ -123,8 +123,7 @@ fn next_field(message: &[u8], at: usize) -> Result<(u32, WireType, usize, usize)
         .ok()
         .filter(|n| *n > 0)
         .ok_or_else(|| OnnxError::wire("a field number out of range", at))?;
-    let wire_type =
-        WireType::try_from(key & 7).map_err(|_| OnnxError::wire("an unknown wire type", at))?;
+    let wire_type = WireType::try_from(key & 7).map_err(|_| OnnxError::wire("an unknown wire type", at))?;
     let mut value_at = message.len() - rest.len();
     let length = match wire_type {
         WireType::Varint => {
@@ -185,6 +184,9 @@ mod tests {
         }
         let out = replace_fields(&message.into(), 1, &[Field::message(1, b"z")]).unwrap();
         let fields = split(&out).unwrap();
-        assert_eq!(fields.iter().map(|f| (f.number, f.as_str().unwrap())).collect::<Vec<_>>(), [(1, "z"), (3, "n")]);
+        assert_eq!(
+            fields.iter().map(|f| (f.number, f.as_str().unwrap())).collect::<Vec<_>>(),
+            [(1, "z"), (3, "n")]
+        );
     }
 }

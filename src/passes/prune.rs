@@ -144,7 +144,8 @@ fn masks(prune: &ResolvedPrune, graph: &Graph, progress: &Progress<'_>) -> Resul
             };
             let mut masks = Masks { threshold: None, k: Some(0), of: Vec::new(), own: Vec::new() };
             for members in pools {
-                let threshold = ratio_masks(members, graph, ratio, exact, progress, &mut masks.of, &magnitude)?;
+                let threshold =
+                    ratio_masks(members, graph, ratio, exact, progress, &mut masks.of, &magnitude)?;
                 let k = threshold.map_or(0, |t| t.k);
                 masks.k = masks.k.map(|sum| sum + k);
                 match pool {
@@ -214,9 +215,10 @@ fn users(
     weight: &Weight,
     mask: &WeightMask,
 ) -> FxHashSet<(NodeId, usize)> {
-    let alike = prune.weights.iter().zip(masks).filter(|(other, theirs)| {
-        other.initializer == weight.initializer && theirs.as_ref() == Some(mask)
-    });
+    let alike =
+        prune.weights.iter().zip(masks).filter(|(other, theirs)| {
+            other.initializer == weight.initializer && theirs.as_ref() == Some(mask)
+        });
     alike.flat_map(|(other, _)| other.uses.iter().copied()).collect()
 }
 

@@ -4,9 +4,7 @@
 use miette::SourceSpan;
 use rustc_hash::FxHashMap;
 
-use super::{
-    BypassRule, Glob, Mask, Plan, PlanError, PruneRule, Rule, Selector, nearest,
-};
+use super::{BypassRule, Glob, Mask, Plan, PlanError, PruneRule, Rule, Selector, nearest};
 use crate::analysis::{
     modules::ModuleId,
     skip::{Bypass, Facts},

@@ -54,8 +54,10 @@ pub fn parameters(graph: &Graph) -> u64 {
 /// The report of what `compilation` made of `graph`, without the files: those are added by [`files`].
 pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> CompileReport {
     let gone = |id: NodeId| graph.get(id).is_none();
-    let macs_left =
-        census.macs.as_ref().map(|macs| graph.nodes().map(|(id, _)| macs.get(id.index()).unwrap_or(&0)).sum());
+    let macs_left = census
+        .macs
+        .as_ref()
+        .map(|macs| graph.nodes().map(|(id, _)| macs.get(id.index()).unwrap_or(&0)).sum());
     let mut report = CompileReport {
         tool: format!("crdiff {}", env!("CARGO_PKG_VERSION")),
         graph: GraphReport {

@@ -106,7 +106,10 @@ fn totals(text: &mut String, report: &CompileReport) {
         );
     }
     for file in &weights.shared_with {
-        let _ = writeln!(text, "keep {file} beside it: weights are read from there (--weights copy makes it self-contained)");
+        let _ = writeln!(
+            text,
+            "keep {file} beside it: weights are read from there (--weights copy makes it self-contained)"
+        );
     }
 }
 

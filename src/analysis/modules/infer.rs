@@ -20,8 +20,11 @@ const MAX_CHAIN: usize = 16;
 
 pub(super) fn paths(graph: &Graph) -> Found {
     let capacity = graph.node_capacity();
-    let mut found =
-        Found { paths: vec![None; capacity], evidence: vec![Evidence::None; capacity], wrapper: String::new() };
+    let mut found = Found {
+        paths: vec![None; capacity],
+        evidence: vec![Evidence::None; capacity],
+        wrapper: String::new(),
+    };
     for (id, node) in graph.nodes() {
         if let Some((path, evidence)) = own_evidence(graph, node) {
             found.set(id, path, evidence);
@@ -160,7 +163,9 @@ impl Found {
                 .or_else(|| latest(&mut node.operands()))
                 .and_then(|p| Some((self.get(p)?, self.evidence[p.index()])));
             let (path, evidence) = match (above, below[id.index()].as_deref()) {
-                (Some((layer, Evidence::ParameterName | Evidence::NodeName)), _) if is_residual(graph, node) => {
+                (Some((layer, Evidence::ParameterName | Evidence::NodeName)), _)
+                    if is_residual(graph, node) =>
+                {
                     (residual_owner(layer), Evidence::Residual)
                 }
                 (Some((above, _)), _) if is_residual(graph, node) => (above, Evidence::Residual),
@@ -234,7 +239,8 @@ fn walk_back(graph: &Graph, mut value: ValueId, wanted: impl Fn(&Node) -> bool) 
         if !passes_through(node) {
             return None;
         }
-        value = node.operands().find(|v| graph.producer(*v).is_some_and(|p| !graph.node(p).is("Constant")))?;
+        value =
+            node.operands().find(|v| graph.producer(*v).is_some_and(|p| !graph.node(p).is("Constant")))?;
     }
     None
 }
@@ -255,9 +261,21 @@ fn consumers_through(graph: &Graph, start: NodeId, wanted: impl Fn(&Node) -> boo
 }
 
 fn passes_through(node: &Node) -> bool {
-    ["Reshape", "Transpose", "Mul", "Div", "Cast", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Where", "Add"]
-        .iter()
-        .any(|op| node.is(op))
+    [
+        "Reshape",
+        "Transpose",
+        "Mul",
+        "Div",
+        "Cast",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Dropout",
+        "Where",
+        "Add",
+    ]
+    .iter()
+    .any(|op| node.is(op))
 }
 
 fn consumers<'g>(graph: &'g Graph, id: NodeId) -> impl Iterator<Item = NodeId> + 'g {

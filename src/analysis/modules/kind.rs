@@ -76,9 +76,7 @@ fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> Kind {
     let before = segments.next().unwrap_or_default();
     let numbered = last.parse::<u32>().is_ok();
     let has_child = |name: &str| {
-        module.children.iter().any(|c| {
-            modules[c.0 as usize].path.rsplit('.').next() == Some(name)
-        })
+        module.children.iter().any(|c| modules[c.0 as usize].path.rsplit('.').next() == Some(name))
     };
     match (before, numbered) {
         ("down_blocks" | "input_blocks", true) => return Kind::DownBlock,
@@ -131,7 +129,8 @@ fn is_numbered_attention(name: &str) -> bool {
 impl Kind {
     /// Whether modules of this kind are built around a skip path.
     pub fn is_block(self) -> bool {
-        matches!(self, Self::MidBlock | Self::Resnet | Self::Transformer | Self::TransformerBlock) || self.is_branch()
+        matches!(self, Self::MidBlock | Self::Resnet | Self::Transformer | Self::TransformerBlock)
+            || self.is_branch()
     }
 
     /// Whether modules of this kind are a branch whose residual Add stands in the module around them.

@@ -19,8 +19,20 @@ const TOP: [&str; 9] = [
 /// `None` if the name has no scope.
 pub fn from_node_name(name: &str) -> Option<String> {
     let scoped = name.strip_prefix('/')?;
-    let path = scoped.rsplit_once('/').map_or("", |(path, _)| path);
-    Some(path.replace('/', "."))
+    let segments: Vec<&str> = scoped.rsplit_once('/').map_or("", |(path, _)| path).split('/').collect();
+    let mut path = String::new();
+    for (i, segment) in segments.iter().enumerate() {
+        // Children of an `nn.Sequential` carry its name once more: `to_out/to_out.0`.
+        let repeated = |next: &&str| next.strip_prefix(segment).is_some_and(|rest| rest.starts_with('.'));
+        if segments.get(i + 1).is_some_and(repeated) {
+            continue;
+        }
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(segment);
+    }
+    Some(path)
 }
 
 /// The path in dynamo's `pkg.torch.onnx.name_scopes`: the last but one entry of a Python list of strings. `None` for
@@ -118,6 +130,8 @@ mod tests {
             from_node_name(name).as_deref(),
             Some("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0")
         );
+        let nested = "/input_blocks.1/input_blocks.1.1/attn1/to_out/to_out.0/MatMul";
+        assert_eq!(from_node_name(nested).as_deref(), Some("input_blocks.1.1.attn1.to_out.0"));
         assert_eq!(from_node_name("/Shape").as_deref(), Some(""));
         assert_eq!(from_node_name("Constant_634"), None);
     }
