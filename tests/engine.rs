@@ -1,4 +1,5 @@
 //! Engines against torch's outputs, and what they say when something is wrong.
+#![allow(clippy::unwrap_used, reason = "a fixture that cannot be read fails the test")]
 
 mod common;
 

@@ -1,9 +1,10 @@
 //! `crdiff doctor`: what this machine can run models with, by trying; fetches ONNX Runtime if asked.
 
-use std::{fmt::Write, path::PathBuf, process::ExitCode};
+use std::{fmt::Write, path::PathBuf};
 
+use super::{DONE, Failure};
 use crate::engine::{
-    EngineError,
+    EngineError, EngineKind,
     doctor::{Report, examine},
     fetch::{self, ONNXRUNTIME_VERSION},
     locate::Places,
@@ -32,11 +33,20 @@ pub struct Args {
     pub json: bool,
 }
 
+/// Exit code: no engine works.
+const NONE_WORKS: u8 = 1;
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::Message(error.to_string())
+    }
+}
+
 /// Runs `crdiff doctor`.
 ///
 /// # Errors
-/// [`EngineError`] if ONNX Runtime was to be fetched and could not.
-pub fn run(args: &Args) -> Result<ExitCode, EngineError> {
+/// [`Failure::Message`] if ONNX Runtime was to be fetched and could not.
+pub fn run(args: &Args) -> Result<u8, Failure> {
     if args.fetch {
         let folder = fetch::cache_folder().ok_or_else(|| EngineError::Fetch {
             version: ONNXRUNTIME_VERSION,
@@ -47,12 +57,12 @@ pub fn run(args: &Args) -> Result<ExitCode, EngineError> {
     }
     let report = examine(&Places::from_environment(args.ort_lib.clone()));
     if args.json {
-        // A report is plain data: it always serialises.
-        anstream::println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+        let json = serde_json::to_string_pretty(&report).map_err(|e| Failure::Message(e.to_string()))?;
+        anstream::println!("{json}");
     } else {
         anstream::print!("{}", text(&report));
     }
-    Ok(if report.preferred().is_some() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if report.preferred().is_some() { DONE } else { NONE_WORKS })
 }
 
 fn text(report: &Report) -> String {
@@ -61,7 +71,7 @@ fn text(report: &Report) -> String {
         let name = engine.engine.to_string();
         let version = engine.version.as_deref().unwrap_or("-");
         line(&mut out, engine.works, &format!("{name:<14} {version}"), engine.problem.as_deref());
-        if let (crate::engine::EngineKind::Ort, Some(library)) = (engine.engine, &report.library) {
+        if let (EngineKind::Ort, Some(library)) = (engine.engine, &report.library) {
             let _ = writeln!(out, "       {} ({})", library.path.display(), library.origin);
         }
     }
@@ -88,7 +98,7 @@ fn line(out: &mut String, works: bool, name: &str, problem: Option<&str>) {
 mod tests {
     use super::*;
     use crate::engine::{
-        EngineKind, ProviderKind,
+        ProviderKind,
         doctor::{EngineReport, ProviderReport},
     };
 

@@ -108,10 +108,10 @@ impl OrtEngine {
             provider,
             what,
         };
+        let setting = |e: ort::Error<SessionBuilder>| failed(e.message().to_string());
         let mut builder = builder(&self.environment, options).map_err(|e| failed(e.message().to_string()))?;
         for (name, size) in named_dims(model, &signature.inputs, &options.fixed_dims)? {
-            builder =
-                builder.with_dimension_override(name, size).map_err(|e| failed(e.message().to_string()))?;
+            builder = builder.with_dimension_override(name, size).map_err(setting)?;
         }
         for provider in &options.providers {
             self.messages.clear();
@@ -126,10 +126,8 @@ impl OrtEngine {
         let log = Messages::default();
         if !options.providers.is_empty() {
             // Only the log tells where nodes went (interface 1.22).
-            builder = builder
-                .with_log_level(LogLevel::Verbose)
-                .and_then(|b| b.with_logger(log.placement_logger()))
-                .map_err(|e| failed(e.message().to_string()))?;
+            builder = builder.with_log_level(LogLevel::Verbose).map_err(setting)?;
+            builder = builder.with_logger(log.placement_logger()).map_err(setting)?;
         }
         let session = match identity {
             ModelIdentity::File(path) => builder.commit_from_file(path),
