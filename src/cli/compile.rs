@@ -12,7 +12,7 @@ use super::{
     progress::{Bars, Visibility, interruptible},
 };
 use crate::{
-    compile::{Hooks, Job, compile_file, default_output},
+    compile::{Hooks, Job, Target, compile_file, default_output},
     onnx::WeightPolicy,
     plan,
     report::{self, CompileReport},
@@ -33,8 +33,15 @@ pub struct Args {
     model: PathBuf,
     /// The plan (YAML, or the result JSON of the authors' search).
     plan: PathBuf,
-    /// The file to write [default: <model>.pruned.onnx beside the model]
-    #[arg(short, long, value_name = "FILE")]
+    /// What to write; may be given more than once [default: pruned]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    emit: Vec<EmitArg>,
+    /// Where a fused graph has its amplification weight w from.
+    #[arg(long, value_enum, default_value_t = PoaWeight::Baked)]
+    poa_weight: PoaWeight,
+    /// The file to write, or the folder if --emit names several [default: <model>.pruned.onnx, .crdiff.onnx (fused) or
+    /// .amplified.onnx beside the model]
+    #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Where the output's weights are [default: share in the model's folder, copy elsewhere]
     #[arg(long, value_enum)]
@@ -61,6 +68,26 @@ pub struct Standalone {
     pub(super) args: Args,
 }
 
+/// `--emit`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EmitArg {
+    /// The pruned network.
+    Pruned,
+    /// Dense and pruned network and their mix in one graph: a drop-in for the original.
+    Fused,
+    /// One network with masked weights times 1 - w: nearly the fused graph's output at half its cost.
+    Amplified,
+}
+
+/// `--poa-weight`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PoaWeight {
+    /// The plan's amplify.weight, as a constant.
+    Baked,
+    /// A graph input called poa_weight, a float32 scalar.
+    Input,
+}
+
 /// `--weights`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Weights {
@@ -82,29 +109,70 @@ impl From<Weights> for WeightPolicy {
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let stop = interruptible();
     let plan = plan::load(&args.plan)?;
-    let output = args.output.clone().unwrap_or_else(|| default_output(&args.model, "pruned"));
-    let job = Job {
-        model: &args.model,
-        plan: &plan,
-        output: (!args.dry_run).then_some(&output),
-        weights: args.weights.map(Into::into),
-        at: args.at.map(|size| (size.height, size.width)),
-        protected: vec![args.plan.clone()],
-    };
+    let mut targets: Vec<Target> = Vec::new();
+    for emit in &args.emit {
+        let target = match (emit, args.poa_weight) {
+            (EmitArg::Pruned, _) => Target::Pruned,
+            (EmitArg::Amplified, _) => Target::Amplified,
+            (EmitArg::Fused, PoaWeight::Baked) => Target::Fused,
+            (EmitArg::Fused, PoaWeight::Input) => Target::FusedWithInput,
+        };
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    if targets.is_empty() {
+        targets.push(Target::Pruned);
+    }
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
-    let report = compile_file(&job, Hooks { progress: &|stage, bytes| bars.advance(stage, bytes), stop })?;
+    let hooks = Hooks { progress: &|stage, bytes| bars.advance(stage, bytes), stop };
+    let mut reports = Vec::new();
+    for target in &targets {
+        let output = output(args, *target, targets.len())?;
+        let job = Job {
+            model: &args.model,
+            plan: &plan,
+            target: *target,
+            output: (!args.dry_run).then_some(&output),
+            weights: args.weights.map(Into::into),
+            at: args.at.map(|size| (size.height, size.width)),
+            protected: vec![args.plan.clone()],
+        };
+        reports.push(compile_file(&job, hooks)?);
+    }
     drop(bars);
     if let Some(path) = &args.report {
-        write_json(path, &report)?;
+        write_json(path, &reports)?;
     }
     if !args.quiet {
-        anstream::print!("{}", report::text::compile(&report));
+        for report in &reports {
+            anstream::print!("{}", report::text::compile(report));
+        }
     }
     Ok(DONE)
 }
 
-fn write_json(path: &Path, report: &CompileReport) -> Result<(), Failure> {
-    let json = serde_json::to_string_pretty(report).map_err(|e| Failure::Message(e.to_string()))?;
+/// Where the graph for `target` goes, if it is one of `emitted`.
+fn output(args: &Args, target: Target, emitted: usize) -> Result<PathBuf, Failure> {
+    let default = default_output(&args.model, target);
+    match &args.output {
+        None => Ok(default),
+        Some(file) if emitted == 1 => Ok(file.clone()),
+        Some(folder) if folder.is_dir() => Ok(folder.join(default.file_name().unwrap_or_default())),
+        Some(other) => Err(Failure::Message(format!(
+            "{}: with several --emit, -o must name a folder that is there",
+            other.display()
+        ))),
+    }
+}
+
+/// One report as an object, several as a list of them.
+fn write_json(path: &Path, reports: &[CompileReport]) -> Result<(), Failure> {
+    let json = match reports {
+        [report] => serde_json::to_string_pretty(report),
+        reports => serde_json::to_string_pretty(reports),
+    };
+    let json = json.map_err(|e| Failure::Message(e.to_string()))?;
     fs::write(path, json + "\n")
         .map_err(|e| Failure::Message(format!("{}: cannot write the report: {e}", path.display())))
 }

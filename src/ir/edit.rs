@@ -293,7 +293,7 @@ impl<'g> Editor<'g> {
         data_type: DataType,
         dims: &[i64],
         data: NewData,
-    ) -> ValueId {
+    ) -> InitializerId {
         let name = self.fresh_name(name);
         let id = InitializerId::new(self.graph.initializers.len());
         let value = self.graph.push_value(name.clone(), Origin::Initializer(id));
@@ -303,7 +303,7 @@ impl<'g> Editor<'g> {
         self.graph.initializers.push(Some(Initializer { value, header, new_data: Some(data) }));
         self.graph.added_initializers.push(id);
         self.graph.edited = true;
-        value
+        id
     }
 
     /// Adds a graph input, after those that are there.

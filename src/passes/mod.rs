@@ -1,9 +1,11 @@
 //! The passes, in order. A new pass is one file, one line in [`ORDERED`] and one test file.
 
 mod bypass;
+mod fuse;
 mod identity;
 pub mod mask;
 mod prune;
+mod rank;
 mod sweep;
 
 use crate::{
@@ -12,6 +14,7 @@ use crate::{
     onnx::OnnxError,
     plan::ResolvedPlan,
 };
+pub use fuse::{MixWeight, Sharing, WEIGHT_INPUT};
 use mask::MaskError;
 pub use prune::{MaskedTensor, PruneOutcome};
 
@@ -41,22 +44,64 @@ pub enum PassError {
     },
 }
 
+/// Which graph is made of a plan.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Emit {
+    /// The pruned network: modules bypassed, weights masked.
+    Pruned,
+    /// Dense and pruned network and their mix in one graph, with the inputs and outputs of the original.
+    Fused(MixWeight),
+    /// One network whose masked weights are multiplied by `1 - w`: amplification to first order at the cost of one
+    /// network. Prune rules only.
+    Amplified(f64),
+}
+
+impl Emit {
+    /// Its name on the command line, in reports and in the graph's metadata.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pruned => "pruned",
+            Self::Fused(_) => "fused",
+            Self::Amplified(_) => "amplified",
+        }
+    }
+}
+
 /// A pass: its name, and what it does.
 struct Pass {
     name: &'static str,
     run: fn(&mut Context<'_>, &mut Editor<'_>) -> Result<(), PassError>,
 }
 
-/// The passes that make the pruned graph.
-const ORDERED: [Pass; 4] = [
+/// The passes, in order. Each looks at [`Context::emit`] for whether it has anything to do.
+const ORDERED: [Pass; 5] = [
     // First, on values as the plan was resolved: later passes may add values, but never take a skip away.
-    Pass { name: "bypass", run: |context, editor| bypass::run(context.plan, editor) },
+    Pass {
+        name: "bypass",
+        run: |context, editor| match context.emit {
+            Emit::Fused(_) => Ok(()),
+            Emit::Pruned | Emit::Amplified(_) => bypass::run(context.plan, editor),
+        },
+    },
     // Pools hold the weights of bypassed modules too, so they must still be there. Only descriptions of new elements
     // are made here: what the sweep removes is never computed.
     Pass {
         name: "prune",
         run: |context, editor| {
-            context.outcomes = prune::run(context.plan, editor, context.progress)?;
+            if !matches!(context.emit, Emit::Fused(_)) {
+                context.outcomes = prune::run(context.plan, editor, context.progress)?;
+            }
+            Ok(())
+        },
+    },
+    // In place of both: the dense branch must stay as it is, so the plan is followed in copies.
+    Pass {
+        name: "fuse",
+        run: |context, editor| {
+            if let Emit::Fused(weight) = context.emit {
+                (context.outcomes, context.sharing) =
+                    fuse::run(context.plan, weight, editor, context.progress)?;
+            }
             Ok(())
         },
     },
@@ -68,16 +113,18 @@ const ORDERED: [Pass; 4] = [
 
 struct Context<'a> {
     plan: &'a ResolvedPlan,
+    emit: Emit,
     provenance: &'a Provenance,
     progress: &'a Progress<'a>,
     unread: sweep::Unread,
     outcomes: Vec<PruneOutcome>,
+    sharing: Sharing,
 }
 
 /// Where an emitted graph comes from: written into its `metadata_props`.
 #[derive(Clone, Debug)]
 pub struct Provenance {
-    /// `pruned`, `fused` or `amplified`.
+    /// [`Emit::name`]
     pub emit: &'static str,
     /// SHA-256 of the plan's meaning.
     pub plan: String,
@@ -85,22 +132,40 @@ pub struct Provenance {
     pub source: String,
 }
 
-/// Turns `graph` into the pruned graph of `plan`; returns what each prune rule came to. The graph is checked after
-/// every pass.
+/// What the passes found out on the way.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What each prune rule came to.
+    pub prunes: Vec<PruneOutcome>,
+    /// What a fused graph computes once.
+    pub sharing: Sharing,
+}
+
+/// Turns `graph` into what `plan` makes of it. The graph is checked after every pass. In a plan for
+/// [`Emit::Amplified`] the scale of every prune rule must be `1 - w` already.
 ///
 /// # Errors
 /// [`PassError`]; the graph is then of no use.
 pub fn run(
     graph: &mut Graph,
     plan: &ResolvedPlan,
+    emit: Emit,
     provenance: &Provenance,
     progress: &Progress<'_>,
-) -> Result<Vec<PruneOutcome>, PassError> {
+) -> Result<Outcome, PassError> {
     let unread = sweep::Unread::of(graph);
-    let mut context = Context { plan, provenance, progress, unread, outcomes: Vec::new() };
+    let mut context = Context {
+        plan,
+        emit,
+        provenance,
+        progress,
+        unread,
+        outcomes: Vec::new(),
+        sharing: Sharing::default(),
+    };
     for pass in ORDERED {
         (pass.run)(&mut context, &mut graph.edit())?;
         graph.check().map_err(|error| PassError::Broken { pass: pass.name, error })?;
     }
-    Ok(context.outcomes)
+    Ok(Outcome { prunes: context.outcomes, sharing: context.sharing })
 }

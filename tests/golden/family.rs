@@ -9,7 +9,7 @@ use std::{
 
 use crdiff::{
     analysis::{flow::Flow, modules, shapes, skip::Facts},
-    compile::{Hooks, Job, compile_file},
+    compile::{Hooks, Job, Target, compile_file},
     engine::{Engine, HostTensor, OrtEngine, SessionOptions, io},
     ir::Graph,
     onnx, plan,
@@ -85,12 +85,8 @@ impl Family {
 
     /// Compiles the case's plan into a folder of its own. The weights are copied there, so that nothing is written
     /// among the fixtures.
-    pub fn compile(&self, case: &Case, export: &str) -> Compiled {
-        let mut plan = case.json["plan"].clone();
-        if case.kind == "amplified" {
-            // What is compiled here is the pruned graph, whatever is done with its output afterwards.
-            plan.as_object_mut().unwrap().remove("amplify");
-        }
+    pub fn compile(&self, case: &Case, export: &str, target: Target) -> Compiled {
+        let plan = case.json["plan"].clone();
         let plan =
             plan::parse(&case.name, &plan.to_string()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
         let folder = TempDir::new().unwrap();
@@ -99,6 +95,7 @@ impl Family {
         let job = Job {
             model: &source,
             plan: &plan,
+            target,
             output: Some(&output),
             weights: None,
             at: None,
@@ -133,11 +130,8 @@ pub fn check(family: &Family, export: &str, tolerance: f32) {
     let mut worst = 0f32;
     let mut failures = Vec::new();
     let mut compared = 0;
-    for case in family.cases.iter().filter(|c| c.kind != "amplified" && c.kind != "amplified-weights") {
-        if case.json["plan"]["amplify"]["mode"] == "weights" {
-            continue;
-        }
-        let compiled = family.compile(case, export);
+    for case in &family.cases {
+        let compiled = family.compile(case, export, case.target());
         if case.kind != "dense" && !case.is_identity() {
             assert_ne!(
                 fs::read(&compiled.model).unwrap(),
@@ -178,6 +172,15 @@ impl Family {
 }
 
 impl Case {
+    /// The graph whose output torch's is: of an amplified case the fused one, or the one with amplified weights.
+    fn target(&self) -> Target {
+        match (self.kind.as_str(), self.json["plan"]["amplify"]["mode"].as_str()) {
+            ("amplified", Some("weights")) => Target::Amplified,
+            ("amplified", _) => Target::Fused,
+            _ => Target::Pruned,
+        }
+    }
+
     /// Whether the plan asks for nothing (a ratio of 0).
     fn is_identity(&self) -> bool {
         self.json["max_change"] == 0.0

@@ -6,6 +6,7 @@ mod common;
 mod family;
 mod prune;
 
+use crdiff::compile::Target;
 use family::{Case, Family};
 
 /// fp32: difference to torch, relative to the largest output.
@@ -58,7 +59,7 @@ goldens! {
 fn mini_bf16_masks() {
     let family = Family::load("sd15-mini", "golden-bf16");
     for case in family.cases.iter().filter(|c| c.is_prune()) {
-        let compiled = family.compile(case, "dynamo-bf16");
+        let compiled = family.compile(case, "dynamo-bf16", Target::Pruned);
         prune::check(&family, case, &compiled);
     }
 }

@@ -1,0 +1,269 @@
+//! Fuse: dense and pruned network and their mix in one graph, each node that both have in common once.
+//!
+//! The pruned branch starts as the dense one. A node is copied only if an operand of it differs between the two: it
+//! reads a masked weight, the output of a bypassed module, or the result of a copied node. Everything before the first
+//! such node on any path is shared, and so is whatever a path does not touch: time embedding, text projections.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{
+    PassError, PruneOutcome,
+    prune::{Target, add_masked, place_all, seen_by},
+};
+use crate::{
+    analysis::{magnitude::Progress, weights::Weight},
+    ir::{Editor, Graph, InitializerId, Masked, NewData, NodeId, NodeSpec, Place, ValueId},
+    onnx::{
+        DataType,
+        proto::{AttributeProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, type_proto},
+    },
+    plan::ResolvedPlan,
+};
+
+/// Suffix of the names of copied nodes and their results.
+const SUFFIX: &str = "_pruned";
+
+/// Name of the graph input with the amplification weight ([`MixWeight::Input`]).
+pub const WEIGHT_INPUT: &str = "poa_weight";
+
+/// Where the fused graph has its amplification weight w from, in `dense + w * (pruned - dense)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MixWeight {
+    /// A constant: the graph has the inputs of the original.
+    Baked(f64),
+    /// A further graph input, the float32 scalar [`WEIGHT_INPUT`].
+    Input,
+}
+
+/// How much of a fused graph is computed once.
+#[derive(Clone, Debug, Default)]
+pub struct Sharing {
+    /// Nodes that the dense branch has and the pruned branch uses too.
+    pub shared: Vec<NodeId>,
+    /// Nodes of the pruned branch, each with the node of the dense branch that it is a copy of.
+    pub copies: Vec<(NodeId, NodeId)>,
+}
+
+/// Adds the pruned branch and the mix of the outputs.
+pub(super) fn run(
+    plan: &ResolvedPlan,
+    weight: MixWeight,
+    editor: &mut Editor<'_>,
+    progress: &Progress<'_>,
+) -> Result<(Vec<PruneOutcome>, Sharing), PassError> {
+    let dense: Vec<NodeId> = editor.graph().node_ids().collect();
+    let mut branch = Branch::default();
+    for redirect in plan.bypasses.iter().flat_map(|b| &b.bypass.redirects) {
+        branch.skips.insert(redirect.from, redirect.to);
+    }
+    let outcomes = place_all(plan, editor, &mut branch, progress)?;
+    let outputs: Vec<ValueId> = editor.graph().outputs().iter().map(|io| io.value).collect();
+    let differing = branch.differing(editor.graph(), &dense);
+    let needed = branch.needed(editor.graph(), &dense, &outputs);
+    let mut sharing = Sharing::default();
+    for id in dense {
+        if !needed.contains(&id) {
+            continue;
+        }
+        if !differing.contains(&id) {
+            sharing.shared.push(id);
+            continue;
+        }
+        let inputs = branch.operands(editor.graph(), id);
+        let copy = editor.copy_node(id, &inputs, SUFFIX, Place::Last)?;
+        sharing.copies.push((copy, id));
+        let (from, to) = (editor.graph().node(id).outputs.clone(), editor.graph().node(copy).outputs.clone());
+        for (from, to) in from.into_iter().zip(to) {
+            if let (Some(from), Some(to)) = (from, to) {
+                branch.values.insert(from, to);
+            }
+        }
+    }
+    let mut w = None;
+    for (index, dense) in outputs.into_iter().enumerate() {
+        let pruned = branch.value(dense);
+        if pruned == dense {
+            continue;
+        }
+        let w = match w {
+            Some(w) => w,
+            None => *w.insert(mix_weight(editor, weight)?),
+        };
+        mix(editor, index, dense, pruned, w)?;
+    }
+    Ok((outcomes, sharing))
+}
+
+/// What the pruned branch has in place of what the dense one has.
+#[derive(Default)]
+struct Branch {
+    /// Outputs of bypassed modules, and their skips.
+    skips: FxHashMap<ValueId, ValueId>,
+    /// Operands that are masked weights.
+    masked: FxHashMap<(NodeId, usize), ValueId>,
+    /// Results of copied nodes.
+    values: FxHashMap<ValueId, ValueId>,
+}
+
+impl Target for Branch {
+    fn place(
+        &mut self,
+        editor: &mut Editor<'_>,
+        weight: &Weight,
+        _users: &FxHashSet<(NodeId, usize)>,
+        data: Masked,
+    ) -> Result<(InitializerId, bool), PassError> {
+        let placed = (add_masked(editor, weight, data), false);
+        self.join(editor, weight, placed)?;
+        Ok(placed)
+    }
+
+    fn join(
+        &mut self,
+        editor: &mut Editor<'_>,
+        weight: &Weight,
+        placed: (InitializerId, bool),
+    ) -> Result<(), PassError> {
+        for user in &weight.uses {
+            self.masked.insert(*user, seen_by(editor, *user, placed.0)?);
+        }
+        Ok(())
+    }
+}
+
+impl Branch {
+    /// What the pruned branch reads where the dense one reads `value`.
+    fn value(&self, value: ValueId) -> ValueId {
+        let skip = self.skip(value);
+        self.values.get(&skip).copied().unwrap_or(skip)
+    }
+
+    /// `value`, or what takes its place where modules are bypassed.
+    fn skip(&self, mut value: ValueId) -> ValueId {
+        while let Some(skip) = self.skips.get(&value) {
+            value = *skip;
+        }
+        value
+    }
+
+    fn operands(&self, graph: &Graph, id: NodeId) -> Vec<Option<ValueId>> {
+        let operand = |(slot, value): (usize, &Option<ValueId>)| {
+            value.map(|value| self.masked.get(&(id, slot)).copied().unwrap_or_else(|| self.value(value)))
+        };
+        graph.node(id).inputs.iter().enumerate().map(operand).collect()
+    }
+
+    /// The nodes that compute something else in the pruned branch.
+    fn differing(&self, graph: &Graph, dense: &[NodeId]) -> FxHashSet<NodeId> {
+        let mut differing = FxHashSet::default();
+        for id in dense {
+            let node = graph.node(*id);
+            let masked = (0..node.inputs.len()).any(|slot| self.masked.contains_key(&(*id, slot)));
+            let changed = |value: ValueId| {
+                let skip = self.skip(value);
+                skip != value || graph.producer(skip).is_some_and(|p| differing.contains(&p))
+            };
+            if masked || node.operands().chain(node.captures.iter().copied()).any(changed) {
+                differing.insert(*id);
+            }
+        }
+        differing
+    }
+
+    /// The nodes that the pruned branch computes at all.
+    fn needed(&self, graph: &Graph, dense: &[NodeId], outputs: &[ValueId]) -> FxHashSet<NodeId> {
+        let mut needed: FxHashSet<NodeId> =
+            outputs.iter().filter_map(|v| graph.producer(self.skip(*v))).collect();
+        for id in dense.iter().rev() {
+            if needed.contains(id) {
+                let node = graph.node(*id);
+                let read = node.operands().chain(node.captures.iter().copied());
+                needed.extend(read.filter_map(|v| graph.producer(self.skip(v))));
+            }
+        }
+        needed
+    }
+}
+
+/// The value of w, a float32 scalar.
+fn mix_weight(editor: &mut Editor<'_>, weight: MixWeight) -> Result<ValueId, PassError> {
+    match weight {
+        MixWeight::Baked(w) => {
+            let bytes = (w as f32).to_le_bytes().to_vec().into();
+            let id = editor.add_initializer(WEIGHT_INPUT, DataType::FLOAT, &[], NewData::Bytes(bytes));
+            editor
+                .graph()
+                .initializer(id)
+                .map(|i| i.value)
+                .ok_or_else(|| crate::ir::EditError::Gone(WEIGHT_INPUT.into()).into())
+        }
+        MixWeight::Input => {
+            let tensor = type_proto::Tensor {
+                elem_type: Some(DataType::FLOAT.0),
+                shape: Some(TensorShapeProto::default()),
+            };
+            Ok(editor.add_input(ValueInfoProto {
+                name: Some(WEIGHT_INPUT.to_string()),
+                r#type: Some(TypeProto {
+                    value: Some(type_proto::Value::TensorType(tensor)),
+                    ..TypeProto::default()
+                }),
+                ..ValueInfoProto::default()
+            })?)
+        }
+    }
+}
+
+/// Makes output `index` yield `dense + w * (pruned - dense)`. Half-precision outputs are mixed in float32: the
+/// difference of two near numbers, made larger, is where their rounding would show.
+fn mix(
+    editor: &mut Editor<'_>,
+    index: usize,
+    dense: ValueId,
+    pruned: ValueId,
+    w: ValueId,
+) -> Result<(), PassError> {
+    let stated = editor.graph().outputs()[index].info.r#type.as_ref().and_then(|t| t.value.as_ref());
+    let data_type = match stated {
+        Some(type_proto::Value::TensorType(tensor)) => DataType(tensor.elem_type.unwrap_or_default()),
+        _ => DataType::FLOAT,
+    };
+    let name = format!("poa/{index}");
+    let half = data_type != DataType::FLOAT;
+    let (mut dense, mut pruned) = (dense, pruned);
+    if half {
+        dense = add(editor, &name, "Cast", &[dense], cast(DataType::FLOAT))?;
+        pruned = add(editor, &name, "Cast", &[pruned], cast(DataType::FLOAT))?;
+    }
+    let difference = add(editor, &name, "Sub", &[pruned, dense], Vec::new())?;
+    let scaled = add(editor, &name, "Mul", &[difference, w], Vec::new())?;
+    let mut mixed = add(editor, &name, "Add", &[dense, scaled], Vec::new())?;
+    if half {
+        mixed = add(editor, &name, "Cast", &[mixed], cast(data_type))?;
+    }
+    Ok(editor.replace_output(index, mixed)?)
+}
+
+fn add(
+    editor: &mut Editor<'_>,
+    scope: &str,
+    op_type: &str,
+    inputs: &[ValueId],
+    attributes: Vec<AttributeProto>,
+) -> Result<ValueId, PassError> {
+    let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+    let name = format!("{scope}/{op_type}");
+    let spec = NodeSpec { name: &name, op_type, inputs: &inputs, outputs: &[&name], attributes };
+    let id = editor.add_node(spec, Place::Last)?;
+    let gone = || crate::ir::EditError::Gone(name.clone());
+    Ok(editor.graph().node(id).output(0).ok_or_else(gone)?)
+}
+
+fn cast(to: DataType) -> Vec<AttributeProto> {
+    vec![AttributeProto {
+        name: Some("to".to_string()),
+        r#type: Some(attribute_proto::AttributeType::Int as i32),
+        i: Some(to.0.into()),
+        ..AttributeProto::default()
+    }]
+}

@@ -1,0 +1,135 @@
+//! Ranking: which elements of a rule's weights are masked.
+
+use std::sync::Arc;
+
+use super::{
+    PassError,
+    mask::{MagnitudeMask, PatternMask},
+};
+use crate::{
+    analysis::{
+        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, Progress, Threshold, Ties},
+        weights::Weight,
+    },
+    ir::{Graph, InitializerId, Transform, WeightReader},
+    onnx::OnnxError,
+    plan::{Mask, Pool, ResolvedPrune},
+};
+
+/// The masks of a rule's weights.
+pub(super) struct Masks {
+    /// The threshold of the whole rule, if it has one.
+    pub(super) threshold: Option<Magnitude>,
+    /// How many weights the ratio asks for.
+    pub(super) k: Option<u64>,
+    /// One entry a weight; `None` where nothing is masked.
+    pub(super) of: Vec<Option<WeightMask>>,
+    /// Each weight's own threshold, where each has its own.
+    pub(super) own: Vec<Option<Threshold>>,
+}
+
+/// Decides the masks of `prune`, reading its weights where a ratio needs their ranks.
+pub(super) fn masks(
+    prune: &ResolvedPrune,
+    graph: &Graph,
+    progress: &Progress<'_>,
+) -> Result<Masks, PassError> {
+    let scale = prune.rule.scale.value as f32;
+    let weights = &prune.weights;
+    let magnitude = |weight: &Weight, t: Magnitude, ties: Ties| -> Result<WeightMask, PassError> {
+        Ok(WeightMask::Magnitude(MagnitudeMask::new(&weight.path, weight.data_type, t, ties, scale)?))
+    };
+    match prune.rule.mask {
+        Mask::Threshold(threshold) => {
+            let mut of = Vec::with_capacity(weights.len());
+            let mut t = None;
+            for weight in weights {
+                let given = Magnitude::given(threshold.value, weight.data_type)?;
+                t = Some(given);
+                of.push(Some(magnitude(weight, given, Ties::All)?));
+            }
+            Ok(Masks { threshold: t, k: None, of, own: Vec::new() })
+        }
+        Mask::Pattern(pattern) => {
+            let (keep, every) = (pattern.value.keep().into(), pattern.value.of().into());
+            let of = weights
+                .iter()
+                .map(|weight| Ok(Some(WeightMask::Pattern(PatternMask::new(weight, keep, every, scale)?))))
+                .collect::<Result<_, PassError>>()?;
+            Ok(Masks { threshold: None, k: None, of, own: Vec::new() })
+        }
+        Mask::Ratio { ratio, pool, ties } => {
+            let ratio = ratio.value.get();
+            let exact = ties == crate::plan::Ties::Exact;
+            let pools: Vec<&[Weight]> = match pool {
+                Pool::Group => vec![weights],
+                Pool::Tensor => weights.chunks(1).collect(),
+            };
+            let mut masks = Masks { threshold: None, k: Some(0), of: Vec::new(), own: Vec::new() };
+            for members in pools {
+                let threshold =
+                    ratio_masks(members, graph, ratio, exact, progress, &mut masks.of, &magnitude)?;
+                let k = threshold.map_or(0, |t| t.k);
+                masks.k = masks.k.map(|sum| sum + k);
+                match pool {
+                    Pool::Group => masks.threshold = threshold.map(|t| t.t),
+                    Pool::Tensor => masks.own.push(threshold),
+                }
+            }
+            Ok(masks)
+        }
+    }
+}
+
+/// Masks for one pool; returns its threshold, if the ratio asks for any weight at all.
+fn ratio_masks(
+    members: &[Weight],
+    graph: &Graph,
+    ratio: f64,
+    exact: bool,
+    progress: &Progress<'_>,
+    of: &mut Vec<Option<WeightMask>>,
+    magnitude: &dyn Fn(&Weight, Magnitude, Ties) -> Result<WeightMask, PassError>,
+) -> Result<Option<Threshold>, PassError> {
+    let tensors = members
+        .iter()
+        .map(|w| Ok(PoolTensor { reader: reader(graph, w.initializer)?, data_type: w.data_type }))
+        .collect::<Result<Vec<_>, OnnxError>>()?;
+    let histogram = MagnitudeHistogram::read(&tensors, progress)?;
+    let threshold = histogram.threshold(ratio, progress)?;
+    let Some(found) = threshold else {
+        of.extend(members.iter().map(|_| None));
+        return Ok(None);
+    };
+    let ties = if exact { histogram.ties(&found, progress)? } else { vec![Ties::All; members.len()] };
+    for (weight, ties) in members.iter().zip(ties) {
+        of.push(Some(magnitude(weight, found.t, ties)?));
+    }
+    Ok(threshold)
+}
+
+/// A reader of an initializer's original elements.
+pub(super) fn reader(graph: &Graph, initializer: InitializerId) -> Result<WeightReader, OnnxError> {
+    match graph.initializer(initializer) {
+        Some(initializer) => graph.weight_reader(&initializer.header),
+        None => Err(OnnxError::invalid("an initializer", "it was removed before it was read")),
+    }
+}
+
+/// Which elements of a weight are masked.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum WeightMask {
+    /// Those at or below a threshold.
+    Magnitude(MagnitudeMask),
+    /// All but the largest of each group.
+    Pattern(PatternMask),
+}
+
+impl WeightMask {
+    pub(super) fn transform(&self) -> Arc<dyn Transform> {
+        match self {
+            Self::Magnitude(mask) => Arc::new(mask.clone()),
+            Self::Pattern(mask) => Arc::new(mask.clone()),
+        }
+    }
+}
