@@ -179,12 +179,16 @@ impl Facts<'_> {
         }
     }
 
+    /// The value that everything else which flows into `module` is computed from: its input. Where the exporter's
+    /// scopes are lost, a norm before the first convolution may not be known to lie in the module.
     fn input(&self, module: ModuleId) -> Result<ValueId, Illegal> {
         let inputs = self.inputs(module);
-        match inputs.as_slice() {
-            [input] => Ok(*input),
-            _ => Err(Illegal::new(format!("it has {} inputs: {}", inputs.len(), self.names(&inputs)))),
-        }
+        let first = inputs.iter().find(|first| {
+            inputs.iter().all(|other| other == *first || self.flow.depends(self.graph, *other, **first))
+        });
+        first
+            .copied()
+            .ok_or_else(|| Illegal::new(format!("it has {} inputs: {}", inputs.len(), self.names(&inputs))))
     }
 
     fn names(&self, values: &[ValueId]) -> String {

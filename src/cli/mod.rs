@@ -30,6 +30,8 @@ pub struct Cli {
 enum Command {
     Compile(compile::Args),
     Inspect(inspect::Args),
+    #[cfg(feature = "runner")]
+    Doctor(doctor::Args),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -38,6 +40,8 @@ pub fn crdiff() -> ExitCode {
     finish(match command {
         Command::Compile(args) => compile::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Doctor(args) => doctor::run(&args),
     })
 }
 

@@ -1,13 +1,17 @@
 //! Filling a [`CompileReport`].
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
-use super::{BypassReport, CompileReport, FileReport, GraphReport, PruneReport, TensorReport, WeightsReport};
+use super::{
+    BypassReport, CompileReport, FileReport, FusedReport, GraphReport, PruneReport, TensorReport,
+    WeightsReport,
+};
 use crate::{
     analysis::modules::{ModuleId, Modules},
     compile::Compilation,
     ir::{Graph, InitializerId, NodeId, count_masked},
     onnx::{OnnxError, WeightPolicy, Written},
+    passes::Sharing,
     plan::{Mask, Via},
 };
 
@@ -54,10 +58,10 @@ pub fn parameters(graph: &Graph) -> u64 {
 /// The report of what `compilation` made of `graph`, without the files: those are added by [`files`].
 pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> CompileReport {
     let gone = |id: NodeId| graph.get(id).is_none();
-    let macs_left = census
-        .macs
-        .as_ref()
-        .map(|macs| graph.nodes().map(|(id, _)| macs.get(id.index()).unwrap_or(&0)).sum());
+    let originals: BTreeMap<NodeId, NodeId> = compilation.sharing.copies.iter().copied().collect();
+    let cost =
+        |macs: &[u64], id: NodeId| macs.get(originals.get(&id).unwrap_or(&id).index()).copied().unwrap_or(0);
+    let macs_left = census.macs.as_ref().map(|macs| graph.node_ids().map(|id| cost(macs, id)).sum());
     let mut report = CompileReport {
         tool: format!("crdiff {}", env!("CARGO_PKG_VERSION")),
         graph: GraphReport {
@@ -70,6 +74,9 @@ pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> Comp
         },
         ..CompileReport::default()
     };
+    if !compilation.sharing.copies.is_empty() {
+        report.fused = Some(fused(graph, &compilation.sharing, census));
+    }
     let modules = &compilation.modules;
     for bypass in &compilation.resolved.bypasses {
         let nodes: Vec<NodeId> =
@@ -124,6 +131,43 @@ pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> Comp
         }
     }
     report
+}
+
+fn fused(graph: &Graph, sharing: &Sharing, census: &Census) -> FusedReport {
+    let read = |nodes: &mut dyn Iterator<Item = NodeId>| -> BTreeMap<InitializerId, u64> {
+        nodes
+            .filter_map(|id| graph.get(id))
+            .flat_map(|node| node.operands())
+            .filter_map(|v| graph.initializer_of(v))
+            .filter(|(_, i)| i.header.data_type.is_weight_float())
+            .map(|(id, i)| (id, i.header.elements()))
+            .collect()
+    };
+    let copies: BTreeSet<NodeId> = sharing.copies.iter().map(|(copy, _)| *copy).collect();
+    let all = read(&mut graph.node_ids());
+    let dense = read(&mut graph.node_ids().filter(|id| !copies.contains(id)));
+    let pruned = read(&mut sharing.shared.iter().copied().chain(copies.iter().copied()));
+    let macs = |nodes: &mut dyn Iterator<Item = NodeId>| {
+        census.macs.as_ref().map(|macs| nodes.filter_map(|id| macs.get(id.index())).sum::<u64>())
+    };
+    let macs_shared = macs(&mut sharing.shared.iter().copied());
+    let copied = macs(&mut sharing.copies.iter().map(|(_, original)| *original));
+    let whole = census.macs.as_ref().map(|macs| macs.iter().sum::<u64>());
+    let macs_two_runs =
+        whole.zip(macs_shared).zip(copied).map(|((dense, shared), copied)| dense + shared + copied);
+    FusedReport {
+        nodes_dense: census.nodes,
+        nodes_shared: sharing.shared.len(),
+        nodes_pruned_only: sharing.copies.len(),
+        parameters_shared: dense.iter().filter(|(id, _)| pruned.contains_key(id)).map(|(_, n)| n).sum(),
+        parameters: all.values().sum(),
+        macs_two_runs,
+        macs_shared,
+        expected_time: macs_shared
+            .zip(macs_two_runs)
+            .filter(|(_, two)| *two > 0)
+            .map(|(shared, two)| 1.0 - shared as f64 / two as f64),
+    }
 }
 
 /// Enters how many weights are masked in each tensor: as `masked` says for those that were written, counted here for

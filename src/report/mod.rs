@@ -25,6 +25,9 @@ pub struct CompileReport {
     pub weights: WeightsReport,
     /// The graph before and after.
     pub graph: GraphReport,
+    /// What a fused graph computes once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fused: Option<FusedReport>,
     /// Things that the user should know: clones of shared weights, sizes at which a bypass is legal.
     pub notes: Vec<String>,
 }
@@ -159,4 +162,28 @@ pub struct GraphReport {
     /// Multiply-accumulates after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub macs_after: Option<u64>,
+}
+
+/// How much dense and pruned branch of a fused graph have in common.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct FusedReport {
+    /// Nodes of the dense branch: all of the original.
+    pub nodes_dense: usize,
+    /// How many of them the pruned branch uses as well.
+    pub nodes_shared: usize,
+    /// Nodes that only the pruned branch has.
+    pub nodes_pruned_only: usize,
+    /// Float parameters that both branches use, of those that either does.
+    pub parameters_shared: u64,
+    /// Float parameters that either branch uses.
+    pub parameters: u64,
+    /// Multiply-accumulates of dense and pruned network in two runs, at the size asked for with `--at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macs_two_runs: Option<u64>,
+    /// How many of them are computed once instead of twice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macs_shared: Option<u64>,
+    /// Expected time against two runs, from the multiply-accumulates: `1 - macs_shared / macs_two_runs`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_time: Option<f64>,
 }

@@ -92,6 +92,26 @@ fn totals(text: &mut String, report: &CompileReport) {
             _ => String::new(),
         }
     );
+    if let Some(fused) = &report.fused {
+        let _ = writeln!(
+            text,
+            "{} of {} nodes and {} of {} parameters serve both branches",
+            fused.nodes_shared,
+            fused.nodes_dense,
+            count(fused.parameters_shared),
+            count(fused.parameters)
+        );
+        if let (Some(shared), Some(two), Some(time)) =
+            (fused.macs_shared, fused.macs_two_runs, fused.expected_time)
+        {
+            let _ = writeln!(
+                text,
+                "{} of the {} MACs of two runs are computed once: expect {time:.2} of the time of two runs",
+                count(shared),
+                count(two)
+            );
+        }
+    }
     for output in &report.outputs {
         let what = if output.identical { "identical to the input" } else { output.emit.as_str() };
         let _ = writeln!(text, "wrote {} ({what}, {} nodes)", output.path, output.nodes);
@@ -116,17 +136,29 @@ fn totals(text: &mut String, report: &CompileReport) {
 /// What the user gains, and what not.
 fn honest(report: &CompileReport) -> Vec<&'static str> {
     let mut lines = Vec::new();
-    if !report.prune.is_empty() {
+    let emit = report.outputs.first().map_or("pruned", |o| o.emit.as_str());
+    if report.prune.is_empty() && report.bypass.is_empty() {
+        lines.push("The plan changes nothing.");
+    } else if emit == "fused" {
         lines.push(
-            "Masked weights change what the network computes, not how fast or how large it is: engines multiply by zeros \
-             as by any number.",
+            "A drop-in for the original: same inputs and outputs, amplified. It costs more than the original and less \
+             than two runs.",
+        );
+        return lines;
+    }
+    if emit == "amplified" {
+        lines.push(
+            "An approximation: to first order in the masked weights it is what the fused graph computes, at the cost of \
+             one network. `crdiff compare` against the fused graph tells how far it is off.",
+        );
+    } else if !report.prune.is_empty() {
+        lines.push(
+            "Masked weights change what the network computes, not how fast or how large it is: engines multiply by \
+             zeros as by any number.",
         );
     }
     if !report.bypass.is_empty() {
         lines.push("Bypassed modules are gone: the graph runs faster and needs less memory.");
-    }
-    if report.prune.is_empty() && report.bypass.is_empty() {
-        lines.push("The plan changes nothing.");
     }
     lines
 }
