@@ -19,7 +19,7 @@ use crate::{
     },
     ir::Graph,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
-    passes::{self, Emit, MixWeight, PassError, Provenance, PruneOutcome, Sharing},
+    passes::{self, Emit, MaskForm, MixWeight, PassError, Provenance, PruneOutcome, Sharing},
     plan::{self, During, On, Plan, PlanError, ResolvedPlan, Weight},
     report::{
         CompileReport, OutputReport, PlanSummary,
@@ -107,6 +107,7 @@ pub fn compile(
     graph: &mut Graph,
     plan: &Plan,
     target: Target,
+    masks: MaskForm,
     progress: &Progress<'_>,
 ) -> Result<Compilation, CompileError> {
     let emit = emit(plan, target)?;
@@ -123,7 +124,7 @@ pub fn compile(
     }
     let provenance =
         Provenance { emit: emit.name(), plan: plan.digest.clone(), source: graph.structure_digest() };
-    let outcome = passes::run(graph, &resolved, emit, &provenance, progress)?;
+    let outcome = passes::run(graph, &resolved, emit, masks, &provenance, progress)?;
     Ok(Compilation { resolved, outcomes: outcome.prunes, sharing: outcome.sharing, modules, shapes })
 }
 
@@ -194,6 +195,8 @@ pub struct Job<'a> {
     /// Where the output's weights are; `None` shares them if the output goes to the model's folder, and copies them
     /// else.
     pub weights: Option<WeightPolicy>,
+    /// How masked weights are in the output.
+    pub masks: MaskForm,
     /// Latent height and width at which multiply-accumulates are counted (batch 1).
     pub at: Option<(i64, i64)>,
     /// Files that must not be written over, beside the model and its data.
@@ -228,7 +231,7 @@ const TOKENS: i64 = 77;
 pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, CompileError> {
     let mut graph = Graph::load(onnx::open(job.model)?)?;
     let census = Census::of(&graph, job.at.map(|size| node_macs(&graph, size)));
-    let compilation = compile(&mut graph, job.plan, job.target, &|bytes| {
+    let compilation = compile(&mut graph, job.plan, job.target, job.masks, &|bytes| {
         (hooks.progress)(Stage::Ranking, bytes);
         if hooks.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
@@ -252,7 +255,7 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
         other => other?,
     };
     zeros(&mut report, &compilation, &written.masked)?;
-    files(&mut report, policy, &written);
+    files(&mut report, policy, job.masks, &written);
     report.outputs.push(OutputReport {
         emit: job.target.name().to_string(),
         path: output.display().to_string(),

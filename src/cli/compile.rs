@@ -14,6 +14,7 @@ use super::{
 use crate::{
     compile::{Hooks, Job, Target, compile_file, default_output},
     onnx::WeightPolicy,
+    passes::MaskForm,
     plan,
     report::{self, CompileReport},
 };
@@ -95,13 +96,18 @@ enum Weights {
     Share,
     /// The output has all its weights.
     Copy,
+    /// As share (or copy, in another folder), but masked weights are not stored: nodes mask the original when the model
+    /// is loaded. Smallest; slower to load.
+    Compact,
 }
 
-impl From<Weights> for WeightPolicy {
-    fn from(weights: Weights) -> Self {
-        match weights {
-            Weights::Share => Self::Share,
-            Weights::Copy => Self::Copy,
+impl Weights {
+    /// The policy for weights that stay as they are; `None` leaves it to the folder.
+    fn policy(self) -> Option<WeightPolicy> {
+        match self {
+            Self::Share => Some(WeightPolicy::Share),
+            Self::Copy => Some(WeightPolicy::Copy),
+            Self::Compact => None,
         }
     }
 }
@@ -134,7 +140,11 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             plan: &plan,
             target: *target,
             output: (!args.dry_run).then_some(&output),
-            weights: args.weights.map(Into::into),
+            weights: args.weights.and_then(Weights::policy),
+            masks: match args.weights {
+                Some(Weights::Compact) => MaskForm::Computed,
+                _ => MaskForm::Stored,
+            },
             at: args.at.map(|size| (size.height, size.width)),
             protected: vec![args.plan.clone()],
         };

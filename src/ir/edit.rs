@@ -286,6 +286,16 @@ impl<'g> Editor<'g> {
         Ok(())
     }
 
+    /// Gives an initializer its original elements back.
+    ///
+    /// # Errors
+    /// [`EditError::Gone`] if it was removed.
+    pub fn restore_data(&mut self, id: InitializerId) -> Result<(), EditError> {
+        let gone = || EditError::Gone(format!("initializer {}", id.index()));
+        self.graph.initializers[id.index()].as_mut().ok_or_else(gone)?.new_data = None;
+        Ok(())
+    }
+
     /// Adds an initializer; the name is made unique if it is taken.
     pub fn add_initializer(
         &mut self,

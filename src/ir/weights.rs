@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 use super::Graph;
+use crate::analysis::magnitude::Magnitude;
 use crate::onnx::{DataFile, OnnxError, Payload, TensorHeader, tensor};
 
 /// Reads the little-endian elements of one tensor, a range at a time.
@@ -61,6 +62,11 @@ impl WeightReader {
 pub trait Transform: Send + Sync + fmt::Debug {
     /// Number of bytes that must be seen together.
     fn granularity(&self) -> usize;
+
+    /// If all that it does is to set elements of magnitude up to some threshold to 0: that threshold.
+    fn threshold(&self) -> Option<Magnitude> {
+        None
+    }
 
     /// A fresh run over the tensor's bytes. Each call of the closure edits the next piece in place and returns how
     /// many of its elements are masked.

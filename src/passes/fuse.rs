@@ -54,7 +54,8 @@ pub(super) fn run(
     let dense: Vec<NodeId> = editor.graph().node_ids().collect();
     let mut branch = Branch::default();
     for redirect in plan.bypasses.iter().flat_map(|b| &b.bypass.redirects) {
-        branch.skips.insert(redirect.from, redirect.to);
+        // As in the bypass pass: a block comes before the branches in it.
+        branch.skips.entry(redirect.from).or_insert(redirect.to);
     }
     let outcomes = place_all(plan, editor, &mut branch, progress)?;
     let outputs: Vec<ValueId> = editor.graph().outputs().iter().map(|io| io.value).collect();

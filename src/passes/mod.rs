@@ -1,6 +1,7 @@
 //! The passes, in order. A new pass is one file, one line in [`ORDERED`] and one test file.
 
 mod bypass;
+mod compact;
 mod fuse;
 mod identity;
 pub mod mask;
@@ -67,6 +68,16 @@ impl Emit {
     }
 }
 
+/// How masked weights are in the emitted graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MaskForm {
+    /// As new elements.
+    #[default]
+    Stored,
+    /// As the original and a threshold, masked by nodes when the model is loaded, where the mask allows it.
+    Computed,
+}
+
 /// A pass: its name, and what it does.
 struct Pass {
     name: &'static str,
@@ -74,7 +85,7 @@ struct Pass {
 }
 
 /// The passes, in order. Each looks at [`Context::emit`] for whether it has anything to do.
-const ORDERED: [Pass; 5] = [
+const ORDERED: [Pass; 6] = [
     // First, on values as the plan was resolved: later passes may add values, but never take a skip away.
     Pass {
         name: "bypass",
@@ -105,6 +116,14 @@ const ORDERED: [Pass; 5] = [
             Ok(())
         },
     },
+    // Before the sweep: the original of a masked copy may have no reader until it gets one here.
+    Pass {
+        name: "compact",
+        run: |context, editor| match context.masks {
+            MaskForm::Stored => Ok(()),
+            MaskForm::Computed => compact::run(context.plan, &mut context.outcomes, editor),
+        },
+    },
     // After everything that takes readers away.
     Pass { name: "sweep", run: |context, editor| sweep::run(&context.unread, editor) },
     // Last: it looks whether anything changed at all.
@@ -114,6 +133,7 @@ const ORDERED: [Pass; 5] = [
 struct Context<'a> {
     plan: &'a ResolvedPlan,
     emit: Emit,
+    masks: MaskForm,
     provenance: &'a Provenance,
     progress: &'a Progress<'a>,
     unread: sweep::Unread,
@@ -150,6 +170,7 @@ pub fn run(
     graph: &mut Graph,
     plan: &ResolvedPlan,
     emit: Emit,
+    masks: MaskForm,
     provenance: &Provenance,
     progress: &Progress<'_>,
 ) -> Result<Outcome, PassError> {
@@ -157,6 +178,7 @@ pub fn run(
     let mut context = Context {
         plan,
         emit,
+        masks,
         provenance,
         progress,
         unread,

@@ -11,7 +11,7 @@ use crate::{
     compile::Compilation,
     ir::{Graph, InitializerId, NodeId, count_masked},
     onnx::{OnnxError, WeightPolicy, Written},
-    passes::Sharing,
+    passes::{MaskForm, Sharing},
     plan::{Mask, Via},
 };
 
@@ -199,10 +199,11 @@ pub fn zeros(
 }
 
 /// Enters what was written.
-pub fn files(report: &mut CompileReport, policy: WeightPolicy, written: &Written) {
-    let policy = match policy {
-        WeightPolicy::Share => "share",
-        WeightPolicy::Copy => "copy",
+pub fn files(report: &mut CompileReport, policy: WeightPolicy, masks: MaskForm, written: &Written) {
+    let policy = match (masks, policy) {
+        (MaskForm::Computed, _) => "compact",
+        (MaskForm::Stored, WeightPolicy::Share) => "share",
+        (MaskForm::Stored, WeightPolicy::Copy) => "copy",
     };
     report.weights = WeightsReport {
         policy: policy.to_string(),

@@ -98,6 +98,7 @@ impl Family {
             target,
             output: Some(&output),
             weights: None,
+            masks: Default::default(),
             at: None,
             protected: vec![],
         };

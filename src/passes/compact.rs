@@ -1,0 +1,82 @@
+//! Compact: masked weights are made when the model is loaded, `Where(Abs(w) > t, w, 0)`, so that nothing of them is
+//! stored. Smallest on disk; slower to load, and what an engine makes cannot be mapped. ONNX has `Shrink` for exactly
+//! this, but not every engine does.
+
+use super::{PassError, PruneOutcome};
+use crate::{
+    analysis::magnitude::Magnitude,
+    ir::{EditError, Editor, InitializerId, NewData, NodeSpec, Place, Use, ValueId},
+    onnx::DataType,
+    plan::ResolvedPlan,
+};
+
+/// Replaces stored masks by computed ones wherever a mask is nothing but a threshold. Others (patterns, scales, exact
+/// ties) stay stored.
+pub(super) fn run(
+    plan: &ResolvedPlan,
+    outcomes: &mut [PruneOutcome],
+    editor: &mut Editor<'_>,
+) -> Result<(), PassError> {
+    let mut done: Vec<InitializerId> = Vec::new();
+    for (prune, outcome) in plan.prunes.iter().zip(outcomes) {
+        for (weight, tensor) in prune.weights.iter().zip(&mut outcome.tensors) {
+            let (Some(masked), Some(data)) = (tensor.initializer, &tensor.data) else { continue };
+            let Some(t) = data.transform.threshold() else { continue };
+            if !done.contains(&masked) {
+                done.push(masked);
+                compute(editor, weight.initializer, masked, weight.data_type, t)?;
+            }
+            tensor.initializer = Some(weight.initializer);
+        }
+    }
+    Ok(())
+}
+
+/// Makes everything that reads the initializer `masked` read `original` through a mask.
+fn compute(
+    editor: &mut Editor<'_>,
+    original: InitializerId,
+    masked: InitializerId,
+    data_type: DataType,
+    t: Magnitude,
+) -> Result<(), PassError> {
+    let gone = || EditError::Gone("a masked weight".into());
+    let from = editor.graph().initializer(masked).ok_or_else(gone)?.value;
+    let users: Vec<Use> = editor.graph().uses(from).to_vec();
+    let weight = if original == masked {
+        editor.restore_data(masked)?;
+        from
+    } else {
+        editor.graph().initializer(original).ok_or_else(gone)?.value
+    };
+    let name = editor.graph().value(from).name.clone();
+    let scalar = |editor: &mut Editor<'_>, what: &str, value: f32| -> Result<ValueId, PassError> {
+        let bytes = match data_type {
+            DataType::FLOAT16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
+            DataType::BFLOAT16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
+            _ => value.to_le_bytes().to_vec(),
+        };
+        let id =
+            editor.add_initializer(&format!("{name}/{what}"), data_type, &[], NewData::Bytes(bytes.into()));
+        Ok(editor.graph().initializer(id).ok_or_else(gone)?.value)
+    };
+    let limit = scalar(editor, "threshold", t.value())?;
+    let zero = scalar(editor, "zero", 0.0)?;
+    let mut node = |op_type: &str, inputs: &[ValueId]| -> Result<ValueId, PassError> {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        let name = format!("{name}/{op_type}");
+        let spec =
+            NodeSpec { name: &name, op_type, inputs: &inputs, outputs: &[&name], attributes: Vec::new() };
+        let id = editor.add_node(spec, Place::First)?;
+        Ok(editor.graph().node(id).output(0).ok_or_else(gone)?)
+    };
+    let magnitude = node("Abs", &[weight])?;
+    let kept = node("Greater", &[magnitude, limit])?;
+    let masked = node("Where", &[kept, weight, zero])?;
+    for used in users {
+        if let Use::Operand { node, slot } = used {
+            editor.set_input(node, slot, masked)?;
+        }
+    }
+    Ok(())
+}
