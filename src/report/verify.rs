@@ -39,7 +39,9 @@ pub fn outcome(original: &str, compiled: &str, plan: &PlanSource, verdict: &Verd
 
 fn finding(plan: &PlanSource, difference: &Difference) -> Finding {
     let node = match (&difference.found, &difference.expected) {
-        (Some(found), Some(expected)) if found != expected => Some(format!("{found}; in the original {expected}")),
+        (Some(found), Some(expected)) if found != expected => {
+            Some(format!("{found}; in the original {expected}"))
+        }
         (found, expected) => found.as_ref().or(expected.as_ref()).cloned(),
     };
     Finding {

@@ -24,7 +24,11 @@ enum Key {
     Input(String),
     Tensor(i32, Vec<i64>),
     Sparse(Vec<u8>),
-    Result { signature: u32, slot: usize, operands: Box<[Option<Class>]> },
+    Result {
+        signature: u32,
+        slot: usize,
+        operands: Box<[Option<Class>]>,
+    },
     /// A value that depends on itself, or was removed: equal to nothing else of that name.
     Nothing(String),
 }
@@ -77,7 +81,8 @@ impl<'g> Side<'g> {
         for (id, node) in graph.nodes() {
             if node.results().any(|v| kinds[v.index()] == Kind::Result) {
                 let Signature { bytes, reads } = signature(graph, id)?;
-                let commutative = (node.is("Add") || node.is("Mul")) && matches!(reads[..], [Some(_), Some(_)]);
+                let commutative =
+                    (node.is("Add") || node.is("Mul")) && matches!(reads[..], [Some(_), Some(_)]);
                 nodes[id.index()] = Some(Shape { signature: interner.signature(bytes), reads, commutative });
             }
         }
@@ -134,7 +139,12 @@ pub(super) struct Classes(Vec<Option<Class>>);
 
 impl Classes {
     /// The classes of `side`, whose nodes read what `substitution` says.
-    pub fn of(side: &Side<'_>, substitution: &Substitution, overrides: &Overrides, interner: &mut Interner) -> Self {
+    pub fn of(
+        side: &Side<'_>,
+        substitution: &Substitution,
+        overrides: &Overrides,
+        interner: &mut Interner,
+    ) -> Self {
         let mut classes = Self(side.leaves.clone());
         for (value, class) in &overrides.values {
             classes.0[value.index()] = Some(*class);
@@ -148,7 +158,9 @@ impl Classes {
                 if classes.0[value.index()].is_some() {
                     continue;
                 }
-                let Some(missing) = classes.make(side, substitution, overrides, value, interner) else { continue };
+                let Some(missing) = classes.make(side, substitution, overrides, value, interner) else {
+                    continue;
+                };
                 if std::mem::replace(&mut open[value.index()], true) {
                     let name = side.graph.value(value).name.clone();
                     classes.0[value.index()] = Some(interner.class(Key::Nothing(name)));

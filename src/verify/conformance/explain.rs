@@ -113,8 +113,10 @@ impl Names<'_, '_> {
                     Some(_) => format!("{reader} is {have}, which the plan takes out, expected {want}"),
                     None => format!("{reader} is {have}, which is not in the original, expected {want}"),
                 };
-                difference.module =
-                    node.and_then(|node| self.module(node)).or_else(|| self.module_of(mismatch.reader)).or_else(made_in);
+                difference.module = node
+                    .and_then(|node| self.module(node))
+                    .or_else(|| self.module_of(mismatch.reader))
+                    .or_else(made_in);
             }
             Cause::Missing => {
                 difference.message = format!("{want} is missing: {reader} is {have} instead");
@@ -141,7 +143,9 @@ impl Names<'_, '_> {
     fn different(&self, mismatch: &Mismatch) -> String {
         let (original, compiled) = (self.original.graph, self.compiled.graph);
         let (want, have) = (describe(original, mismatch.original), describe(compiled, mismatch.compiled));
-        if (self.original.kind(mismatch.original), self.compiled.kind(mismatch.compiled)) == (Kind::Tensor, Kind::Tensor) {
+        if (self.original.kind(mismatch.original), self.compiled.kind(mismatch.compiled))
+            == (Kind::Tensor, Kind::Tensor)
+        {
             let text = |graph, value| match value::tensor_type(graph, value) {
                 Some((data_type, dims)) => format!("{}{dims:?}", data_type.name()),
                 None => "of unknown type".into(),
@@ -149,7 +153,8 @@ impl Names<'_, '_> {
             let (found, expected) = (text(compiled, mismatch.compiled), text(original, mismatch.original));
             return format!("{have} is {found}, expected {expected}");
         }
-        let (Some(a), Some(b)) = (compiled.producer(mismatch.compiled), original.producer(mismatch.original)) else {
+        let (Some(a), Some(b)) = (compiled.producer(mismatch.compiled), original.producer(mismatch.original))
+        else {
             return format!("{have}, expected {want}");
         };
         let (found, expected) = (compiled.node(a), original.node(b));
@@ -207,7 +212,11 @@ pub(super) fn describe(graph: &Graph, value: ValueId) -> String {
     match graph.producer(value).map(|id| graph.node(id)) {
         Some(node) => {
             let slot = node.outputs.iter().position(|v| *v == Some(value)).unwrap_or(0);
-            if node.outputs.len() > 1 { format!("result {slot} of {}", node.describe()) } else { node.describe() }
+            if node.outputs.len() > 1 {
+                format!("result {slot} of {}", node.describe())
+            } else {
+                node.describe()
+            }
         }
         None if graph.initializer_of(value).is_some() => format!("initializer `{}`", graph.value(value).name),
         None => format!("graph input `{}`", graph.value(value).name),

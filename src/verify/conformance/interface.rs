@@ -8,7 +8,7 @@ use super::Difference;
 use crate::{
     ir::{Graph, GraphIo},
     onnx::{
-        DataType, Source, model_field, graph_field,
+        DataType, Source, graph_field, model_field,
         proto::{StringStringEntryProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto},
         wire::Field,
     },
@@ -83,7 +83,9 @@ fn provenance(
         match found.get(key) {
             None => report(format!("the metadata key `{key}` is lost")),
             Some(other) if other != right => {
-                report(format!("it was made from another {what}: `{key}` is {other}, the {what}'s digest is {right}"));
+                report(format!(
+                    "it was made from another {what}: `{key}` is {other}, the {what}'s digest is {right}"
+                ));
             }
             Some(_) => {}
         }
@@ -154,9 +156,9 @@ fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Difference
     for domain in domains {
         let name = if domain.is_empty() { "ai.onnx" } else { domain };
         match (original.opset(domain), compiled.opset(domain)) {
-            (Some(expected), Some(found)) if expected != found => differences.push(Difference::first(format!(
-                "operator set `{name}` has version {found}, expected {expected}"
-            ))),
+            (Some(expected), Some(found)) if expected != found => differences.push(Difference::first(
+                format!("operator set `{name}` has version {found}, expected {expected}"),
+            )),
             (Some(expected), None) if uses(original, domain) => differences.push(Difference::first(format!(
                 "operator set `{name}`, version {expected}, is not imported"
             ))),
@@ -201,15 +203,20 @@ pub(super) fn compare_inputs(
         match found.iter().position(|io| io.info.name() == name) {
             Some(at) => {
                 if at != index && expected.len() == found.len() {
-                    differences
-                        .push(Difference::first(format!("input `{name}` is number {}, expected {}", at + 1, index + 1)));
+                    differences.push(Difference::first(format!(
+                        "input `{name}` is number {}, expected {}",
+                        at + 1,
+                        index + 1
+                    )));
                 }
                 types("input", &wanted.info, &found[at].info, differences);
             }
             None if expected.len() == found.len() => {
                 let other = found[index];
-                differences
-                    .push(Difference::first(format!("an input is called `{}`, expected `{name}`", other.info.name())));
+                differences.push(Difference::first(format!(
+                    "an input is called `{}`, expected `{name}`",
+                    other.info.name()
+                )));
                 renamed.push((other.value, wanted.value));
             }
             None => differences.push(Difference::first(format!("the input `{name}` is missing"))),
@@ -217,7 +224,10 @@ pub(super) fn compare_inputs(
     }
     if found.len() != expected.len() {
         for io in found.iter().filter(|io| !expected.iter().any(|x| x.info.name() == io.info.name())) {
-            differences.push(Difference::first(format!("there is an input `{}` that the original doesn't have", io.info.name())));
+            differences.push(Difference::first(format!(
+                "there is an input `{}` that the original doesn't have",
+                io.info.name()
+            )));
         }
     }
     renamed
@@ -244,7 +254,8 @@ pub(super) fn compare_outputs(
             }
             None if expected.len() == found.len() => {
                 let other = found[index].info.name();
-                differences.push(Difference::first(format!("an output is called `{other}`, expected `{name}`")));
+                differences
+                    .push(Difference::first(format!("an output is called `{other}`, expected `{name}`")));
                 pairs.push((index, index));
             }
             None => differences.push(Difference::first(format!("the output `{name}` is missing"))),

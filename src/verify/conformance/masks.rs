@@ -17,7 +17,9 @@ use crate::{
 
 /// The masked operands of the original, each with the index of its mask in the list that comes with them: the index
 /// of the prune rule and that of the weight in it.
-pub(super) fn masked_operands(plan: &ResolvedPlan) -> (FxHashMap<(NodeId, usize), usize>, Vec<(usize, usize)>) {
+pub(super) fn masked_operands(
+    plan: &ResolvedPlan,
+) -> (FxHashMap<(NodeId, usize), usize>, Vec<(usize, usize)>) {
     let mut operands = FxHashMap::default();
     let mut masks = Vec::new();
     for (rule, prune) in plan.prunes.iter().enumerate() {
@@ -59,8 +61,9 @@ pub(super) fn expected(
 ) -> Result<Vec<Option<Expected>>, OnnxError> {
     let scale = (factor(prune.rule.scale.value) as f32).to_bits();
     let float = |weight: &Weight| {
-        Float::of(weight.data_type)
-            .ok_or_else(|| OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is not a float"))
+        Float::of(weight.data_type).ok_or_else(|| {
+            OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is not a float")
+        })
     };
     let weights = &prune.weights;
     match prune.rule.mask {
@@ -90,7 +93,8 @@ pub(super) fn expected(
                 let members = pool
                     .iter()
                     .map(|weight| {
-                        let missing = || OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is gone");
+                        let missing =
+                            || OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is gone");
                         let header = &graph.initializer(weight.initializer).ok_or_else(missing)?.header;
                         Ok(Member { elements: graph.weight_reader(header)?, float: float(weight)? })
                     })
@@ -246,9 +250,8 @@ fn pattern(piece: &mut [u8], float: Float, scale: f32, (keep, of, stride): (usiz
             }
             for input in 0..of {
                 let own = magnitudes[input];
-                let before = |other: &usize| {
-                    magnitudes[*other] > own || magnitudes[*other] == own && *other < input
-                };
+                let before =
+                    |other: &usize| magnitudes[*other] > own || magnitudes[*other] == own && *other < input;
                 if (0..of).filter(before).count() >= keep {
                     replace(&mut block[at(input)..at(input) + size], float, scale);
                 }
@@ -297,7 +300,11 @@ fn replace(element: &mut [u8], float: Float, scale: f32) {
         }
         [a, b] => {
             let scaled = float.widen(u16::from_le_bytes([a, b])) * scale;
-            let bits = if float == Float::F16 { f16::from_f32(scaled).to_bits() } else { bf16::from_f32(scaled).to_bits() };
+            let bits = if float == Float::F16 {
+                f16::from_f32(scaled).to_bits()
+            } else {
+                bf16::from_f32(scaled).to_bits()
+            };
             element.copy_from_slice(&bits.to_le_bytes());
         }
         _ => {}

@@ -33,7 +33,9 @@ pub(super) fn mix(graph: &Graph, index: usize, weight: Option<f64>) -> Result<Mi
     for (dense, factors) in candidates {
         let Some((x, y)) = factors else { continue };
         for (difference, w) in [(x, y), (y, x)] {
-            let Ok((pruned, subtracted)) = operands(graph, difference, "Sub", "is multiplied") else { continue };
+            let Ok((pruned, subtracted)) = operands(graph, difference, "Sub", "is multiplied") else {
+                continue;
+            };
             let widened = |value| through_cast(graph, value, DataType::FLOAT);
             if widened(subtracted) != widened(dense) {
                 reason = "the Sub subtracts something else than the Mul's result is added to".into();

@@ -149,7 +149,8 @@ pub fn verify(
     let started = Instant::now();
     let modules = explain::modules_of(original);
     let resolved = resolve(original, &modules, plan)?;
-    let interface::Claims { emit, mut differences, mut notes } = interface::compare_models(original, compiled, plan);
+    let interface::Claims { emit, mut differences, mut notes } =
+        interface::compare_models(original, compiled, plan);
     let renamed = interface::compare_inputs(original, compiled, emit, &mut differences);
     let outputs = interface::compare_outputs(original, compiled, &mut differences);
 
@@ -170,7 +171,12 @@ pub fn verify(
     let mut cones = vec![Cone { substitution, classes, masks: operands, roots: roots.pruned }];
     if emit == Emit::Fused {
         let nothing = Substitution::default();
-        cones.push(Cone { substitution: nothing, classes: dense, masks: FxHashMap::default(), roots: roots.dense });
+        cones.push(Cone {
+            substitution: nothing,
+            classes: dense,
+            masks: FxHashMap::default(),
+            roots: roots.dense,
+        });
     }
     let order: FxHashMap<NodeId, usize> = original.node_ids().enumerate().map(|(at, id)| (id, at)).collect();
     let names = Names {
@@ -232,7 +238,8 @@ fn roots(
 ) -> Roots {
     let mut roots = Roots::default();
     for (found, wanted) in outputs {
-        let (Some(have), Some(want)) = (compiled.outputs().get(*found), original.outputs().get(*wanted)) else {
+        let (Some(have), Some(want)) = (compiled.outputs().get(*found), original.outputs().get(*wanted))
+        else {
             continue;
         };
         if emit != Emit::Fused {
@@ -246,7 +253,9 @@ fn roots(
             }
             Err(why) => {
                 let name = want.info.name();
-                differences.push(Difference::last(format!("output `{name}` is not the mix of both networks: {why}")));
+                differences.push(Difference::last(format!(
+                    "output `{name}` is not the mix of both networks: {why}"
+                )));
             }
         }
     }
@@ -287,8 +296,12 @@ fn match_nodes(
     let mut last = Walk::default();
     for _ in 0..ROUNDS {
         let classes = Classes::of(names.compiled, &Substitution::default(), &overrides, interner);
-        let sides =
-            Sides { original: names.original, compiled: names.compiled, classes: &classes, overrides: &overrides };
+        let sides = Sides {
+            original: names.original,
+            compiled: names.compiled,
+            classes: &classes,
+            overrides: &overrides,
+        };
         let mut found = Walk::default();
         let mut worst: Option<(usize, &Cone, Mismatch)> = None;
         let mut all: Vec<(&Cone, Mismatch)> = Vec::new();
@@ -316,7 +329,12 @@ fn match_nodes(
     last
 }
 
-fn set_aside(overrides: &mut Overrides, class: Class, mismatch: Mismatch, readers: impl Iterator<Item = Reader>) {
+fn set_aside(
+    overrides: &mut Overrides,
+    class: Class,
+    mismatch: Mismatch,
+    readers: impl Iterator<Item = Reader>,
+) {
     match mismatch.cause {
         // Nothing in the expected network is like the compiled value: it can stand for the expected one everywhere.
         Cause::Different | Cause::Unexpected | Cause::NotBypassed(_) => {

@@ -77,7 +77,11 @@ pub(super) struct Selected {
 ///
 /// # Errors
 /// [`OnnxError`] if the elements cannot be read.
-pub(super) fn select(pool: &[Member], k: u64, read: &(dyn Fn(u64) + Sync)) -> Result<Option<Selected>, OnnxError> {
+pub(super) fn select(
+    pool: &[Member],
+    k: u64,
+    read: &(dyn Fn(u64) + Sync),
+) -> Result<Option<Selected>, OnnxError> {
     let (singles, halves): (Vec<_>, Vec<_>) = pool.iter().partition(|m| m.float == Float::F32);
     // There are few 16-bit patterns: each is counted, and stands for its float32.
     let mut few: Vec<(u32, u64)> = Vec::new();
@@ -115,7 +119,8 @@ pub(super) fn select(pool: &[Member], k: u64, read: &(dyn Fn(u64) + Sync)) -> Re
     for (magnitude, n) in few.iter().filter(|(magnitude, _)| magnitude >> LOW == bucket) {
         low[(magnitude & ((1 << LOW) - 1)) as usize] += n;
     }
-    Ok(place(&low, k - before).map(|(index, more)| Selected { t: bucket << LOW | index as u32, below: before + more }))
+    Ok(place(&low, k - before)
+        .map(|(index, more)| Selected { t: bucket << LOW | index as u32, below: before + more }))
 }
 
 /// How many elements of `member` have exactly the magnitude `t`.

@@ -119,7 +119,10 @@ impl Renamer<'_> {
             sparse_tensor: sparse_tensor.as_ref().map(|t| sparse_content(graph, t)).transpose()?,
             tensors: tensors.iter().map(|t| tensor_content(graph, t)).collect::<Result<_, _>>()?,
             graphs: graphs.iter().map(|g| self.body(g)).collect::<Result<_, _>>()?,
-            sparse_tensors: sparse_tensors.iter().map(|t| sparse_content(graph, t)).collect::<Result<_, _>>()?,
+            sparse_tensors: sparse_tensors
+                .iter()
+                .map(|t| sparse_content(graph, t))
+                .collect::<Result<_, _>>()?,
             ..attribute.clone()
         })
     }

@@ -21,7 +21,9 @@ impl Substitution {
         let mut skips = FxHashMap::default();
         for (index, bypass) in plan.bypasses.iter().enumerate() {
             for redirect in &bypass.bypass.redirects {
-                skips.insert(redirect.from, (redirect.to, index));
+                // A module and the last one in it have one output. Bypasses are in the order of the modules, those
+                // around before those inside: the whole module is taken out.
+                skips.entry(redirect.from).or_insert((redirect.to, index));
             }
         }
         Self { skips }

@@ -31,7 +31,8 @@ pub(super) fn kind(graph: &Graph, value: ValueId) -> Kind {
         Origin::Removed => Kind::Nothing,
         Origin::Node { node, .. } => {
             let node = graph.node(node);
-            let is_tensor = node.is("Constant") && constant(node).is_some() || mask_by_operators(graph, node).is_some();
+            let is_tensor =
+                node.is("Constant") && constant(node).is_some() || mask_by_operators(graph, node).is_some();
             if is_tensor { Kind::Tensor } else { Kind::Result }
         }
     }
