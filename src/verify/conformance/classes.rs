@@ -146,6 +146,7 @@ impl Classes {
         interner: &mut Interner,
     ) -> Self {
         let mut classes = Self(side.leaves.clone());
+        #[allow(clippy::iter_over_hash_type, reason = "each entry sets a value of its own")]
         for (value, class) in &overrides.values {
             classes.0[value.index()] = Some(*class);
         }

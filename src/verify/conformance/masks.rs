@@ -15,11 +15,12 @@ use crate::{
     plan::{Mask, Pool, ResolvedPlan, ResolvedPrune, Ties},
 };
 
+/// Operands of the original that are masked weights, each with the index of its mask.
+pub(super) type MaskedOperands = FxHashMap<(NodeId, usize), usize>;
+
 /// The masked operands of the original, each with the index of its mask in the list that comes with them: the index
 /// of the prune rule and that of the weight in it.
-pub(super) fn masked_operands(
-    plan: &ResolvedPlan,
-) -> (FxHashMap<(NodeId, usize), usize>, Vec<(usize, usize)>) {
+pub(super) fn masked_operands(plan: &ResolvedPlan) -> (MaskedOperands, Vec<(usize, usize)>) {
     let mut operands = FxHashMap::default();
     let mut masks = Vec::new();
     for (rule, prune) in plan.prunes.iter().enumerate() {

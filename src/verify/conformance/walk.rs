@@ -4,6 +4,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     classes::{Class, Classes, Overrides, Side},
+    masks::MaskedOperands,
     substitution::Substitution,
     value::{self, Kind},
 };
@@ -16,7 +17,7 @@ pub(super) struct Cone {
     /// Classes of the original, read through the substitution.
     pub classes: Classes,
     /// The operands that are masked weights, with the index of their mask.
-    pub masks: FxHashMap<(NodeId, usize), usize>,
+    pub masks: MaskedOperands,
     /// The outputs: of the compiled graph, of the original, and the index of the graph output they are for.
     pub roots: Vec<(ValueId, ValueId, usize)>,
 }
