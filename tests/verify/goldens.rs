@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use crdiff::{compile::CompileError, onnx::WeightPolicy};
+use crdiff::{
+    compile::{CompileError, Target},
+    onnx::WeightPolicy,
+};
 use serde_json::Value;
 
 use super::support::{Model, fixtures, plan, verdict};
@@ -13,7 +16,7 @@ fn check(model: &str, golden: &str, least: usize) {
     let index = fs::read_to_string(fixtures().join(golden).join("index.json")).unwrap();
     let index: Value = serde_json::from_str(&index).unwrap();
     let copy = Model::copy(model);
-    let (mut nodes, mut masked, mut proven) = (0, 0, 0);
+    let (mut nodes, mut masked, mut proven, mut mixed, mut amplified) = (0, 0, 0, 0, 0);
     for (at, case) in index["cases"].as_array().unwrap().iter().enumerate() {
         let name = format!("{model}: {}", case["name"]);
         let plan = plan(&case["plan"].to_string());
@@ -33,9 +36,25 @@ fn check(model: &str, golden: &str, least: usize) {
             masked += verdict.proof.masked;
             proven += usize::from(!plan.rules.is_empty() && *policy == WeightPolicy::Share);
         }
+        if case["kind"] == "bypass" && at % 8 != 0 {
+            continue;
+        }
+        for target in [Target::Fused, Target::FusedWithInput, Target::Amplified] {
+            let compiled = match copy.compile_to(target, &plan, WeightPolicy::Share) {
+                Ok(compiled) => compiled,
+                // What cannot be in one graph is tested with the compiler.
+                Err(CompileError::Plan(_) | CompileError::Emit(_)) => continue,
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let verdict = verdict(&copy.path(), &compiled, &plan);
+            assert!(verdict.is_proven(), "{name}, {target:?}: {:#?}", verdict.differences);
+            mixed += usize::from(target != Target::Amplified && !plan.rules.is_empty());
+            amplified += usize::from(target == Target::Amplified && verdict.proof.masked > 0);
+        }
     }
     assert!(proven >= least, "only {proven} plans of {golden} change something");
     assert!(nodes > 100 * proven && masked > 0, "{nodes} nodes, {masked} masked tensors");
+    assert!(mixed > 1 && amplified > 0, "{mixed} fused, {amplified} amplified");
 }
 
 macro_rules! goldens {

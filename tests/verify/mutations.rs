@@ -512,7 +512,8 @@ fn fused_graphs() {
     assert!(verdict.is_proven() && verdict.proof.masked > 0, "{:#?}", verdict.differences);
     bench.accept("w as an input", |m| {
         graph(m).initializer.retain(|t| t.name() != "poa_weight");
-        let w = ValueInfoProto { name: Some("poa_weight".into()), ..graph(m).input[1].clone() };
+        let mut w = ValueInfoProto { name: Some("poa_weight".into()), ..graph(m).input[1].clone() };
+        dims(&mut w).clear();
         graph(m).input.push(w);
     });
     bench.find("another w", "w is 1.25, expected 1.5", "", |m| set_float(tensor(m, "poa_weight"), 0, 1.25));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crdiff::{
-    compile::{CompileError, Hooks, Job, compile_file},
+    compile::{CompileError, Hooks, Job, Target, compile_file},
     ir::Graph,
     onnx::{self, WeightPolicy},
     plan::{self, Plan},
@@ -43,8 +43,18 @@ impl Model {
         load(&self.path())
     }
 
-    /// Compiles `plan` to a file of its own.
+    /// Compiles `plan` to a pruned graph in a file of its own.
     pub fn compile(&self, plan: &Plan, policy: WeightPolicy) -> Result<PathBuf, CompileError> {
+        self.compile_to(Target::Pruned, plan, policy)
+    }
+
+    /// Compiles `plan` to `target`.
+    pub fn compile_to(
+        &self,
+        target: Target,
+        plan: &Plan,
+        policy: WeightPolicy,
+    ) -> Result<PathBuf, CompileError> {
         let output = match policy {
             WeightPolicy::Share => self.folder.path().join("compiled.onnx"),
             _ => {
@@ -57,6 +67,7 @@ impl Model {
         let job = Job {
             model: &model,
             plan,
+            target,
             output: Some(&output),
             weights: Some(policy),
             at: None,

@@ -55,7 +55,14 @@ fn is_weight(graph: &Graph, value: ValueId, weight: Option<f64>) -> Result<(), S
     for float in [DataType::FLOAT, DataType::FLOAT16, DataType::BFLOAT16] {
         value = through_cast(graph, value, float);
     }
-    let is_input = graph.inputs().any(|io| io.value == value && io.info.name() == WEIGHT_INPUT);
+    let is_scalar = |io: &crate::ir::GraphIo| match io.info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        Some(type_proto::Value::TensorType(tensor)) => {
+            tensor.shape.as_ref().is_some_and(|s| s.dim.is_empty())
+        }
+        _ => false,
+    };
+    let mut inputs = graph.inputs();
+    let is_input = inputs.any(|io| io.value == value && io.info.name() == WEIGHT_INPUT && is_scalar(io));
     let stated = value::scalar(graph, value);
     match (stated, weight) {
         (None, _) if is_input => Ok(()),
