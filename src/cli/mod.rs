@@ -6,6 +6,7 @@ pub mod compile;
 pub mod doctor;
 pub mod inspect;
 mod progress;
+pub mod verify;
 
 use std::{fmt, process::ExitCode};
 
@@ -15,6 +16,8 @@ use crate::{compile::CompileError, onnx::OnnxError, plan::PlanError};
 
 /// Exit code: done, or what was asked holds.
 pub const DONE: u8 = 0;
+/// Exit code: what was asked does not hold.
+pub const DOES_NOT_HOLD: u8 = 1;
 /// Exit code: the command line or an input is wrong.
 pub const BAD_INPUT: u8 = 2;
 
@@ -30,6 +33,7 @@ pub struct Cli {
 enum Command {
     Compile(compile::Args),
     Inspect(inspect::Args),
+    Verify(verify::Args),
     #[cfg(feature = "runner")]
     Doctor(doctor::Args),
 }
@@ -40,6 +44,7 @@ pub fn crdiff() -> ExitCode {
     finish(match command {
         Command::Compile(args) => compile::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args),
         #[cfg(feature = "runner")]
         Command::Doctor(args) => doctor::run(&args),
     })

@@ -2,7 +2,9 @@
 
 pub mod compile;
 pub mod inspect;
+pub mod outcome;
 pub mod text;
+pub mod verify;
 
 use serde::Serialize;
 

@@ -1,0 +1,84 @@
+//! `crdiff verify`
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::{DOES_NOT_HOLD, DONE, Failure};
+use crate::{
+    ir::Graph,
+    onnx, plan,
+    report::{self, outcome},
+    verify::conformance::{self, VerifyError},
+};
+
+/// Prove that a compiled model is exactly the original plus the plan, without running either.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit code: 0 proven, 1 not proven, 2 the command line or a file is wrong.
+
+Examples:
+  crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml
+  crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml --quiet && deploy unet.pruned.onnx
+  crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml --format sarif > crdiff.sarif")]
+pub struct Args {
+    /// The model that was compiled (.onnx).
+    original: PathBuf,
+    /// What was made of it (.onnx).
+    compiled: PathBuf,
+    /// The plan (YAML, or the result JSON of the authors' search).
+    #[arg(long, value_name = "PLAN")]
+    plan: PathBuf,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Print nothing but errors; the exit code tells.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// `--format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+    /// JUnit XML, for CI servers.
+    Junit,
+    /// SARIF 2.1.0, for code scanning; points at the lines of the plan.
+    Sarif,
+}
+
+impl From<Format> for outcome::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Self::Text,
+            Format::Json => Self::Json,
+            Format::Junit => Self::Junit,
+            Format::Sarif => Self::Sarif,
+        }
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Plan(error) => Self::Plan(error),
+            other => Self::Message(other.to_string()),
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    let plan = plan::load(&args.plan)?;
+    let original = Graph::load(onnx::open(&args.original)?)?;
+    let compiled = Graph::load(onnx::open(&args.compiled)?)?;
+    let verdict = conformance::verify(&original, &compiled, &plan, &|_| {})?;
+    if !args.quiet {
+        let (original, compiled) = (args.original.display().to_string(), args.compiled.display().to_string());
+        let outcome = report::verify::outcome(&original, &compiled, &plan.source, &verdict);
+        anstream::print!("{}", outcome::render(&outcome, args.format.into()));
+    }
+    Ok(if verdict.is_proven() { DONE } else { DOES_NOT_HOLD })
+}

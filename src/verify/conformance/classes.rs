@@ -1,0 +1,236 @@
+//! Classes of values: two values have one class exactly if the same operators compute them from the same inputs and
+//! from tensors of the same types and dimensions. What the tensors hold is compared later.
+
+use std::collections::hash_map::Entry;
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    signature::{Signature, signature, sparse},
+    substitution::Substitution,
+    value::{self, Kind},
+};
+use crate::{
+    ir::{Graph, NodeId, ValueId},
+    onnx::OnnxError,
+};
+
+/// A class, the same number in every graph of one [`Interner`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Class(u32);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Input(String),
+    Tensor(i32, Vec<i64>),
+    Sparse(Vec<u8>),
+    Result {
+        signature: u32,
+        slot: usize,
+        operands: Box<[Option<Class>]>,
+    },
+    /// A value that depends on itself, or was removed: equal to nothing else of that name.
+    Nothing(String),
+}
+
+/// Numbers classes and signatures.
+#[derive(Debug, Default)]
+pub(super) struct Interner {
+    keys: FxHashMap<Key, Class>,
+    signatures: FxHashMap<Vec<u8>, u32>,
+}
+
+impl Interner {
+    fn class(&mut self, key: Key) -> Class {
+        let next = Class(self.keys.len() as u32);
+        *self.keys.entry(key).or_insert(next)
+    }
+
+    fn signature(&mut self, bytes: Vec<u8>) -> u32 {
+        let next = self.signatures.len() as u32;
+        *self.signatures.entry(bytes).or_insert(next)
+    }
+}
+
+/// A graph with what is compared of each node and each value that no node computes.
+#[derive(Debug)]
+pub(super) struct Side<'g> {
+    pub graph: &'g Graph,
+    nodes: Vec<Option<Shape>>,
+    kinds: Vec<Kind>,
+    leaves: Vec<Option<Class>>,
+}
+
+/// The comparable part of one node.
+#[derive(Debug)]
+struct Shape {
+    signature: u32,
+    reads: Vec<Option<ValueId>>,
+    commutative: bool,
+}
+
+impl<'g> Side<'g> {
+    /// Looks at every node and leaf of `graph`.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if a tensor in an attribute cannot be read.
+    pub fn new(graph: &'g Graph, interner: &mut Interner) -> Result<Self, OnnxError> {
+        let mut nodes: Vec<Option<Shape>> = Vec::new();
+        nodes.resize_with(graph.node_capacity(), || None);
+        let kinds: Vec<Kind> = graph.value_ids().map(|value| value::kind(graph, value)).collect();
+        for (id, node) in graph.nodes() {
+            if node.results().any(|v| kinds[v.index()] == Kind::Result) {
+                let Signature { bytes, reads } = signature(graph, id)?;
+                let commutative =
+                    (node.is("Add") || node.is("Mul")) && matches!(reads[..], [Some(_), Some(_)]);
+                nodes[id.index()] = Some(Shape { signature: interner.signature(bytes), reads, commutative });
+            }
+        }
+        let mut leaves = vec![None; graph.value_capacity()];
+        for id in graph.value_ids() {
+            let name = || graph.value(id).name.clone();
+            let key = match kinds[id.index()] {
+                Kind::Input => Key::Input(name()),
+                Kind::Tensor => match value::tensor_type(graph, id) {
+                    Some((data_type, dims)) => Key::Tensor(data_type.0, dims),
+                    None => Key::Nothing(name()),
+                },
+                Kind::Sparse => Key::Sparse(sparse(graph, &name())?),
+                Kind::Nothing => Key::Nothing(name()),
+                Kind::Result => continue,
+            };
+            leaves[id.index()] = Some(interner.class(key));
+        }
+        Ok(Self { graph, nodes, kinds, leaves })
+    }
+
+    /// What `value` is.
+    pub fn kind(&self, value: ValueId) -> Kind {
+        self.kinds[value.index()]
+    }
+
+    /// What node `id` reads: operands, then what its bodies refer to.
+    pub fn reads(&self, id: NodeId) -> &[Option<ValueId>] {
+        self.nodes[id.index()].as_ref().map_or(&[], |shape| &shape.reads)
+    }
+
+    /// Whether both operands of node `id` can change places: Add and Mul give the same bits either way (IEEE 754).
+    pub fn is_commutative(&self, id: NodeId) -> bool {
+        self.nodes[id.index()].as_ref().is_some_and(|shape| shape.commutative)
+    }
+
+    /// The number of the node's signature.
+    pub fn signature(&self, id: NodeId) -> Option<u32> {
+        self.nodes[id.index()].as_ref().map(|shape| shape.signature)
+    }
+}
+
+/// Values, and places where values are read, whose class is taken to be another one.
+#[derive(Debug, Default)]
+pub(super) struct Overrides {
+    pub values: FxHashMap<ValueId, Class>,
+    pub reads: FxHashMap<(NodeId, usize), Class>,
+    pub outputs: Vec<usize>,
+}
+
+/// The class of every value of a graph, as it is made.
+#[derive(Debug)]
+pub(super) struct Classes(Vec<Option<Class>>);
+
+impl Classes {
+    /// The classes of `side`, whose nodes read what `substitution` says.
+    pub fn of(
+        side: &Side<'_>,
+        substitution: &Substitution,
+        overrides: &Overrides,
+        interner: &mut Interner,
+    ) -> Self {
+        let mut classes = Self(side.leaves.clone());
+        #[allow(clippy::iter_over_hash_type, reason = "each entry sets a value of its own")]
+        for (value, class) in &overrides.values {
+            classes.0[value.index()] = Some(*class);
+        }
+        // Substituted operands can come after their readers in the file: depth first, without recursion.
+        let mut open = vec![false; side.graph.value_capacity()];
+        let mut stack = Vec::new();
+        for root in side.graph.value_ids() {
+            stack.push(root);
+            while let Some(value) = stack.pop() {
+                if classes.0[value.index()].is_some() {
+                    continue;
+                }
+                let Some(missing) = classes.make(side, substitution, overrides, value, interner) else {
+                    continue;
+                };
+                if std::mem::replace(&mut open[value.index()], true) {
+                    let name = side.graph.value(value).name.clone();
+                    classes.0[value.index()] = Some(interner.class(Key::Nothing(name)));
+                    continue;
+                }
+                stack.push(value);
+                stack.extend(missing);
+            }
+        }
+        classes
+    }
+
+    /// Gives `value` its class, or returns the values whose classes are needed first.
+    fn make(
+        &mut self,
+        side: &Side<'_>,
+        substitution: &Substitution,
+        overrides: &Overrides,
+        value: ValueId,
+        interner: &mut Interner,
+    ) -> Option<Vec<ValueId>> {
+        let read = |value| substitution.read(value);
+        if let Some(operand) = value::behind_identity(side.graph, value) {
+            let node = side.graph.producer(value)?;
+            let class = overrides.reads.get(&(node, 0)).copied().or(self.0[read(operand).index()]);
+            self.0[value.index()] = class;
+            return if class.is_none() { Some(vec![read(operand)]) } else { None };
+        }
+        let node = side.graph.producer(value)?;
+        let slot = side.graph.node(node).outputs.iter().position(|v| *v == Some(value))?;
+        let shape = side.nodes[node.index()].as_ref()?;
+        let mut missing = Vec::new();
+        let mut operands = Vec::with_capacity(shape.reads.len());
+        for (index, operand) in shape.reads.iter().enumerate() {
+            let Some(operand) = operand.map(read) else {
+                operands.push(None);
+                continue;
+            };
+            match overrides.reads.get(&(node, index)).copied().or(self.0[operand.index()]) {
+                Some(class) => operands.push(Some(class)),
+                None => missing.push(operand),
+            }
+        }
+        if !missing.is_empty() {
+            return Some(missing);
+        }
+        if shape.commutative {
+            operands.sort_unstable_by_key(|class| class.map(|c| c.0));
+        }
+        let key = Key::Result { signature: shape.signature, slot, operands: operands.into() };
+        self.0[value.index()] = Some(interner.class(key));
+        None
+    }
+
+    /// The class of `value` as it is made, whatever its readers read instead.
+    pub fn get(&self, value: ValueId) -> Option<Class> {
+        self.0.get(value.index()).copied().flatten()
+    }
+
+    /// For each class, the first value that has it.
+    pub fn first_values(&self) -> FxHashMap<Class, ValueId> {
+        let mut first = FxHashMap::default();
+        for (index, class) in self.0.iter().enumerate() {
+            if let Some(class) = class
+                && let Entry::Vacant(entry) = first.entry(*class)
+            {
+                entry.insert(ValueId::new(index));
+            }
+        }
+        first
+    }
+}

@@ -1,0 +1,229 @@
+//! Saying what a mismatch is, with the names of both graphs.
+
+use rustc_hash::FxHashMap;
+
+use super::{
+    Difference,
+    classes::{Class, Side},
+    signature::attributes,
+    value::{self, Kind},
+    walk::{Cause, Cone, Mismatch, Reader},
+};
+use crate::{
+    analysis::modules::{self, Modules},
+    ir::{Graph, NodeId, ValueId},
+    onnx::proto::AttributeProto,
+    plan::ResolvedPlan,
+};
+
+/// What names are taken from.
+pub(super) struct Names<'a, 'g> {
+    pub original: &'a Side<'g>,
+    pub compiled: &'a Side<'g>,
+    pub modules: &'a Modules,
+    pub plan: &'a ResolvedPlan,
+    /// Position of each node of the original in its file.
+    pub order: &'a FxHashMap<NodeId, usize>,
+    /// Values of the original as it was, by class.
+    pub dense: &'a FxHashMap<Class, ValueId>,
+}
+
+impl Names<'_, '_> {
+    /// Where in the original a mismatch lies: smaller is further up.
+    pub fn rank(&self, mismatch: &Mismatch) -> usize {
+        let producer = self.original.graph.producer(mismatch.original);
+        let reader = match mismatch.reader {
+            Reader::Operand { original, .. } => Some(original),
+            Reader::Output(_) => None,
+        };
+        let node = match mismatch.cause {
+            Cause::Missing | Cause::Different => producer.or(reader),
+            _ => reader.or(producer),
+        };
+        node.and_then(|node| self.order.get(&node).copied()).unwrap_or(usize::MAX - 1)
+    }
+
+    /// The place where something is read: its position in the file of the original.
+    pub fn rank_of(&self, reader: Reader) -> usize {
+        match reader {
+            Reader::Operand { original, .. } => self.order.get(&original).copied().unwrap_or(usize::MAX - 1),
+            Reader::Output(_) => usize::MAX - 1,
+        }
+    }
+
+    /// The module path of the node of the original that reads something.
+    pub fn module_of(&self, reader: Reader) -> Option<String> {
+        match reader {
+            Reader::Operand { original, .. } => self.module(original),
+            Reader::Output(_) => None,
+        }
+    }
+
+    fn module(&self, node: NodeId) -> Option<String> {
+        let path = &self.modules.get(self.modules.of_node(node)).path;
+        (!path.is_empty()).then(|| path.clone())
+    }
+
+    /// What reads something, in the words of each graph: the original's, the compiled graph's.
+    pub fn reader(&self, reader: Reader) -> (String, String) {
+        match reader {
+            Reader::Operand { compiled, slot, original } => {
+                let operand = |graph: &Graph, id| format!("operand {slot} of {}", graph.node(id).describe());
+                (operand(self.original.graph, original), operand(self.compiled.graph, compiled))
+            }
+            Reader::Output(index) => {
+                let name = |graph: &Graph| match graph.outputs().get(index) {
+                    Some(io) => format!("graph output `{}`", io.info.name()),
+                    None => format!("graph output {index}"),
+                };
+                (name(self.original.graph), name(self.compiled.graph))
+            }
+        }
+    }
+
+    /// `mismatch` as a difference.
+    pub fn explain(&self, mismatch: &Mismatch, cone: &Cone, compiled_class: Option<Class>) -> Difference {
+        let (original, compiled) = (self.original.graph, self.compiled.graph);
+        let (want, have) = (describe(original, mismatch.original), describe(compiled, mismatch.compiled));
+        let (_, reader) = self.reader(mismatch.reader);
+        let producer = original.producer(mismatch.original);
+        let made_in = || producer.and_then(|node| self.module(node));
+        let mut difference = Difference {
+            rank: self.rank(mismatch),
+            expected: Some(want.clone()),
+            found: Some(have.clone()),
+            ..Difference::default()
+        };
+        match mismatch.cause {
+            Cause::NotBypassed(index) => {
+                let bypass = self.plan.bypasses.get(index);
+                let path = bypass.map(|b| b.path.clone()).unwrap_or_default();
+                difference.message = format!("`{path}` is not bypassed: {reader} still reads its output");
+                difference.module = Some(path);
+                difference.rule = bypass.map(|b| b.rule.span);
+            }
+            Cause::WrongOperand => {
+                difference.message = format!("{reader} is {have}, expected {want}");
+                difference.module = self.module_of(mismatch.reader).or_else(made_in);
+            }
+            Cause::Unexpected => {
+                let known = compiled_class.and_then(|class| self.dense.get(&class));
+                let node = known.and_then(|value| original.producer(*value));
+                difference.message = match node {
+                    Some(_) => format!("{reader} is {have}, which the plan takes out, expected {want}"),
+                    None => format!("{reader} is {have}, which is not in the original, expected {want}"),
+                };
+                difference.module = node
+                    .and_then(|node| self.module(node))
+                    .or_else(|| self.module_of(mismatch.reader))
+                    .or_else(made_in);
+            }
+            Cause::Missing => {
+                difference.message = format!("{want} is missing: {reader} is {have} instead");
+                difference.module = made_in().or_else(|| self.module_of(mismatch.reader));
+                difference.help = self.bypassed_without_rule(mismatch, cone);
+            }
+            Cause::Different => {
+                difference.message = self.different(mismatch);
+                difference.module = made_in().or_else(|| self.module_of(mismatch.reader));
+            }
+        }
+        difference
+    }
+
+    /// What to say if a module that no rule names may have been taken out.
+    fn bypassed_without_rule(&self, mismatch: &Mismatch, cone: &Cone) -> Option<String> {
+        let module = self.modules.of_node(self.original.graph.producer(mismatch.original)?);
+        let path = &self.modules.get(module).path;
+        let planned = self.plan.bypasses.iter().any(|b| b.bypass.module == module);
+        (!path.is_empty() && !planned && cone.substitution.skip(mismatch.original).is_none())
+            .then(|| format!("was `{path}`, or something in it, taken out by another plan?"))
+    }
+
+    fn different(&self, mismatch: &Mismatch) -> String {
+        let (original, compiled) = (self.original.graph, self.compiled.graph);
+        let (want, have) = (describe(original, mismatch.original), describe(compiled, mismatch.compiled));
+        if (self.original.kind(mismatch.original), self.compiled.kind(mismatch.compiled))
+            == (Kind::Tensor, Kind::Tensor)
+        {
+            let text = |graph, value| match value::tensor_type(graph, value) {
+                Some((data_type, dims)) => format!("{}{dims:?}", data_type.name()),
+                None => "of unknown type".into(),
+            };
+            let (found, expected) = (text(compiled, mismatch.compiled), text(original, mismatch.original));
+            return format!("{have} is {found}, expected {expected}");
+        }
+        let (Some(a), Some(b)) = (compiled.producer(mismatch.compiled), original.producer(mismatch.original))
+        else {
+            return format!("{have}, expected {want}");
+        };
+        let (found, expected) = (compiled.node(a), original.node(b));
+        let same_operator = found.op_type == expected.op_type && found.domain == expected.domain;
+        if !same_operator || self.compiled.kind(mismatch.compiled) != self.original.kind(mismatch.original) {
+            return format!("{have}, expected {want}");
+        }
+        if let (Ok(ours), Ok(theirs)) = (attributes(compiled, found), attributes(original, expected))
+            && let Some(what) = attribute_difference(&ours, &theirs)
+        {
+            return format!("{} has {what}", found.describe());
+        }
+        let count = |graph: &Graph, id: NodeId| {
+            let node = graph.node(id);
+            format!("{} operands and {} results", node.operands().count(), node.outputs.len())
+        };
+        format!("{have} has {}, expected {}", count(compiled, a), count(original, b))
+    }
+}
+
+fn attribute_difference(found: &[AttributeProto], expected: &[AttributeProto]) -> Option<String> {
+    for wanted in expected {
+        let name = wanted.name();
+        match found.iter().find(|a| a.name() == name) {
+            None => return Some(format!("no attribute `{name}`, expected {}", attribute_text(wanted))),
+            Some(other) if other != wanted => {
+                let (found, expected) = (attribute_text(other), attribute_text(wanted));
+                return Some(if found == expected {
+                    format!("another value of attribute `{name}` ({found})")
+                } else {
+                    format!("attribute `{name}` = {found}, expected {expected}")
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    let extra = found.iter().find(|a| !expected.iter().any(|b| b.name() == a.name()))?;
+    Some(format!("an attribute `{}` = {} that it should not have", extra.name(), attribute_text(extra)))
+}
+
+fn attribute_text(attribute: &AttributeProto) -> String {
+    match attribute {
+        AttributeProto { f: Some(f), .. } => format!("{f:?}"),
+        AttributeProto { i: Some(i), .. } => i.to_string(),
+        AttributeProto { s: Some(s), .. } => format!("{:?}", String::from_utf8_lossy(s)),
+        AttributeProto { t: Some(_), .. } => "a tensor".into(),
+        AttributeProto { g: Some(_), .. } => "a body".into(),
+        AttributeProto { floats, .. } if !floats.is_empty() => format!("{floats:?}"),
+        other => format!("{:?}", other.ints),
+    }
+}
+
+/// A value as messages name it.
+pub(super) fn describe(graph: &Graph, value: ValueId) -> String {
+    match graph.producer(value).map(|id| graph.node(id)) {
+        Some(node) => {
+            let slot = node.outputs.iter().position(|v| *v == Some(value)).unwrap_or(0);
+            if node.outputs.len() > 1 {
+                format!("result {slot} of {}", node.describe())
+            } else {
+                node.describe()
+            }
+        }
+        None if graph.initializer_of(value).is_some() => format!("initializer `{}`", graph.value(value).name),
+        None => format!("graph input `{}`", graph.value(value).name),
+    }
+}
+
+/// The modules of `graph`.
+pub(super) fn modules_of(graph: &Graph) -> Modules {
+    modules::modules(graph)
+}

@@ -1,0 +1,313 @@
+//! What masks the plan asks for, by definition: thresholds selected again, and the elements that masked tensors must
+//! have.
+
+use half::{bf16, f16};
+use rustc_hash::FxHashMap;
+
+use super::{
+    select::{self, Float, INFINITY, Member},
+    value::OperatorMask,
+};
+use crate::{
+    analysis::weights::{Layout, Weight},
+    ir::{Graph, NodeId},
+    onnx::OnnxError,
+    plan::{Mask, Pool, ResolvedPlan, ResolvedPrune, Ties},
+};
+
+/// Operands of the original that are masked weights, each with the index of its mask.
+pub(super) type MaskedOperands = FxHashMap<(NodeId, usize), usize>;
+
+/// The masked operands of the original, each with the index of its mask in the list that comes with them: the index
+/// of the prune rule and that of the weight in it.
+pub(super) fn masked_operands(plan: &ResolvedPlan) -> (MaskedOperands, Vec<(usize, usize)>) {
+    let mut operands = FxHashMap::default();
+    let mut masks = Vec::new();
+    for (rule, prune) in plan.prunes.iter().enumerate() {
+        for (index, weight) in prune.weights.iter().enumerate() {
+            operands.extend(weight.uses.iter().map(|used| (*used, masks.len())));
+            masks.push((rule, index));
+        }
+    }
+    (operands, masks)
+}
+
+/// What a masked tensor must hold, given the original's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Expected {
+    masked: Masked,
+    /// Bits of the float32 that masked elements are multiplied by.
+    scale: u32,
+    float: Float,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Masked {
+    /// Magnitudes up to `t`; of those equal to it only the first `ties`, if that says how many.
+    UpTo { t: u32, ties: Option<u64> },
+    /// All but the `keep` largest of each `of` elements that lie `stride` apart.
+    Pattern { keep: usize, of: usize, stride: usize },
+}
+
+/// The masks of a rule's weights, in their order; `None` for a weight that stays as it is. `factor` makes the number
+/// that masked elements are multiplied by from the rule's scale.
+///
+/// # Errors
+/// [`OnnxError`] if the weights cannot be read.
+pub(super) fn expected(
+    graph: &Graph,
+    prune: &ResolvedPrune,
+    factor: &dyn Fn(f64) -> f64,
+    read: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Option<Expected>>, OnnxError> {
+    let scale = (factor(prune.rule.scale.value) as f32).to_bits();
+    let float = |weight: &Weight| {
+        Float::of(weight.data_type).ok_or_else(|| {
+            OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is not a float")
+        })
+    };
+    let weights = &prune.weights;
+    match prune.rule.mask {
+        Mask::Threshold(threshold) => weights
+            .iter()
+            .map(|weight| {
+                let float = float(weight)?;
+                let t = given(threshold.value, float);
+                Ok(Some(Expected { masked: Masked::UpTo { t, ties: None }, scale, float }))
+            })
+            .collect(),
+        Mask::Pattern(pattern) => weights
+            .iter()
+            .map(|weight| {
+                let (keep, of) = (pattern.value.keep().into(), pattern.value.of().into());
+                let masked = Masked::Pattern { keep, of, stride: input_stride(weight) };
+                Ok(Some(Expected { masked, scale, float: float(weight)? }))
+            })
+            .collect(),
+        Mask::Ratio { ratio, pool, ties } => {
+            let mut all = Vec::with_capacity(weights.len());
+            let pools: Vec<&[Weight]> = match pool {
+                Pool::Group => vec![weights],
+                Pool::Tensor => weights.chunks(1).collect(),
+            };
+            for pool in pools {
+                let members = pool
+                    .iter()
+                    .map(|weight| {
+                        let missing =
+                            || OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is gone");
+                        let header = &graph.initializer(weight.initializer).ok_or_else(missing)?.header;
+                        Ok(Member { elements: graph.weight_reader(header)?, float: float(weight)? })
+                    })
+                    .collect::<Result<Vec<_>, OnnxError>>()?;
+                let masked = ratio_masks(&members, ratio.value.get(), ties, read)?;
+                all.extend(masked.into_iter().zip(&members).map(|(masked, member)| {
+                    masked.map(|masked| Expected { masked, scale, float: member.float })
+                }));
+            }
+            Ok(all)
+        }
+    }
+}
+
+fn ratio_masks(
+    members: &[Member],
+    ratio: f64,
+    ties: Ties,
+    read: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Option<Masked>>, OnnxError> {
+    let n: u64 = members.iter().map(|m| m.elements.len() / m.float.size() as u64).sum();
+    let k = (n as f64 * ratio).floor() as u64;
+    let nothing = || vec![None; members.len()];
+    if k == 0 {
+        return Ok(nothing());
+    }
+    let Some(selected) = select::select(members, k, read)? else { return Ok(nothing()) };
+    let mut left = k - selected.below;
+    members
+        .iter()
+        .map(|member| {
+            let ties = match ties {
+                Ties::All => None,
+                Ties::Exact if left == 0 => Some(0),
+                Ties::Exact => {
+                    let here = select::count_equal(member, selected.t, read)?.min(left);
+                    left -= here;
+                    Some(here)
+                }
+            };
+            Ok(Some(Masked::UpTo { t: selected.t, ties }))
+        })
+        .collect()
+}
+
+/// A threshold that a plan states, rounded to the weight's type as torch rounds a number that it compares with.
+fn given(threshold: f64, float: Float) -> u32 {
+    let single = threshold as f32;
+    select::magnitude(match float {
+        Float::F32 => single,
+        Float::F16 => f16::from_f32(single).to_f32(),
+        Float::Bf16 => bf16::from_f32(single).to_f32(),
+    })
+}
+
+/// How far apart, in elements, the weights of neighbouring inputs lie.
+fn input_stride(weight: &Weight) -> usize {
+    let inner = match weight.layout {
+        Layout::InputFirst => weight.dims.get(1..),
+        Layout::OutputFirst => weight.dims.get(2..),
+    };
+    let elements: u64 = inner.unwrap_or_default().iter().map(|d| d.unsigned_abs()).product();
+    usize::try_from(elements.max(1)).unwrap_or(usize::MAX)
+}
+
+impl Expected {
+    /// How many bytes must be seen together.
+    pub fn granularity(&self) -> usize {
+        let elements = match self.masked {
+            Masked::UpTo { .. } => 1,
+            Masked::Pattern { of, stride, .. } => of.saturating_mul(stride),
+        };
+        elements.saturating_mul(self.float.size())
+    }
+
+    /// The threshold, where there is one for all elements.
+    pub fn threshold(&self) -> Option<f32> {
+        match self.masked {
+            Masked::UpTo { t, .. } => Some(f32::from_bits(t)),
+            Masked::Pattern { .. } => None,
+        }
+    }
+
+    /// Something that makes the expected elements from the original's, piece after piece.
+    pub fn start(self) -> Run {
+        let ties = match self.masked {
+            Masked::UpTo { ties, .. } => ties,
+            Masked::Pattern { .. } => None,
+        };
+        Run { expected: self, ties }
+    }
+}
+
+/// One run of [`Expected`] over a tensor.
+#[derive(Debug)]
+pub(super) struct Run {
+    expected: Expected,
+    ties: Option<u64>,
+}
+
+impl Run {
+    /// Makes the next piece, of a whole multiple of the granularity, what it must be.
+    pub fn apply(&mut self, piece: &mut [u8]) {
+        let Expected { masked, scale, float } = self.expected;
+        let scale = f32::from_bits(scale);
+        match (masked, float) {
+            (Masked::UpTo { t, .. }, Float::F32) if self.ties.is_none() => {
+                let limit = t.min(INFINITY);
+                for element in piece.chunks_exact_mut(4) {
+                    let bits = u32::from_le_bytes([element[0], element[1], element[2], element[3]]);
+                    if bits & (u32::MAX >> 1) <= limit {
+                        replace(element, float, scale);
+                    }
+                }
+            }
+            (Masked::UpTo { t, .. }, Float::F16 | Float::Bf16) if self.ties.is_none() => {
+                let limit = last_up_to(t.min(INFINITY), float);
+                for element in piece.chunks_exact_mut(2) {
+                    if u16::from_le_bytes([element[0], element[1]]) & 0x7FFF <= limit {
+                        replace(element, float, scale);
+                    }
+                }
+            }
+            (Masked::UpTo { t, .. }, _) => {
+                for element in piece.chunks_exact_mut(float.size()) {
+                    let magnitude = magnitude(element, float);
+                    let is_tie = magnitude == t && magnitude <= INFINITY;
+                    let masked = match self.ties {
+                        Some(left) if is_tie => {
+                            self.ties = Some(left.saturating_sub(1));
+                            left > 0
+                        }
+                        _ => magnitude < t && magnitude <= INFINITY,
+                    };
+                    if masked {
+                        replace(element, float, scale);
+                    }
+                }
+            }
+            (Masked::Pattern { keep, of, stride }, _) => pattern(piece, float, scale, (keep, of, stride)),
+        }
+    }
+}
+
+fn pattern(piece: &mut [u8], float: Float, scale: f32, (keep, of, stride): (usize, usize, usize)) {
+    let size = float.size();
+    let mut magnitudes = vec![0; of];
+    for block in piece.chunks_exact_mut(of * stride * size) {
+        for offset in 0..stride {
+            let at = |input: usize| (input * stride + offset) * size;
+            for (input, magnitude_of) in magnitudes.iter_mut().enumerate() {
+                *magnitude_of = magnitude(&block[at(input)..at(input) + size], float);
+            }
+            for input in 0..of {
+                let own = magnitudes[input];
+                let before =
+                    |other: &usize| magnitudes[*other] > own || magnitudes[*other] == own && *other < input;
+                if (0..of).filter(before).count() >= keep {
+                    replace(&mut block[at(input)..at(input) + size], float, scale);
+                }
+            }
+        }
+    }
+}
+
+/// Applies a mask made by operators: what is not above the threshold becomes 0, NaN too.
+pub(super) fn apply_operators(piece: &mut [u8], float: Float, mask: OperatorMask) {
+    for element in piece.chunks_exact_mut(float.size()) {
+        let value = f32::from_bits(magnitude(element, float));
+        if value.is_nan() || value <= mask.t {
+            element.fill(0);
+        }
+    }
+}
+
+/// The largest pattern of a 16-bit magnitude that is no larger than the finite or infinite magnitude `t`.
+fn last_up_to(t: u32, float: Float) -> u16 {
+    let (mut low, mut high) = (0u16, 0x7FFF);
+    while low < high {
+        let middle = high - (high - low) / 2;
+        if select::magnitude(float.widen(middle)) <= t { low = middle } else { high = middle - 1 }
+    }
+    low
+}
+
+fn magnitude(element: &[u8], float: Float) -> u32 {
+    match *element {
+        [a, b, c, d] => select::magnitude(f32::from_le_bytes([a, b, c, d])),
+        [a, b] => select::magnitude(float.widen(u16::from_le_bytes([a, b]))),
+        _ => INFINITY,
+    }
+}
+
+/// `w * scale` in float32, rounded to the nearest even of the weight's type; +0 for a scale of 0.
+fn replace(element: &mut [u8], float: Float, scale: f32) {
+    if scale == 0.0 {
+        element.fill(0);
+        return;
+    }
+    match *element {
+        [a, b, c, d] => {
+            element.copy_from_slice(&(f32::from_le_bytes([a, b, c, d]) * scale).to_le_bytes());
+        }
+        [a, b] => {
+            let scaled = float.widen(u16::from_le_bytes([a, b])) * scale;
+            let bits = if float == Float::F16 {
+                f16::from_f32(scaled).to_bits()
+            } else {
+                bf16::from_f32(scaled).to_bits()
+            };
+            element.copy_from_slice(&bits.to_le_bytes());
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,459 @@
+//! Translation validation: is a compiled graph exactly the original plus its plan?
+//!
+//! The compiled graph is walked back from its outputs, and the original with it, through what the plan says is read
+//! in place of what. Every node must agree in operator, attributes, bodies and operands; every tensor must hold the
+//! original's bytes, or what its prune rule makes of them, with the threshold selected again. A fused graph is two
+//! such walks, one for each network, and the mix of both at its outputs.
+//!
+//! Harmless, and accepted: other names of values and nodes, another order of nodes, more or fewer Identity nodes, dead
+//! nodes that are gone or new, a Constant for an initializer of the same bytes, weights inline or external or shared,
+//! other doc strings, operands of Add and Mul that change places (both operators give the same bits either way,
+//! IEEE 754), masks made by operators in front of a weight, and lost metadata of exporters (`pkg.`).
+
+mod classes;
+mod explain;
+mod interface;
+mod masks;
+mod mix;
+mod select;
+mod signature;
+mod substitution;
+mod tensors;
+mod value;
+mod walk;
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use miette::SourceSpan;
+use rayon::prelude::*;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use self::{
+    classes::{Class, Classes, Interner, Overrides, Side},
+    explain::Names,
+    interface::Emit,
+    masks::Expected,
+    substitution::Substitution,
+    tensors::Comparison,
+    walk::{Cause, Cone, Mismatch, Reader, Sides, TensorPair, Walk},
+};
+use crate::{
+    analysis::{flow::Flow, shapes, skip::Facts, weights},
+    ir::{Graph, NodeId, ValueId},
+    onnx::OnnxError,
+    plan::{self, Plan, PlanError, ResolvedPlan, Weight},
+};
+
+/// What a verification came to.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// What agrees.
+    pub proof: Proof,
+    /// What doesn't, the one furthest up in the graph first. Nothing means proven.
+    pub differences: Vec<Difference>,
+    /// Worth knowing, but no difference.
+    pub notes: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether the compiled graph is the original plus the plan.
+    pub fn is_proven(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+/// What agrees.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Proof {
+    /// Nodes of the compiled graph that have their counterpart.
+    pub nodes: usize,
+    /// Tensors that hold the original's bytes, in another place.
+    pub identical: usize,
+    /// Tensors that are masked as their rule says.
+    pub masked: usize,
+    /// Tensors that are the original's own bytes, in the original's own file.
+    pub shared: usize,
+    /// Bytes of weights that were read.
+    pub bytes_read: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// One way in which the compiled graph is not the original plus the plan.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Difference {
+    /// What is wrong, as a sentence without its full stop.
+    pub message: String,
+    /// The path of the module in which it is wrong.
+    pub module: Option<String>,
+    /// What the original has there: a node, tensor or input.
+    pub expected: Option<String>,
+    /// What the compiled graph has there.
+    pub found: Option<String>,
+    /// The tensor in the compiled graph.
+    pub tensor: Option<String>,
+    /// The first wrong element of it, in the order of the file.
+    pub element: Option<u64>,
+    /// What that element must be, and what it is.
+    pub values: Option<(String, String)>,
+    /// The rule of the plan that is not followed.
+    pub rule: Option<SourceSpan>,
+    /// What may be behind it.
+    pub help: Option<String>,
+    rank: usize,
+}
+
+impl Difference {
+    /// One that is about the whole model and comes before all others.
+    fn first(message: String) -> Self {
+        Self { message, ..Self::default() }
+    }
+
+    /// One that is about the whole model and comes after all others.
+    fn last(message: String) -> Self {
+        Self { message, rank: usize::MAX, ..Self::default() }
+    }
+}
+
+/// Why a verification could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The plan does not fit the original.
+    #[error(transparent)]
+    Plan(#[from] Box<PlanError>),
+    /// A model could not be read.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+}
+
+/// At most so many differences are told.
+const MOST: usize = 21;
+/// At most so often a difference is set aside to look for the next.
+const ROUNDS: usize = 64;
+
+/// Decides whether `compiled` is `original` plus `plan`. Both graphs are as they were loaded. `read` is told how many
+/// bytes of weights were read since the last call, from several threads.
+///
+/// # Errors
+/// [`VerifyError`].
+pub fn verify(
+    original: &Graph,
+    compiled: &Graph,
+    plan: &Plan,
+    read: &(dyn Fn(u64) + Sync),
+) -> Result<Verdict, VerifyError> {
+    let started = Instant::now();
+    let modules = explain::modules_of(original);
+    let resolved = resolve(original, &modules, plan)?;
+    let interface::Claims { emit, mut differences, mut notes } =
+        interface::compare_models(original, compiled, plan);
+    let renamed = interface::compare_inputs(original, compiled, emit, &mut differences);
+    let outputs = interface::compare_outputs(original, compiled, &mut differences);
+
+    let mut interner = Interner::default();
+    let original_side = Side::new(original, &mut interner)?;
+    let compiled_side = Side::new(compiled, &mut interner)?;
+    let none = Overrides::default();
+    let dense = Classes::of(&original_side, &Substitution::default(), &none, &mut interner);
+    let dense_values = dense.first_values();
+    let mut overrides = Overrides::default();
+    for (found, wanted) in renamed {
+        overrides.values.extend(dense.get(wanted).map(|class| (found, class)));
+    }
+    let (operands, masks) = masks::masked_operands(&resolved);
+    let roots = roots(compiled, original, plan, emit, &outputs, &mut differences);
+    let substitution = Substitution::of(&resolved);
+    let classes = Classes::of(&original_side, &substitution, &none, &mut interner);
+    let mut cones = vec![Cone { substitution, classes, masks: operands, roots: roots.pruned }];
+    if emit == Emit::Fused {
+        let nothing = Substitution::default();
+        cones.push(Cone {
+            substitution: nothing,
+            classes: dense,
+            masks: FxHashMap::default(),
+            roots: roots.dense,
+        });
+    }
+    let order: FxHashMap<NodeId, usize> = original.node_ids().enumerate().map(|(at, id)| (id, at)).collect();
+    let names = Names {
+        original: &original_side,
+        compiled: &compiled_side,
+        modules: &modules,
+        plan: &resolved,
+        order: &order,
+        dense: &dense_values,
+    };
+    let walk = match_nodes(&names, &cones, overrides, &mut interner, &mut differences);
+
+    let bytes = AtomicU64::new(0);
+    let counted = |n: u64| {
+        bytes.fetch_add(n, Ordering::Relaxed);
+        read(n);
+    };
+    let factor = factor(plan, emit, &mut differences);
+    let context = TensorContext { names: &names, masks: &masks, factor: &*factor, read: &counted };
+    let mut proof = context.compare_all(&walk, &mut differences)?;
+    proof.nodes = walk.matched.len();
+    proof.bytes_read = bytes.into_inner();
+
+    differences.sort_by_key(|difference| difference.rank);
+    if differences.len() > MOST {
+        notes.push(format!("{} more differences are not shown", differences.len() - MOST));
+        differences.truncate(MOST);
+    }
+    proof.elapsed = started.elapsed();
+    Ok(Verdict { proof, differences, notes })
+}
+
+fn resolve(
+    graph: &Graph,
+    modules: &crate::analysis::modules::Modules,
+    plan: &Plan,
+) -> Result<ResolvedPlan, VerifyError> {
+    let shapes = shapes::shapes(graph);
+    let flow = Flow::of(graph);
+    let weights = weights::weights(graph, modules);
+    let facts = Facts { graph, modules, shapes: &shapes, flow: &flow };
+    Ok(plan::resolve(plan, &facts, &weights).map_err(Box::new)?)
+}
+
+/// What the two networks yield: pairs of values with the index of the compiled graph's output.
+#[derive(Default)]
+struct Roots {
+    pruned: Vec<(ValueId, ValueId, usize)>,
+    dense: Vec<(ValueId, ValueId, usize)>,
+}
+
+fn roots(
+    compiled: &Graph,
+    original: &Graph,
+    plan: &Plan,
+    emit: Emit,
+    outputs: &[(usize, usize)],
+    differences: &mut Vec<Difference>,
+) -> Roots {
+    let mut roots = Roots::default();
+    for (found, wanted) in outputs {
+        let (Some(have), Some(want)) = (compiled.outputs().get(*found), original.outputs().get(*wanted))
+        else {
+            continue;
+        };
+        if emit != Emit::Fused {
+            roots.pruned.push((have.value, want.value, *found));
+            continue;
+        }
+        match mix::mix(compiled, *found, constant_weight(plan)) {
+            Ok(mix) => {
+                roots.pruned.push((mix.pruned, want.value, *found));
+                roots.dense.push((mix.dense, want.value, *found));
+            }
+            Err(why) => {
+                let name = want.info.name();
+                differences.push(Difference::last(format!(
+                    "output `{name}` is not the mix of both networks: {why}"
+                )));
+            }
+        }
+    }
+    roots
+}
+
+fn constant_weight(plan: &Plan) -> Option<f64> {
+    match plan.amplify.weight.value {
+        Weight::Constant(weight) => Some(weight),
+        _ => None,
+    }
+}
+
+/// What makes the number that masked weights are multiplied by from the scale of their rule. In an amplified graph
+/// that is `(1 - w) + w * scale`: the amplification of what the rule does to the weight.
+fn factor(plan: &Plan, emit: Emit, differences: &mut Vec<Difference>) -> Box<dyn Fn(f64) -> f64 + Sync> {
+    match (emit, constant_weight(plan)) {
+        (Emit::Amplified, Some(w)) => Box::new(move |scale| (1.0 - w) + w * scale),
+        (Emit::Amplified, None) => {
+            let message = "the plan's amplification changes from step to step: it cannot be in the weights";
+            differences.push(Difference::last(message.into()));
+            Box::new(|scale| scale)
+        }
+        _ => Box::new(|scale| scale),
+    }
+}
+
+/// Walks until nothing new differs: each difference, once told, is set aside so that what depends on it can be
+/// compared all the same.
+fn match_nodes(
+    names: &Names<'_, '_>,
+    cones: &[Cone],
+    mut overrides: Overrides,
+    interner: &mut Interner,
+    differences: &mut Vec<Difference>,
+) -> Walk {
+    let mut told: FxHashSet<(ValueId, ValueId, bool)> = FxHashSet::default();
+    let mut last = Walk::default();
+    for _ in 0..ROUNDS {
+        let classes = Classes::of(names.compiled, &Substitution::default(), &overrides, interner);
+        let sides = Sides {
+            original: names.original,
+            compiled: names.compiled,
+            classes: &classes,
+            overrides: &overrides,
+        };
+        let mut found = Walk::default();
+        let mut worst: Option<(usize, &Cone, Mismatch)> = None;
+        let mut all: Vec<(&Cone, Mismatch)> = Vec::new();
+        for cone in cones {
+            let before = found.mismatches.len();
+            walk::walk(sides, cone, &mut found);
+            all.extend(found.mismatches.iter().skip(before).map(|m| (cone, *m)));
+        }
+        for (cone, mismatch) in &all {
+            let rank = names.rank(mismatch);
+            if worst.is_none_or(|(least, ..)| rank < least) {
+                worst = Some((rank, cone, *mismatch));
+            }
+        }
+        last = found;
+        let Some((_, cone, mismatch)) = worst else { break };
+        let (compiled, original) = (mismatch.compiled, mismatch.original);
+        if told.len() < MOST && told.insert((compiled, original, mismatch.cause == Cause::WrongOperand)) {
+            differences.push(names.explain(&mismatch, cone, classes.get(compiled)));
+        }
+        let Some(class) = cone.classes.get(original) else { break };
+        let same = all.iter().filter(|(_, m)| (m.compiled, m.original) == (compiled, original));
+        set_aside(&mut overrides, class, mismatch, same.map(|(_, m)| m.reader));
+    }
+    last
+}
+
+fn set_aside(
+    overrides: &mut Overrides,
+    class: Class,
+    mismatch: Mismatch,
+    readers: impl Iterator<Item = Reader>,
+) {
+    match mismatch.cause {
+        // Nothing in the expected network is like the compiled value: it can stand for the expected one everywhere.
+        Cause::Different | Cause::Unexpected | Cause::NotBypassed(_) => {
+            overrides.values.insert(mismatch.compiled, class);
+        }
+        Cause::WrongOperand | Cause::Missing => {
+            for reader in readers {
+                match reader {
+                    Reader::Operand { compiled, slot, .. } => {
+                        overrides.reads.insert((compiled, slot), class);
+                    }
+                    Reader::Output(index) => overrides.outputs.push(index),
+                }
+            }
+        }
+    }
+}
+
+struct TensorContext<'a, 'g> {
+    names: &'a Names<'a, 'g>,
+    /// The rule of each mask, and the weight's index in it.
+    masks: &'a [(usize, usize)],
+    factor: &'a (dyn Fn(f64) -> f64 + Sync),
+    read: &'a (dyn Fn(u64) + Sync),
+}
+
+impl TensorContext<'_, '_> {
+    fn compare_all(&self, walk: &Walk, differences: &mut Vec<Difference>) -> Result<Proof, OnnxError> {
+        let mut rules: FxHashMap<usize, Vec<Option<Expected>>> = FxHashMap::default();
+        let mut known = FxHashSet::default();
+        let mut jobs = Vec::new();
+        for (pair, reader) in &walk.tensors {
+            let mask = pair.mask.and_then(|mask| self.masks.get(mask)).copied();
+            let expected = match mask {
+                None => None,
+                Some((rule, weight)) => {
+                    let prune = self.names.plan.prunes.get(rule);
+                    if let (Some(prune), false) = (prune, rules.contains_key(&rule)) {
+                        let graph = self.names.original.graph;
+                        rules.insert(rule, masks::expected(graph, prune, self.factor, self.read)?);
+                    }
+                    rules.get(&rule).and_then(|all| all.get(weight)).copied().flatten()
+                }
+            };
+            if known.insert((pair.compiled, pair.original, expected)) {
+                jobs.push((pair, reader, expected));
+            }
+        }
+        let results: Vec<_> = jobs
+            .par_iter()
+            .map(|(pair, reader, expected)| self.compare(pair, **reader, *expected))
+            .collect::<Result<_, _>>()?;
+        let mut proof = Proof::default();
+        for ((.., expected), (comparison, difference)) in jobs.iter().zip(results) {
+            match comparison {
+                Comparison::Shared => proof.shared += 1,
+                Comparison::Equal if expected.is_some() => proof.masked += 1,
+                Comparison::Equal => proof.identical += 1,
+                Comparison::Unequal(_) => {}
+            }
+            differences.extend(difference);
+        }
+        Ok(proof)
+    }
+
+    fn compare(
+        &self,
+        pair: &TensorPair,
+        reader: Reader,
+        expected: Option<Expected>,
+    ) -> Result<(Comparison, Option<Difference>), OnnxError> {
+        let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
+        let wanted = value::tensor(original, pair.original)?;
+        let found = value::tensor(compiled, pair.compiled)?;
+        let comparison = tensors::compare(&wanted, &found, expected, self.read)?;
+        let mut difference = Difference {
+            module: self.names.module_of(reader),
+            expected: Some(explain::describe(original, pair.original)),
+            found: Some(explain::describe(compiled, pair.compiled)),
+            tensor: Some(found.name.clone()),
+            rank: self.names.rank_of(reader),
+            ..Difference::default()
+        };
+        let (_, reads) = self.names.reader(reader);
+        let masked = pair.mask.and_then(|mask| self.masks.get(mask));
+        let prune = masked.and_then(|(rule, _)| self.names.plan.prunes.get(*rule));
+        if let (Some(prune), Some((_, weight))) = (prune, masked) {
+            difference.module = prune.weights.get(*weight).map(|w| w.path.clone());
+            difference.rule = Some(prune.rule.span);
+        }
+        let overridable = wanted.input != found.input && (expected.is_none() || found.input.is_some());
+        let Comparison::Unequal(unequal) = &comparison else {
+            difference.message = match (&wanted.input, &found.input) {
+                (Some(name), _) => format!("{reads} can no longer be overridden by the input `{name}`"),
+                (None, Some(name)) => format!("{reads} can be overridden by the input `{name}`"),
+                (None, None) => String::new(),
+            };
+            return Ok((comparison, overridable.then_some(difference)));
+        };
+        let what = match &difference.module {
+            Some(path) if expected.is_some() => format!("the masked weight of `{path}`"),
+            _ => reads,
+        };
+        let untouched = expected.is_some()
+            && !matches!(tensors::compare(&wanted, &found, None, self.read)?, Comparison::Unequal(_));
+        difference.message = if untouched {
+            format!("{what} is not masked: `{}` holds the original's elements", found.name)
+        } else {
+            let more = match unequal.count {
+                1 => String::new(),
+                n => format!(" ({n} elements differ)"),
+            };
+            let (element, is, must) = (unequal.element, &unequal.found, &unequal.expected);
+            format!("{what}: element {element} of `{}` is {is}, expected {must}{more}", found.name)
+        };
+        difference.element = Some(unequal.element);
+        difference.values = Some((unequal.expected.clone(), unequal.found.clone()));
+        let threshold = expected.and_then(|e| e.threshold());
+        difference.help = threshold.map(|t| format!("weights with magnitudes up to {t:?} are masked"));
+        Ok((comparison, Some(difference)))
+    }
+}

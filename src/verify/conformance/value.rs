@@ -1,0 +1,216 @@
+//! What a value is, once Identity nodes and masks made by operators are looked through.
+
+use prost::Message;
+
+use crate::{
+    ir::{Graph, Node, Origin, ValueId, WeightReader},
+    onnx::{DataType, OnnxError, Payload, TensorHeader, proto::TensorProto},
+};
+
+/// What a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A graph input that has no default.
+    Input,
+    /// A tensor: an initializer, a Constant, or either behind a mask made by operators.
+    Tensor,
+    /// A sparse initializer.
+    Sparse,
+    /// A result of any other node.
+    Result,
+    /// The value was removed.
+    Nothing,
+}
+
+/// What `value` is.
+pub(super) fn kind(graph: &Graph, value: ValueId) -> Kind {
+    match graph.value(value).origin {
+        Origin::Input(_) => Kind::Input,
+        Origin::Initializer(_) => Kind::Tensor,
+        Origin::SparseInitializer => Kind::Sparse,
+        Origin::Removed => Kind::Nothing,
+        Origin::Node { node, .. } => {
+            let node = graph.node(node);
+            let is_tensor =
+                node.is("Constant") && constant(node).is_some() || mask_by_operators(graph, node).is_some();
+            if is_tensor { Kind::Tensor } else { Kind::Result }
+        }
+    }
+}
+
+/// The operand that `value` is, if an Identity makes it.
+pub(super) fn behind_identity(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    let node = graph.node(graph.producer(value)?);
+    if node.is("Identity") { node.input(0) } else { None }
+}
+
+/// `value`, looked at through Identity nodes.
+pub(super) fn through_identities(graph: &Graph, mut value: ValueId) -> ValueId {
+    while let Some(operand) = behind_identity(graph, value) {
+        value = operand;
+    }
+    value
+}
+
+/// A tensor whose elements can be read.
+#[derive(Clone, Debug)]
+pub(super) struct Tensor {
+    pub name: String,
+    pub data_type: DataType,
+    pub elements: WeightReader,
+    /// What operators do to the elements before anything else sees them.
+    pub mask: Option<OperatorMask>,
+    /// The name of the graph input that can override it.
+    pub input: Option<String>,
+}
+
+/// Type and dimensions of the tensor `value`, of [`Kind::Tensor`].
+pub(super) fn tensor_type(graph: &Graph, value: ValueId) -> Option<(DataType, Vec<i64>)> {
+    match graph.value(value).origin {
+        Origin::Initializer(id) => {
+            let header = &graph.initializer(id)?.header;
+            Some((header.data_type, header.dims.clone()))
+        }
+        Origin::Node { node, .. } => {
+            let node = graph.node(node);
+            if let Some((base, _)) = mask_by_operators(graph, node) {
+                return tensor_type(graph, base);
+            }
+            constant(node).map(|header| (header.data_type, header.dims))
+        }
+        _ => None,
+    }
+}
+
+/// The tensor `value`, of [`Kind::Tensor`].
+///
+/// # Errors
+/// [`OnnxError`] if its elements cannot be read.
+pub(super) fn tensor(graph: &Graph, value: ValueId) -> Result<Tensor, OnnxError> {
+    let name = graph.value(value).name.clone();
+    let not_one = || OnnxError::invalid(format!("value `{name}`"), "it is no tensor");
+    let of = |header: &TensorHeader, input| -> Result<Tensor, OnnxError> {
+        Ok(Tensor {
+            name: name.clone(),
+            data_type: header.data_type,
+            elements: graph.weight_reader(header)?,
+            mask: None,
+            input,
+        })
+    };
+    match graph.value(value).origin {
+        Origin::Initializer(id) => {
+            let header = &graph.initializer(id).ok_or_else(not_one)?.header;
+            let input = graph.inputs().any(|io| io.value == value).then(|| name.clone());
+            of(header, input)
+        }
+        Origin::Node { node, .. } => {
+            let node = graph.node(node);
+            if let Some((base, mask)) = mask_by_operators(graph, node) {
+                return Ok(Tensor { mask: Some(mask), ..tensor(graph, base)? });
+            }
+            of(&constant(node).ok_or_else(not_one)?, None)
+        }
+        _ => Err(not_one()),
+    }
+}
+
+/// The tensor in a Constant node, without its elements being copied where they are raw data.
+fn constant(node: &Node) -> Option<TensorHeader> {
+    let number = |data_type, dims, bytes: Vec<u8>| {
+        let payload = Payload::Raw(bytes.into());
+        Some(TensorHeader { name: node.name.clone(), data_type, dims, payload, raw: Default::default() })
+    };
+    let attribute = node.attributes.first().filter(|_| node.attributes.len() == 1)?;
+    match attribute.name() {
+        "value" => attribute.t.as_ref().and_then(header),
+        "value_float" => number(DataType::FLOAT, Vec::new(), attribute.f?.to_le_bytes().to_vec()),
+        "value_int" => number(DataType::INT64, Vec::new(), attribute.i?.to_le_bytes().to_vec()),
+        "value_floats" => number(
+            DataType::FLOAT,
+            vec![attribute.floats.len() as i64],
+            attribute.floats.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        ),
+        "value_ints" => number(
+            DataType::INT64,
+            vec![attribute.ints.len() as i64],
+            attribute.ints.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        ),
+        _ => None,
+    }
+}
+
+/// The header of a decoded tensor with readable elements.
+pub(super) fn header(tensor: &TensorProto) -> Option<TensorHeader> {
+    let data_type = DataType(tensor.data_type.unwrap_or_default());
+    data_type.bits()?;
+    match &tensor.raw_data {
+        Some(bytes) if tensor.external_data.is_empty() => Some(TensorHeader {
+            name: tensor.name().to_string(),
+            data_type,
+            dims: tensor.dims.clone(),
+            payload: Payload::Raw(bytes.clone()),
+            raw: Default::default(),
+        }),
+        _ => TensorHeader::parse(tensor.encode_to_vec().into()).ok(),
+    }
+}
+
+/// A magnitude mask made by operators: elements with `|w| <= t` become 0, NaN too.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct OperatorMask {
+    /// The threshold.
+    pub t: f32,
+}
+
+/// If `node` is the last of a few that mask a tensor: the tensor and the mask. Known forms are
+/// `Shrink(w, lambd = t, bias = 0)`, `Where(Greater(Abs(w), t), w, 0)` and `Where(LessOrEqual(Abs(w), t), 0, w)`.
+fn mask_by_operators(graph: &Graph, node: &Node) -> Option<(ValueId, OperatorMask)> {
+    let base = |value: ValueId| {
+        let value = through_identities(graph, value);
+        let plain = match graph.producer(value) {
+            None => true,
+            Some(producer) => graph.node(producer).is("Constant"),
+        };
+        (plain && kind(graph, value) == Kind::Tensor).then_some(value)
+    };
+    if node.is("Shrink") {
+        let t = node.float("lambd").unwrap_or(0.5);
+        // Shrink subtracts the bias from what stays.
+        let keeps = node.float("bias").unwrap_or(0.0) == 0.0 && t >= 0.0;
+        return keeps.then_some((base(node.input(0)?)?, OperatorMask { t }));
+    }
+    if !node.is("Where") {
+        return None;
+    }
+    let made_by = |value: ValueId| Some(graph.node(graph.producer(through_identities(graph, value))?));
+    let condition = made_by(node.input(0)?)?;
+    let (kept, zero) = match () {
+        () if condition.is("Greater") => (node.input(1)?, node.input(2)?),
+        () if condition.is("LessOrEqual") => (node.input(2)?, node.input(1)?),
+        () => return None,
+    };
+    let magnitude = made_by(condition.input(0)?).filter(|abs| abs.is("Abs"))?;
+    let weight = base(kept)?;
+    let t = scalar(graph, condition.input(1)?).filter(|t| *t >= 0.0)?;
+    let masks = base(magnitude.input(0)?)? == weight && scalar(graph, zero)?.to_bits() == 0;
+    masks.then_some((weight, OperatorMask { t }))
+}
+
+/// The one element of a float tensor, as float32 (a float64 is none).
+pub(super) fn scalar(graph: &Graph, value: ValueId) -> Option<f32> {
+    let value = through_identities(graph, value);
+    if graph.producer(value).is_some_and(|node| !graph.node(node).is("Constant")) {
+        return None;
+    }
+    let tensor = tensor(graph, value).ok()?;
+    let mut bytes = [0; 4];
+    let bytes = bytes.get_mut(..usize::try_from(tensor.elements.len()).ok()?)?;
+    tensor.elements.read_at(0, bytes).ok()?;
+    match (tensor.data_type, &*bytes) {
+        (DataType::FLOAT, [a, b, c, d]) => Some(f32::from_le_bytes([*a, *b, *c, *d])),
+        (DataType::FLOAT16, [a, b]) => Some(half::f16::from_le_bytes([*a, *b]).to_f32()),
+        (DataType::BFLOAT16, [a, b]) => Some(half::bf16::from_le_bytes([*a, *b]).to_f32()),
+        _ => None,
+    }
+}

@@ -1,0 +1,263 @@
+//! Walking the compiled graph back from its outputs beside the original, read through the plan's substitution.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{
+    classes::{Class, Classes, Overrides, Side},
+    masks::MaskedOperands,
+    substitution::Substitution,
+    value::{self, Kind},
+};
+use crate::ir::{NodeId, ValueId};
+
+/// One of the two networks that a compiled graph can hold: the original as the plan changes it, or as it was.
+#[derive(Debug)]
+pub(super) struct Cone {
+    pub substitution: Substitution,
+    /// Classes of the original, read through the substitution.
+    pub classes: Classes,
+    /// The operands that are masked weights, with the index of their mask.
+    pub masks: MaskedOperands,
+    /// The outputs: of the compiled graph, of the original, and the index of the graph output they are for.
+    pub roots: Vec<(ValueId, ValueId, usize)>,
+}
+
+/// Two tensors that must hold the same, or what a mask makes of the original's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TensorPair {
+    pub compiled: ValueId,
+    pub original: ValueId,
+    pub mask: Option<usize>,
+}
+
+/// Where a value is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Operand of a node of the compiled graph, which is that of a node of the original.
+    Operand { compiled: NodeId, slot: usize, original: NodeId },
+    /// A graph output.
+    Output(usize),
+}
+
+/// Two values that should be one and are not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mismatch {
+    pub compiled: ValueId,
+    pub original: ValueId,
+    pub reader: Reader,
+    pub cause: Cause,
+}
+
+/// Why two values are not the same, as far as classes tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The compiled value is the output of a module that this bypass takes out.
+    NotBypassed(usize),
+    /// Both are values of the expected network: the wrong one is read.
+    WrongOperand,
+    /// The compiled graph computes something that the expected network doesn't, on top of what it should read.
+    Unexpected,
+    /// What should be read is nowhere in the compiled graph.
+    Missing,
+    /// The nodes that make them differ.
+    Different,
+}
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// Nodes of the compiled graph that have their counterpart.
+    pub matched: FxHashSet<NodeId>,
+    /// Tensors still to be compared, each with one place where it is read.
+    pub tensors: Vec<(TensorPair, Reader)>,
+    pub mismatches: Vec<Mismatch>,
+}
+
+/// The graphs being compared.
+#[derive(Clone, Copy)]
+pub(super) struct Sides<'a, 'g> {
+    pub original: &'a Side<'g>,
+    pub compiled: &'a Side<'g>,
+    /// Classes of the compiled graph.
+    pub classes: &'a Classes,
+    pub overrides: &'a Overrides,
+}
+
+struct Item {
+    compiled: ValueId,
+    original: ValueId,
+    mask: Option<usize>,
+    reader: Reader,
+}
+
+/// Matches everything that the roots of `cone` depend on.
+pub(super) fn walk(sides: Sides<'_, '_>, cone: &Cone, found: &mut Walk) {
+    let mut walker = Walker {
+        sides,
+        cone,
+        expected: cone.classes.first_values(),
+        present: sides.classes.first_values(),
+        pairs: FxHashSet::default(),
+        differing: FxHashSet::default(),
+        tensors: FxHashSet::default(),
+        open: Vec::new(),
+        found,
+    };
+    for (compiled, original, index) in &cone.roots {
+        if !sides.overrides.outputs.contains(index) {
+            let (compiled, original, reader) = (*compiled, *original, Reader::Output(*index));
+            walker.open.push(Item { compiled, original, mask: None, reader });
+        }
+    }
+    while let Some(item) = walker.open.pop() {
+        walker.visit(&item);
+    }
+}
+
+struct Walker<'a, 'g> {
+    sides: Sides<'a, 'g>,
+    cone: &'a Cone,
+    expected: FxHashMap<Class, ValueId>,
+    present: FxHashMap<Class, ValueId>,
+    pairs: FxHashSet<(NodeId, NodeId, Option<usize>)>,
+    differing: FxHashSet<(ValueId, ValueId)>,
+    tensors: FxHashSet<TensorPair>,
+    open: Vec<Item>,
+    found: &'a mut Walk,
+}
+
+impl Walker<'_, '_> {
+    fn visit(&mut self, item: &Item) {
+        let Sides { original, compiled, classes, overrides } = self.sides;
+        if let Reader::Operand { compiled, slot, .. } = item.reader
+            && overrides.reads.contains_key(&(compiled, slot))
+        {
+            return;
+        }
+        let have = value::through_identities(compiled.graph, item.compiled);
+        let want = self.cone.substitution.source(original.graph, item.original);
+        if overrides.values.contains_key(&have) {
+            return;
+        }
+        let (have_class, want_class) = (classes.get(have), self.cone.classes.get(want));
+        if have_class.is_none() || have_class != want_class {
+            return self.differ(item, have, want);
+        }
+        match (compiled.kind(have), original.kind(want)) {
+            (Kind::Tensor, Kind::Tensor) => {
+                let pair = TensorPair { compiled: have, original: want, mask: item.mask };
+                if self.tensors.insert(pair) {
+                    self.found.tensors.push((pair, item.reader));
+                }
+            }
+            (Kind::Result, Kind::Result) => {
+                if let (Some(a), Some(b)) = (compiled.graph.producer(have), original.graph.producer(want))
+                    && self.pairs.insert((a, b, item.mask))
+                {
+                    self.found.matched.insert(a);
+                    self.descend(a, b, item.mask);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Goes on to the operands of two nodes that compute the same.
+    fn descend(&mut self, compiled: NodeId, original: NodeId, mask: Option<usize>) {
+        let (have, want) = (self.sides.compiled.reads(compiled), self.sides.original.reads(original));
+        let swapped = self.is_swapped(compiled, original);
+        let view = is_view(self.sides, original);
+        for (slot, value) in have.iter().enumerate() {
+            let other = if swapped { have.len() - 1 - slot } else { slot };
+            let (Some(value), Some(wanted)) = (*value, want.get(other).copied().flatten()) else { continue };
+            // A mask asked for at a multiplication is the mask of the tensor behind Transpose and Cast.
+            let inherited = if view && other == 0 { mask } else { None };
+            self.open.push(Item {
+                compiled: value,
+                original: wanted,
+                mask: self.cone.masks.get(&(original, other)).copied().or(inherited),
+                reader: Reader::Operand { compiled, slot, original },
+            });
+        }
+    }
+
+    /// Whether the operands of a commutative node stand the other way round: more of them agree then.
+    fn is_swapped(&self, compiled: NodeId, original: NodeId) -> bool {
+        let Sides { compiled: side, original: other, .. } = self.sides;
+        let ([Some(a), Some(b)], [Some(x), Some(y)]) = (side.reads(compiled), other.reads(original)) else {
+            return false;
+        };
+        let agree = |have: (ValueId, usize), want: ValueId| {
+            let class = self.sides.overrides.reads.get(&(compiled, have.1)).copied();
+            let class =
+                class.or_else(|| self.sides.classes.get(value::through_identities(side.graph, have.0)));
+            let want = self.cone.substitution.source(other.graph, want);
+            usize::from(class.is_some() && class == self.cone.classes.get(want))
+        };
+        side.is_commutative(compiled)
+            && agree((*a, 0), *x) + agree((*b, 1), *y) < agree((*a, 0), *y) + agree((*b, 1), *x)
+    }
+
+    /// Finds out why two values differ: here, or further up.
+    fn differ(&mut self, item: &Item, have: ValueId, want: ValueId) {
+        let Sides { original, compiled, classes, .. } = self.sides;
+        let class = classes.get(have);
+        let known = class.is_some_and(|class| self.expected.contains_key(&class));
+        let present = self.cone.classes.get(want).is_some_and(|class| self.present.contains_key(&class));
+        let tensors = (compiled.kind(have), original.kind(want)) == (Kind::Tensor, Kind::Tensor);
+        let cause = match (self.bypass_not_done(item.original, class), known, present) {
+            (Some(bypass), ..) => Cause::NotBypassed(bypass),
+            _ if tensors => Cause::Different,
+            _ if self.go_on(have, want, known) => return,
+            (None, true, true) => Cause::WrongOperand,
+            (None, false, true) => Cause::Unexpected,
+            (None, true, false) => Cause::Missing,
+            (None, false, false) => Cause::Different,
+        };
+        self.found.mismatches.push(Mismatch { compiled: have, original: want, reader: item.reader, cause });
+    }
+
+    /// Goes on to the operands if two values differ only because their operands do: always if the compiled one is like
+    /// nothing in the expected network (`known`), else if their nodes have one name. Names say only where to look.
+    fn go_on(&mut self, have: ValueId, want: ValueId, known: bool) -> bool {
+        let Sides { original, compiled, .. } = self.sides;
+        let (Some(a), Some(b)) = (compiled.graph.producer(have), original.graph.producer(want)) else {
+            return false;
+        };
+        let (found, expected) = (compiled.graph.node(a), original.graph.node(b));
+        let slot = |outputs: &[Option<ValueId>], value| outputs.iter().position(|v| *v == Some(value));
+        let named = found.name == expected.name && !found.name.is_empty();
+        let same = compiled.signature(a).is_some()
+            && compiled.signature(a) == original.signature(b)
+            && slot(&found.outputs, have) == slot(&expected.outputs, want);
+        if !same || known && !named {
+            return false;
+        }
+        if self.differing.insert((have, want)) {
+            self.descend(a, b, None);
+        }
+        true
+    }
+
+    /// The bypass that should have replaced the value of this class, if whoever reads `original` should read its skip.
+    fn bypass_not_done(&self, original: ValueId, class: Option<Class>) -> Option<usize> {
+        let graph = self.sides.original.graph;
+        let mut value = original;
+        for _ in 0..graph.node_capacity() {
+            if let Some((skip, bypass)) = self.cone.substitution.skip(value) {
+                if class.is_some() && class == self.cone.classes.get(value) {
+                    return Some(bypass);
+                }
+                value = skip;
+            } else {
+                value = value::behind_identity(graph, value)?;
+            }
+        }
+        None
+    }
+}
+
+fn is_view(sides: Sides<'_, '_>, original: NodeId) -> bool {
+    let node = sides.original.graph.node(original);
+    ["Transpose", "Cast"].iter().any(|op| node.is(op))
+}

@@ -1,0 +1,98 @@
+//! Every plan of the goldens, compiled for every export with weights shared and copied, is proven.
+
+use std::fs;
+
+use crdiff::{
+    compile::{CompileError, Target},
+    onnx::WeightPolicy,
+};
+use serde_json::Value;
+
+use super::support::{Model, fixtures, plan, verdict};
+
+/// Compiles and verifies every case of `fixtures/<golden>` for `fixtures/<model>`. Which plans are legal is tested
+/// elsewhere; at least `least` of those that change something must be here.
+fn check(model: &str, golden: &str, least: usize) {
+    let index = fs::read_to_string(fixtures().join(golden).join("index.json")).unwrap();
+    let index: Value = serde_json::from_str(&index).unwrap();
+    let copy = Model::copy(model);
+    let (mut nodes, mut masked, mut proven, mut mixed, mut amplified) = (0, 0, 0, 0, 0);
+    for (at, case) in index["cases"].as_array().unwrap().iter().enumerate() {
+        let name = format!("{model}: {}", case["name"]);
+        let plan = plan(&case["plan"].to_string());
+        let (share, both) = ([WeightPolicy::Share], [WeightPolicy::Share, WeightPolicy::Copy]);
+        // A bypass touches no weight: copying them all every time would tell nothing new.
+        let policies: &[WeightPolicy] = if case["kind"] == "bypass" && at % 8 != 0 { &share } else { &both };
+        for policy in policies {
+            let compiled = match copy.compile(&plan, *policy) {
+                Ok(compiled) => compiled,
+                Err(CompileError::Plan(_)) => continue,
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let verdict = verdict(&copy.path(), &compiled, &plan);
+            assert!(verdict.is_proven(), "{name}, {policy:?}: {:#?}", verdict.differences);
+            assert_eq!(verdict.notes, [""; 0], "{name}");
+            nodes += verdict.proof.nodes;
+            masked += verdict.proof.masked;
+            proven += usize::from(!plan.rules.is_empty() && *policy == WeightPolicy::Share);
+        }
+        if case["kind"] == "bypass" && at % 8 != 0 {
+            continue;
+        }
+        for target in [Target::Fused, Target::FusedWithInput, Target::Amplified] {
+            let compiled = match copy.compile_to(target, &plan, WeightPolicy::Share) {
+                Ok(compiled) => compiled,
+                // What cannot be in one graph is tested with the compiler.
+                Err(CompileError::Plan(_) | CompileError::Emit(_)) => continue,
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let verdict = verdict(&copy.path(), &compiled, &plan);
+            assert!(verdict.is_proven(), "{name}, {target:?}: {:#?}", verdict.differences);
+            mixed += usize::from(target != Target::Amplified && !plan.rules.is_empty());
+            amplified += usize::from(target == Target::Amplified && verdict.proof.masked > 0);
+        }
+    }
+    assert!(proven >= least, "only {proven} plans of {golden} change something");
+    assert!(nodes > 100 * proven && masked > 0, "{nodes} nodes, {masked} masked tensors");
+    assert!(mixed > 1 && amplified > 0, "{mixed} fused, {amplified} amplified");
+}
+
+macro_rules! goldens {
+    ($($test:ident: $model:literal, $golden:literal, $least:literal;)*) => {
+        $(#[test]
+        fn $test() {
+            check($model, $golden, $least);
+        })*
+    };
+}
+
+goldens! {
+    sd15_torchscript: "sd15/torchscript", "sd15/golden", 160;
+    sd15_dynamo: "sd15/dynamo", "sd15/golden", 160;
+    sd21_torchscript: "sd21/torchscript", "sd21/golden", 70;
+    sd21_dynamo: "sd21/dynamo", "sd21/golden", 70;
+    sdxl_torchscript: "sdxl/torchscript", "sdxl/golden", 100;
+    sdxl_dynamo: "sdxl/dynamo", "sdxl/golden", 100;
+    sd3_torchscript: "sd3/torchscript", "sd3/golden", 15;
+    sd3_dynamo: "sd3/dynamo", "sd3/golden", 15;
+    ldm_torchscript: "ldm/torchscript", "ldm/golden", 50;
+    ldm_dynamo: "ldm/dynamo", "ldm/golden", 50;
+    mini_torchscript: "sd15-mini/torchscript", "sd15-mini/golden", 70;
+    mini_dynamo: "sd15-mini/dynamo", "sd15-mini/golden", 70;
+    mini_opset21: "sd15-mini/dynamo-opset21", "sd15-mini/golden", 70;
+    mini_opset23: "sd15-mini/dynamo-opset23", "sd15-mini/golden", 70;
+    mini_nofold: "sd15-mini/nofold", "sd15-mini/golden", 70;
+    mini_wrapped: "sd15-mini/wrapped", "sd15-mini/golden", 70;
+    mini_wrapped_dynamo: "sd15-mini/wrapped-dynamo", "sd15-mini/golden", 70;
+    mini_slim: "sd15-mini/slim", "sd15-mini/golden", 70;
+    mini_simplified: "sd15-mini/simplified", "sd15-mini/golden", 70;
+    mini_simplified_dynamo: "sd15-mini/simplified-dynamo", "sd15-mini/golden", 60;
+    mini_ort_basic: "sd15-mini/ort-basic", "sd15-mini/golden", 70;
+    mini_split: "sd15-mini/split", "sd15-mini/golden", 70;
+    mini_fp16: "sd15-mini/torchscript-fp16", "sd15-mini/golden-fp16", 8;
+    mini_bf16: "sd15-mini/dynamo-bf16", "sd15-mini/golden-bf16", 8;
+    mini_tied: "sd15-mini/tied", "sd15-mini/golden-tied", 9;
+    mini_tied_dynamo: "sd15-mini/tied-dynamo", "sd15-mini/golden-tied", 9;
+    mini_merged: "sd15-mini/merged", "sd15-mini/golden-merged", 2;
+    mini_output_scale: "sd15-mini/output-scale", "sd15-mini/golden-output-scale", 35;
+}

@@ -1,0 +1,10 @@
+//! `verify`: every legal compilation is proven, every harmful change to one is found, every harmless one accepted.
+
+#![allow(clippy::unwrap_used, reason = "a test may end there")]
+
+mod by_hand;
+mod command;
+mod goldens;
+mod mutations;
+mod properties;
+mod support;

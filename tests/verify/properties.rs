@@ -1,0 +1,95 @@
+//! No false alarms: random legal plans, compiled, are proven.
+
+use std::cell::Cell;
+
+use crdiff::{
+    analysis::{flow::Flow, modules::modules, shapes::shapes, skip::Facts, weights::weights},
+    compile::CompileError,
+    onnx::WeightPolicy,
+    plan::Via,
+};
+use proptest::{
+    prelude::*,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+
+use super::support::{Model, plan, verdict};
+
+/// Compiles and verifies `cases` plans of random bypasses and prune rules.
+fn check(model: &str, cases: u32) {
+    let copy = Model::copy(model);
+    let graph = copy.load();
+    let (modules, shapes, flow) = (modules(&graph), shapes(&graph), Flow::of(&graph));
+    let facts = Facts { graph: &graph, modules: &modules, shapes: &shapes, flow: &flow };
+    let bypassable: Vec<String> =
+        modules.iter().filter(|(id, _)| facts.is_candidate(*id)).map(|(_, m)| m.path.clone()).collect();
+    assert!(facts.bypass(modules.named("mid_block").unwrap(), Via::Shortcut).is_ok());
+    let prunable: Vec<String> = weights(&graph, &modules).editable.into_iter().map(|w| w.path).collect();
+    let mask = prop_oneof![
+        (0.0..0.95f64).prop_map(|r| format!("ratio: {r}")),
+        (0.0..0.95f64).prop_map(|r| format!("ratio: {r}, pool: tensor")),
+        (0.0..0.95f64).prop_map(|r| format!("ratio: {r}, ties: exact")),
+        (0.0..0.95f64, -2.0..2.0f64).prop_map(|(r, s)| format!("ratio: {r}, scale: {s}")),
+        (0.0..0.3f64).prop_map(|t| format!("threshold: {t}")),
+        Just("pattern: \"2:4\"".to_string()),
+    ];
+    let most = bypassable.len() / 2;
+    let rules = (
+        proptest::sample::subsequence(bypassable, 0..=most),
+        proptest::sample::subsequence(prunable.clone(), 0..=prunable.len() / 2),
+        proptest::collection::vec(mask, 2),
+        any::<bool>(),
+    );
+    let mut runner = TestRunner::new_with_rng(
+        Config { cases, failure_persistence: None, ..Config::default() },
+        TestRng::deterministic_rng(RngAlgorithm::ChaCha),
+    );
+    let (legal, masked) = (Cell::new(0), Cell::new(0));
+    let result = runner.run(&rules, |(bypasses, weights, masks, share)| {
+        let mut text = String::from("version: 1\nrules:\n");
+        for path in &bypasses {
+            text.push_str(&format!("  - bypass: {path}\n"));
+        }
+        for (weights, mask) in weights.chunks(weights.len().div_ceil(2).max(1)).zip(&masks) {
+            text.push_str(&format!("  - prune: {{ weights: [{}], {mask} }}\n", weights.join(", ")));
+        }
+        if bypasses.is_empty() && weights.is_empty() {
+            text = "version: 1\n".into();
+        }
+        let plan = plan(&text);
+        let policy = if share { WeightPolicy::Share } else { WeightPolicy::Copy };
+        let compiled = match copy.compile(&plan, policy) {
+            Ok(compiled) => compiled,
+            // A layer whose inputs a pattern does not divide.
+            Err(CompileError::Plan(_)) => return Err(TestCaseError::reject("not legal")),
+            Err(error) => return Err(TestCaseError::fail(error.to_string())),
+        };
+        let verdict = verdict(&copy.path(), &compiled, &plan);
+        prop_assert!(verdict.is_proven(), "{text}{:#?}", verdict.differences);
+        legal.set(legal.get() + 1);
+        masked.set(masked.get() + verdict.proof.masked);
+        Ok(())
+    });
+    result.unwrap();
+    assert!(legal.get() >= cases && masked.get() > 0, "{legal:?} plans, {masked:?} masked tensors");
+}
+
+#[test]
+fn torchscript() {
+    check("sd15-mini/torchscript", 80);
+}
+
+#[test]
+fn dynamo() {
+    check("sd15-mini/dynamo", 40);
+}
+
+#[test]
+fn without_folding() {
+    check("sd15-mini/nofold", 40);
+}
+
+#[test]
+fn half_precision() {
+    check("sd15-mini/torchscript-fp16", 40);
+}

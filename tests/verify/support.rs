@@ -1,0 +1,105 @@
+//! Compiling and verifying in a temporary folder.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use crdiff::{
+    compile::{CompileError, Hooks, Job, Target, compile_file},
+    ir::Graph,
+    onnx::{self, WeightPolicy},
+    plan::{self, Plan},
+    verify::conformance::{Verdict, verify},
+};
+
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// A copy of an exported model with its data, in a folder that goes away with it.
+pub struct Model {
+    folder: tempfile::TempDir,
+}
+
+impl Model {
+    /// Copies `fixtures/<name>`.
+    pub fn copy(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        copy_folder(&fixtures().join(name), folder.path());
+        Self { folder }
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("unet.onnx")
+    }
+
+    pub fn load(&self) -> Graph {
+        load(&self.path())
+    }
+
+    /// Compiles `plan` to a pruned graph in a file of its own.
+    pub fn compile(&self, plan: &Plan, policy: WeightPolicy) -> Result<PathBuf, CompileError> {
+        self.compile_to(Target::Pruned, plan, policy)
+    }
+
+    /// Compiles `plan` to `target`.
+    pub fn compile_to(
+        &self,
+        target: Target,
+        plan: &Plan,
+        policy: WeightPolicy,
+    ) -> Result<PathBuf, CompileError> {
+        let output = match policy {
+            WeightPolicy::Share => self.folder.path().join("compiled.onnx"),
+            _ => {
+                let other = self.folder.path().join("elsewhere");
+                fs::create_dir_all(&other).unwrap();
+                other.join("compiled.onnx")
+            }
+        };
+        let model = self.path();
+        let job = Job {
+            model: &model,
+            plan,
+            target,
+            output: Some(&output),
+            weights: Some(policy),
+            at: None,
+            protected: Vec::new(),
+        };
+        compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) })?;
+        Ok(output)
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+pub fn load(path: &Path) -> Graph {
+    Graph::load(onnx::open(path).unwrap()).unwrap()
+}
+
+pub fn plan(text: &str) -> Plan {
+    plan::parse("plan.yaml", text).unwrap()
+}
+
+/// Verifies the files.
+pub fn verdict(original: &Path, compiled: &Path, plan: &Plan) -> Verdict {
+    verify(&load(original), &load(compiled), plan, &|_| {}).unwrap()
+}
