@@ -2,6 +2,7 @@
 
 pub mod compile;
 pub mod inspect;
+pub mod outcome;
 pub mod text;
 
 use serde::Serialize;
