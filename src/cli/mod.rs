@@ -2,19 +2,23 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the part that talks to the terminal")]
 
 pub mod compile;
+pub mod diff;
+pub mod digest;
 #[cfg(feature = "runner")]
 pub mod doctor;
 pub mod inspect;
 mod progress;
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, path::Path, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{compile::CompileError, onnx::OnnxError, plan::PlanError};
+use crate::{compile::CompileError, onnx::OnnxError, plan::PlanError, report::outcome::Format};
 
 /// Exit code: done, or what was asked holds.
 pub const DONE: u8 = 0;
+/// Exit code: what was asked does not hold.
+pub const UNMET: u8 = 1;
 /// Exit code: the command line or an input is wrong.
 pub const BAD_INPUT: u8 = 2;
 
@@ -30,6 +34,8 @@ pub struct Cli {
 enum Command {
     Compile(compile::Args),
     Inspect(inspect::Args),
+    Diff(diff::Args),
+    Digest(digest::Args),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -38,6 +44,8 @@ pub fn crdiff() -> ExitCode {
     finish(match command {
         Command::Compile(args) => compile::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Digest(args) => digest::run(&args),
     })
 }
 
@@ -77,6 +85,38 @@ impl From<CompileError> for Failure {
             other => Self::Message(other.to_string()),
         }
     }
+}
+
+/// `--format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// JSON.
+    Json,
+    /// JUnit XML.
+    Junit,
+    /// SARIF 2.1.0.
+    Sarif,
+}
+
+impl From<OutputFormat> for Format {
+    fn from(format: OutputFormat) -> Self {
+        match format {
+            OutputFormat::Text => Self::Text,
+            OutputFormat::Json => Self::Json,
+            OutputFormat::Junit => Self::Junit,
+            OutputFormat::Sarif => Self::Sarif,
+        }
+    }
+}
+
+/// An error about the model at `path`, which the message names.
+fn about(path: &Path, error: &dyn fmt::Display) -> String {
+    let message = error.to_string();
+    let path = path.display().to_string();
+    if message.contains(&path) { message } else { format!("{path}: {message}") }
 }
 
 /// A size as `HEIGHTxWIDTH`, in units of the latent.

@@ -1,6 +1,7 @@
 //! Reports: what was done, for people ([`text`]) and for machines (the types themselves, as JSON).
 
 pub mod compile;
+pub mod diff;
 pub mod inspect;
 pub mod outcome;
 pub mod text;

@@ -1,1 +1,3 @@
 //! Proof that a compiled graph is the original plus its plan.
+
+pub mod structure;
