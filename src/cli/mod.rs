@@ -1,6 +1,8 @@
 //! The command lines, one file a subcommand. Only this module and `bin/` print or exit.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the part that talks to the terminal")]
 
+#[cfg(feature = "runner")]
+pub mod compare;
 pub mod compile;
 pub mod diff;
 pub mod digest;
@@ -35,6 +37,8 @@ enum Command {
     Compile(compile::Args),
     Inspect(inspect::Args),
     Diff(diff::Args),
+    #[cfg(feature = "runner")]
+    Compare(compare::Args),
     Digest(digest::Args),
 }
 
@@ -45,6 +49,8 @@ pub fn crdiff() -> ExitCode {
         Command::Compile(args) => compile::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Diff(args) => diff::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Compare(args) => compare::run(&args),
         Command::Digest(args) => digest::run(&args),
     })
 }

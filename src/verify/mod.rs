@@ -1,3 +1,6 @@
-//! Proof that a compiled graph is the original plus its plan.
+//! Checks of models against each other and against plans.
 
 pub mod structure;
+
+#[cfg(feature = "runner")]
+pub mod numeric;

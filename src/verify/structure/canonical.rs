@@ -15,7 +15,8 @@ use crate::{
     onnx::{
         OnnxError, TensorHeader, model_field,
         proto::{
-            AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto,
+            AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto,
+            ValueInfoProto,
         },
     },
 };
@@ -157,7 +158,8 @@ impl<'g> Canonical<'g> {
     }
 
     fn subgraph(&self, graph: &GraphProto, outer: Outer<'_>, depth: u64) -> Result<Hash, OnnxError> {
-        let names = |list: &'_ [ValueInfoProto]| list.iter().map(|io| io.name().to_string()).collect::<Vec<_>>();
+        let names =
+            |list: &'_ [ValueInfoProto]| list.iter().map(|io| io.name().to_string()).collect::<Vec<_>>();
         let (inputs, outputs) = (names(&graph.input), names(&graph.output));
         let body = Body {
             inputs: inputs.iter().map(String::as_str).collect(),

@@ -244,7 +244,8 @@ impl Comparison<'_, '_> {
         // A container of nothing but one module is not named in its place.
         let (mut outermost, mut at): (Option<(ModuleId, usize)>, _) = (None, Some(modules.of_node(id)));
         while let Some(module) = at {
-            let larger = whole.get(&module).filter(|nodes| outermost.is_none_or(|(_, inner)| **nodes > inner));
+            let larger =
+                whole.get(&module).filter(|nodes| outermost.is_none_or(|(_, inner)| **nodes > inner));
             outermost = larger.map(|nodes| (module, *nodes)).or(outermost);
             at = modules.get(module).parent;
         }
@@ -270,9 +271,8 @@ impl Comparison<'_, '_> {
         known: &mut FxHashSet<[ValueId; 2]>,
     ) -> Result<(), OnnxError> {
         let Some(other) = self.graphs[B].get(partner) else { return Ok(()) };
-        let tell = |what: What| {
-            Some(Difference { module: self.module(A, id), node: Some(node.describe()), what })
-        };
+        let tell =
+            |what: What| Some(Difference { module: self.module(A, id), node: Some(node.describe()), what });
         let [operator_a, operator_b] = [(A, node), (B, other)]
             .map(|(side, n)| self.canonical[side].operator(domain(&n.domain), &n.op_type));
         if operator_a != operator_b {

@@ -32,7 +32,8 @@ impl Constant {
     /// Whether its elements are part of the structure: shapes, axes and indices (integers, booleans, text) and single
     /// numbers are; weights are not.
     pub fn is_structural(&self) -> bool {
-        let whole = matches!(self.header.data_type, DataType::INT32 | DataType::INT64 | DataType::BOOL | STRING);
+        let whole =
+            matches!(self.header.data_type, DataType::INT32 | DataType::INT64 | DataType::BOOL | STRING);
         whole || self.header.elements() <= 1
     }
 
@@ -105,7 +106,10 @@ fn of_node(node: &Node, name: &str) -> Result<Option<TensorHeader>, OnnxError> {
         "value_ints" => tensor(DataType::INT64, count(attribute.ints.len()), ints(&attribute.ints)),
         "value_string" => strings(Vec::new(), attribute.s.iter().cloned().collect()),
         "value_strings" => strings(count(attribute.strings.len()), attribute.strings.clone()),
-        _ => attribute.t.clone().ok_or_else(|| OnnxError::invalid(node.describe(), "its value is no tensor"))?,
+        _ => attribute
+            .t
+            .clone()
+            .ok_or_else(|| OnnxError::invalid(node.describe(), "its value is no tensor"))?,
     };
     proto.name = Some(name.to_string());
     TensorHeader::parse(proto.encode_to_vec().into()).map(Some)

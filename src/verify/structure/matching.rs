@@ -1,10 +1,10 @@
 //! Which node of one graph is which of the other.
 //!
 //! Pairs are found by ever weaker evidence, each kind for all nodes before the next: the same computation from the
-//! inputs on and the same uses down to the outputs, in the same module and then in any; the node's name in the same
-//! module; being next to a pair; the same operator in the same place of the same module. A bypass leaves everything
-//! before it with its forward hash and everything after it with its backward hash, so the later kinds only matter
-//! between two edits.
+//! inputs on and the same uses down to the outputs, in the same module and then in any; the node's name with its
+//! module, or with all that it is by itself; being next to a pair; the same operator in the same place of the same
+//! module. A bypass leaves everything before it with its forward hash and everything after it with its backward hash,
+//! so the later kinds only matter between two edits.
 
 use std::collections::BTreeMap;
 
@@ -67,10 +67,16 @@ const BY_HASH: [Key; 5] = [
     |s, id, _| Some(in_module(s, id).bytes(&s.structure.forward[id.index()]).finish()),
     |s, id, _| Some(in_module(s, id).bytes(&s.structure.backward[id.index()]).finish()),
 ];
-const BY_NAME: [Key; 1] = [|s, id, node| {
-    let named = in_module(s, id).text(&node.name).text(&node.domain).text(&node.op_type);
-    (!node.name.is_empty()).then(|| named.finish())
-}];
+const BY_NAME: [Key; 2] = [
+    |s, id, node| {
+        let named = in_module(s, id).text(&node.name).text(&node.domain).text(&node.op_type);
+        (!node.name.is_empty()).then(|| named.finish())
+    },
+    |s, id, node| {
+        let named = Hasher::new("name").text(&node.name).bytes(&s.structure.local[id.index()]);
+        (!node.name.is_empty()).then(|| named.finish())
+    },
+];
 const BY_HASH_ANYWHERE: [Key; 3] = [
     |s, id, _| Some(s.weights.forward[id.index()]),
     |s, id, _| Some(s.weights.backward[id.index()]),

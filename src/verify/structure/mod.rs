@@ -102,10 +102,8 @@ pub fn diff(a: &Graph, b: &Graph, weights: Weights) -> Result<Diff, OnnxError> {
     let graphs = [a, b];
     let [constants_a, constants_b] = [constants::constants(a)?, constants::constants(b)?];
     let constants = [&constants_a, &constants_b];
-    let structural = [
-        constants::structural_contents(a, &constants_a)?,
-        constants::structural_contents(b, &constants_b)?,
-    ];
+    let structural =
+        [constants::structural_contents(a, &constants_a)?, constants::structural_contents(b, &constants_b)?];
     let contents = match weights {
         Weights::Compared => constants::shared_contents((a, &constants_a), (b, &constants_b))?,
         Weights::Ignored => structural.clone(),

@@ -123,7 +123,8 @@ mod tests {
     fn counts_and_sizes_of_differences() {
         let (a, b) = (memory(&[1.0, 2.0, -3.0, 4.0]), memory(&[1.0, 0.0, -3.0, 4.5]));
         let found = difference(DataType::FLOAT, 4, &a, &b).unwrap();
-        let expected = TensorDifference { elements: 4, differing: 2, max_abs: Some(2.0), mean_abs: Some(0.625) };
+        let expected =
+            TensorDifference { elements: 4, differing: 2, max_abs: Some(2.0), mean_abs: Some(0.625) };
         assert_eq!(found, expected);
     }
 
