@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{DONE, Failure, OutputFormat, Size, UNMET};
 use crate::{
-    engine::{Chosen, Engine, EngineError, EngineKind, EngineRequest, SessionOptions, Signature, choose},
+    engine::{Chosen, Engine, EngineKind, EngineRequest, SessionOptions, Signature, choose},
     ir::Graph,
     onnx,
     report::{
@@ -87,12 +87,6 @@ fn tolerance(text: &str) -> Result<f64, String> {
 
 impl From<NumericError> for Failure {
     fn from(error: NumericError) -> Self {
-        Self::Message(error.to_string())
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
         Self::Message(error.to_string())
     }
 }

@@ -40,6 +40,8 @@ enum Command {
     #[cfg(feature = "runner")]
     Compare(compare::Args),
     Digest(digest::Args),
+    #[cfg(feature = "runner")]
+    Doctor(doctor::Args),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -52,6 +54,8 @@ pub fn crdiff() -> ExitCode {
         #[cfg(feature = "runner")]
         Command::Compare(args) => compare::run(&args),
         Command::Digest(args) => digest::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Doctor(args) => doctor::run(&args),
     })
 }
 

@@ -18,7 +18,7 @@ use std::{
 
 use assert_cmd::Command;
 use crdiff::{
-    compile::{Hooks, Job, compile_file},
+    compile::{Hooks, Job, Target, compile_file},
     plan,
 };
 
@@ -42,8 +42,15 @@ fn golden(name: &str) -> PathBuf {
 fn compiled(model: &Path, plan: &str, folder: &Path) -> PathBuf {
     let plan = plan::parse("plan.yaml", plan).unwrap();
     let output = folder.join("compiled.onnx");
-    let job =
-        Job { model, plan: &plan, output: Some(&output), weights: None, at: None, protected: Vec::new() };
+    let job = Job {
+        model,
+        plan: &plan,
+        target: Target::Pruned,
+        output: Some(&output),
+        weights: None,
+        at: None,
+        protected: Vec::new(),
+    };
     compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) }).unwrap();
     output
 }

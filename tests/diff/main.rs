@@ -13,7 +13,7 @@ mod same;
 use std::path::{Path, PathBuf};
 
 use crdiff::{
-    compile::{Hooks, Job, compile_file},
+    compile::{Hooks, Job, Target, compile_file},
     ir::Graph,
     onnx, plan,
     verify::structure::{Diff, Digests, Weights, diff, digests},
@@ -35,8 +35,15 @@ fn digest(path: &Path) -> Digests {
 fn compiled(model: &Path, plan: &str, folder: &Path) -> PathBuf {
     let plan = plan::parse("plan.yaml", plan).unwrap();
     let output = folder.join("compiled.onnx");
-    let job =
-        Job { model, plan: &plan, output: Some(&output), weights: None, at: None, protected: Vec::new() };
+    let job = Job {
+        model,
+        plan: &plan,
+        target: Target::Pruned,
+        output: Some(&output),
+        weights: None,
+        at: None,
+        protected: Vec::new(),
+    };
     let stop = std::sync::atomic::AtomicBool::new(false);
     compile_file(&job, Hooks { progress: &|_, _| {}, stop: &stop }).unwrap();
     output
