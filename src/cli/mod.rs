@@ -1,18 +1,22 @@
 //! The command lines, one file a subcommand. Only this module and `bin/` print or exit.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the part that talks to the terminal")]
 
+#[cfg(feature = "runner")]
+pub mod compare;
 pub mod compile;
+pub mod diff;
+pub mod digest;
 #[cfg(feature = "runner")]
 pub mod doctor;
 pub mod inspect;
 mod progress;
 pub mod verify;
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, path::Path, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{compile::CompileError, onnx::OnnxError, plan::PlanError};
+use crate::{compile::CompileError, onnx::OnnxError, plan::PlanError, report::outcome::Format};
 
 /// Exit code: done, or what was asked holds.
 pub const DONE: u8 = 0;
@@ -34,6 +38,10 @@ enum Command {
     Compile(compile::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
+    Diff(diff::Args),
+    #[cfg(feature = "runner")]
+    Compare(compare::Args),
+    Digest(digest::Args),
     #[cfg(feature = "runner")]
     Doctor(doctor::Args),
 }
@@ -45,6 +53,10 @@ pub fn crdiff() -> ExitCode {
         Command::Compile(args) => compile::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Compare(args) => compare::run(&args),
+        Command::Digest(args) => digest::run(&args),
         #[cfg(feature = "runner")]
         Command::Doctor(args) => doctor::run(&args),
     })
@@ -86,6 +98,38 @@ impl From<CompileError> for Failure {
             other => Self::Message(other.to_string()),
         }
     }
+}
+
+/// `--format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// JSON.
+    Json,
+    /// JUnit XML.
+    Junit,
+    /// SARIF 2.1.0.
+    Sarif,
+}
+
+impl From<OutputFormat> for Format {
+    fn from(format: OutputFormat) -> Self {
+        match format {
+            OutputFormat::Text => Self::Text,
+            OutputFormat::Json => Self::Json,
+            OutputFormat::Junit => Self::Junit,
+            OutputFormat::Sarif => Self::Sarif,
+        }
+    }
+}
+
+/// An error about the model at `path`, which the message names.
+fn about(path: &Path, error: &dyn fmt::Display) -> String {
+    let message = error.to_string();
+    let path = path.display().to_string();
+    if message.contains(&path) { message } else { format!("{path}: {message}") }
 }
 
 /// A size as `HEIGHTxWIDTH`, in units of the latent.

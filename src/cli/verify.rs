@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
-
-use super::{DOES_NOT_HOLD, DONE, Failure};
+use super::{DOES_NOT_HOLD, DONE, Failure, OutputFormat};
 use crate::{
     ir::Graph,
     onnx, plan,
@@ -30,35 +28,11 @@ pub struct Args {
     #[arg(long, value_name = "PLAN")]
     plan: PathBuf,
     /// How the result is printed.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    format: OutputFormat,
     /// Print nothing but errors; the exit code tells.
     #[arg(short, long)]
     quiet: bool,
-}
-
-/// `--format`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// For scripts.
-    Json,
-    /// JUnit XML, for CI servers.
-    Junit,
-    /// SARIF 2.1.0, for code scanning; points at the lines of the plan.
-    Sarif,
-}
-
-impl From<Format> for outcome::Format {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Text => Self::Text,
-            Format::Json => Self::Json,
-            Format::Junit => Self::Junit,
-            Format::Sarif => Self::Sarif,
-        }
-    }
 }
 
 impl From<VerifyError> for Failure {

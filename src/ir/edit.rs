@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Graph, GraphIo, Initializer, InitializerId, NewData, Node, NodeId, Origin, Use, ValueId};
+use super::{Graph, GraphIo, Initializer, InitializerId, NewData, Node, NodeId, Origin, Use, Value, ValueId};
 use crate::onnx::{
     DataType, OnnxError, Payload, TensorHeader,
-    proto::{AttributeProto, NodeProto, ValueInfoProto},
+    proto::{AttributeProto, NodeProto, TypeProto, ValueInfoProto, type_proto},
     wire::{self, Field},
 };
 
@@ -334,6 +334,29 @@ impl<'g> Editor<'g> {
         self.graph.extra_inputs.push(GraphIo { value, info, raw });
         self.graph.edited = true;
         Ok(value)
+    }
+
+    /// Makes `value` a graph output too, after those that are there; nothing changes if it is one. Its elements have
+    /// type `data_type`; its dimensions are left unsaid.
+    ///
+    /// # Errors
+    /// [`EditError::Gone`] if nothing produces it any more.
+    pub fn add_output(&mut self, value: ValueId, data_type: DataType) -> Result<(), EditError> {
+        let Value { name, origin } = self.graph.value(value).clone();
+        if origin == Origin::Removed {
+            return Err(EditError::Gone(format!("value `{name}`")));
+        }
+        if self.graph.outputs.iter().any(|io| io.value == value) {
+            return Ok(());
+        }
+        let tensor = type_proto::Tensor { elem_type: Some(data_type.0), shape: None };
+        let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+        let info = ValueInfoProto { name: Some(name), r#type: Some(r#type), ..ValueInfoProto::default() };
+        let raw = info.encode_to_vec().into();
+        self.graph.uses[value.index()].push(Use::Output(self.graph.outputs.len()));
+        self.graph.outputs.push(GraphIo { value, info, raw });
+        self.graph.edited = true;
+        Ok(())
     }
 
     /// Names the graph.

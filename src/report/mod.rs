@@ -1,6 +1,9 @@
 //! Reports: what was done, for people ([`text`]) and for machines (the types themselves, as JSON).
 
+#[cfg(feature = "runner")]
+pub mod compare;
 pub mod compile;
+pub mod diff;
 pub mod inspect;
 pub mod outcome;
 pub mod text;

@@ -1,4 +1,9 @@
-//! Proof that a compiled graph is the original plus its plan. Nothing here uses [`crate::passes`]: what the passes do
-//! is checked by code of its own.
+//! Checks of models against each other and against plans: a proof that a compiled graph is its original plus its plan,
+//! differences up to names and order, comparison by numbers. Nothing here uses [`crate::passes`]: what the passes do is
+//! checked by code of its own.
 
 pub mod conformance;
+pub mod structure;
+
+#[cfg(feature = "runner")]
+pub mod numeric;

@@ -107,6 +107,7 @@ fn unknown_fields_survive_in_every_message_that_is_touched() {
         .unwrap();
     let fresh =
         graph.edit().add_initializer("fresh", DataType::FLOAT, &[1], NewData::Bytes(vec![0; 4].into()));
+    let fresh = graph.initializer(fresh).unwrap().value;
     graph.edit().set_input(node, slot, fresh).unwrap();
     let output = source.with_file_name("out.onnx");
     write(&graph, &output, WeightPolicy::Share).unwrap();

@@ -1,9 +1,8 @@
 //! The command line: exit codes and formats.
 
 use assert_cmd::Command;
-use crdiff::onnx::WeightPolicy;
 
-use super::support::{Model, plan};
+use super::support::{Model, Weights, plan};
 
 const PLAN: &str = "version: 1\nrules:\n  - bypass: mid_block.attentions.0\n";
 
@@ -25,7 +24,7 @@ fn crdiff(model: &Model, compiled: &str, plan: &str, format: &str) -> Command {
 fn exit_codes_and_formats() {
     let model = Model::copy("sd15-mini/torchscript");
     std::fs::write(model.folder().join("plan.yaml"), PLAN).unwrap();
-    model.compile(&plan(PLAN), WeightPolicy::Share).unwrap();
+    model.compile(&plan(PLAN), Weights::Share).unwrap();
     let output = |compiled: &str, plan: &str, format: &str, code: i32| {
         let assert = crdiff(&model, compiled, plan, format).assert().code(code);
         String::from_utf8(assert.get_output().stdout.clone()).unwrap()

@@ -2,13 +2,10 @@
 
 use std::fs;
 
-use crdiff::{
-    compile::{CompileError, Target},
-    onnx::WeightPolicy,
-};
+use crdiff::compile::{CompileError, Target};
 use serde_json::Value;
 
-use super::support::{Model, fixtures, plan, verdict};
+use super::support::{Model, Weights, fixtures, plan, verdict};
 
 /// Compiles and verifies every case of `fixtures/<golden>` for `fixtures/<model>`. Which plans are legal is tested
 /// elsewhere; at least `least` of those that change something must be here.
@@ -20,9 +17,9 @@ fn check(model: &str, golden: &str, least: usize) {
     for (at, case) in index["cases"].as_array().unwrap().iter().enumerate() {
         let name = format!("{model}: {}", case["name"]);
         let plan = plan(&case["plan"].to_string());
-        let (share, both) = ([WeightPolicy::Share], [WeightPolicy::Share, WeightPolicy::Copy]);
+        let (share, all) = ([Weights::Share], [Weights::Share, Weights::Copy, Weights::Compact]);
         // A bypass touches no weight: copying them all every time would tell nothing new.
-        let policies: &[WeightPolicy] = if case["kind"] == "bypass" && at % 8 != 0 { &share } else { &both };
+        let policies: &[Weights] = if case["kind"] == "bypass" && at % 8 != 0 { &share } else { &all };
         for policy in policies {
             let compiled = match copy.compile(&plan, *policy) {
                 Ok(compiled) => compiled,
@@ -34,13 +31,13 @@ fn check(model: &str, golden: &str, least: usize) {
             assert_eq!(verdict.notes, [""; 0], "{name}");
             nodes += verdict.proof.nodes;
             masked += verdict.proof.masked;
-            proven += usize::from(!plan.rules.is_empty() && *policy == WeightPolicy::Share);
+            proven += usize::from(!plan.rules.is_empty() && *policy == Weights::Share);
         }
         if case["kind"] == "bypass" && at % 8 != 0 {
             continue;
         }
         for target in [Target::Fused, Target::FusedWithInput, Target::Amplified] {
-            let compiled = match copy.compile_to(target, &plan, WeightPolicy::Share) {
+            let compiled = match copy.compile_to(target, &plan, Weights::Share) {
                 Ok(compiled) => compiled,
                 // What cannot be in one graph is tested with the compiler.
                 Err(CompileError::Plan(_) | CompileError::Emit(_)) => continue,

@@ -4,19 +4,16 @@
 use std::{fs, path::PathBuf};
 
 use crdiff::{
-    onnx::{
-        WeightPolicy,
-        proto::{
-            AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
-            ValueInfoProto, type_proto,
-        },
+    onnx::proto::{
+        AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
+        ValueInfoProto, type_proto,
     },
     plan::Plan,
     verify::conformance::{Difference, Verdict},
 };
 use prost::Message;
 
-use super::support::{Model, plan, verdict};
+use super::support::{Model, Weights, plan, verdict};
 
 const PLAN: &str = "version: 1\nrules:\n  - bypass: mid_block.attentions.0\n  - prune: { weights: \"up_blocks.**.attn1.**\", ratio: 0.3 }\n";
 const TO_Q: &str = "/up_blocks.1/attentions.0/transformer_blocks.0/attn1/to_q/MatMul";
@@ -37,7 +34,7 @@ impl Bench {
     fn new() -> Self {
         let model = Model::copy("sd15-mini/torchscript");
         let plan = plan(PLAN);
-        let compiled = decode(&model.compile(&plan, WeightPolicy::Copy).unwrap());
+        let compiled = decode(&model.compile(&plan, Weights::Copy).unwrap());
         Self { original: decode(&model.path()), compiled, plan, model }
     }
 
@@ -378,7 +375,7 @@ fn wiring() {
 
 /// What another plan makes of the model, with the metadata of the bench's plan.
 fn compiled_with(bench: &Bench, text: &str) -> ModelProto {
-    let mut other = decode(&bench.model.compile(&plan(text), WeightPolicy::Copy).unwrap());
+    let mut other = decode(&bench.model.compile(&plan(text), Weights::Copy).unwrap());
     claim(&mut other, &bench.plan, "pruned");
     other
 }

@@ -5,7 +5,6 @@ use std::cell::Cell;
 use crdiff::{
     analysis::{flow::Flow, modules::modules, shapes::shapes, skip::Facts, weights::weights},
     compile::CompileError,
-    onnx::WeightPolicy,
     plan::Via,
 };
 use proptest::{
@@ -13,7 +12,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
 
-use super::support::{Model, plan, verdict};
+use super::support::{Model, Weights, plan, verdict};
 
 /// Compiles and verifies `cases` plans of random bypasses and prune rules.
 fn check(model: &str, cases: u32) {
@@ -57,7 +56,7 @@ fn check(model: &str, cases: u32) {
             text = "version: 1\n".into();
         }
         let plan = plan(&text);
-        let policy = if share { WeightPolicy::Share } else { WeightPolicy::Copy };
+        let policy = if share { Weights::Share } else { Weights::Copy };
         let compiled = match copy.compile(&plan, policy) {
             Ok(compiled) => compiled,
             // A layer whose inputs a pattern does not divide.

@@ -10,6 +10,7 @@ use crdiff::{
     compile::{CompileError, Hooks, Job, Target, compile_file},
     ir::Graph,
     onnx::{self, WeightPolicy},
+    passes::MaskForm,
     plan::{self, Plan},
     verify::conformance::{Verdict, verify},
 };
@@ -44,20 +45,15 @@ impl Model {
     }
 
     /// Compiles `plan` to a pruned graph in a file of its own.
-    pub fn compile(&self, plan: &Plan, policy: WeightPolicy) -> Result<PathBuf, CompileError> {
+    pub fn compile(&self, plan: &Plan, policy: Weights) -> Result<PathBuf, CompileError> {
         self.compile_to(Target::Pruned, plan, policy)
     }
 
     /// Compiles `plan` to `target`.
-    pub fn compile_to(
-        &self,
-        target: Target,
-        plan: &Plan,
-        policy: WeightPolicy,
-    ) -> Result<PathBuf, CompileError> {
+    pub fn compile_to(&self, target: Target, plan: &Plan, policy: Weights) -> Result<PathBuf, CompileError> {
         let output = match policy {
-            WeightPolicy::Share => self.folder.path().join("compiled.onnx"),
-            _ => {
+            Weights::Share | Weights::Compact => self.folder.path().join("compiled.onnx"),
+            Weights::Copy => {
                 let other = self.folder.path().join("elsewhere");
                 fs::create_dir_all(&other).unwrap();
                 other.join("compiled.onnx")
@@ -69,13 +65,26 @@ impl Model {
             plan,
             target,
             output: Some(&output),
-            weights: Some(policy),
+            weights: match policy {
+                Weights::Share => Some(WeightPolicy::Share),
+                Weights::Copy => Some(WeightPolicy::Copy),
+                Weights::Compact => None,
+            },
+            masks: if policy == Weights::Compact { MaskForm::Computed } else { MaskForm::Stored },
             at: None,
             protected: Vec::new(),
         };
         compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) })?;
         Ok(output)
     }
+}
+
+/// Where the weights of a compiled model are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    Share,
+    Copy,
+    Compact,
 }
 
 fn copy_folder(from: &Path, to: &Path) {

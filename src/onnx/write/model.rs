@@ -91,6 +91,8 @@ fn graph_message<'g>(graph: &'g Graph, placement: &mut Placement<'g>) -> Result<
     let is_node = |item: &Item| matches!(item, Item::Node(_));
     let (first_node, last_node) = (first(is_node), last(is_node));
     let last_input = last(|item| matches!(item, Item::Input));
+    let last_output = last(|item| matches!(item, Item::Output(_)));
+    let listed_outputs = layout.iter().filter(|item| matches!(item, Item::Output(_))).count();
     let last_initializer = last(|item| matches!(item, Item::Initializer(_)));
     let last_name = last(|item| matches!(item, Item::Name));
 
@@ -123,6 +125,11 @@ fn graph_message<'g>(graph: &'g Graph, placement: &mut Placement<'g>) -> Result<
         if index == last_input {
             for input in &graph.extra_inputs {
                 out.push_field(graph_field::INPUT, &input.raw);
+            }
+        }
+        if index == last_output {
+            for output in graph.outputs.iter().skip(listed_outputs) {
+                out.push_field(graph_field::OUTPUT, &output.raw);
             }
         }
         if let (true, Some(name)) = (index == last_name, &graph.new_name) {

@@ -1,0 +1,54 @@
+//! `crdiff diff`
+
+use std::path::{Path, PathBuf};
+
+use super::{DOES_NOT_HOLD, DONE, Failure, OutputFormat};
+use crate::{
+    ir::Graph,
+    onnx,
+    report::{
+        diff as report,
+        outcome::{self, Format},
+    },
+    verify::structure::{self, Weights},
+};
+
+/// Show what is different between two models, up to names and order, by module.
+///
+/// Where weights are kept, names of nodes and inner values, the order of nodes, metadata and documentation don't
+/// count. Weights that two models share in one file are not read. The exit code is 0 if the models are the same, 1 if
+/// they differ, 2 if one cannot be read.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  crdiff diff unet.onnx unet.pruned.onnx              what a plan came to
+  crdiff diff old.onnx new.onnx --structure           the same network, whatever its weights?
+  crdiff diff a.onnx b.onnx --format json | jq '.findings[] | select(.tensor)'")]
+pub struct Args {
+    /// The first model (.onnx).
+    a: PathBuf,
+    /// The second model (.onnx).
+    b: PathBuf,
+    /// Don't compare weights, only their types and dimensions.
+    #[arg(long)]
+    structure: bool,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t)]
+    format: OutputFormat,
+}
+
+pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    let open = |path: &Path| -> Result<Graph, Failure> {
+        let graph = onnx::open(path).and_then(Graph::load);
+        graph.map_err(|e| Failure::Message(super::about(path, &e)))
+    };
+    let (a, b) = (open(&args.a)?, open(&args.b)?);
+    let weights = if args.structure { Weights::Ignored } else { Weights::Compared };
+    let diff = structure::diff(&a, &b, weights)?;
+    let (a, b) = (args.a.display().to_string(), args.b.display().to_string());
+    match Format::from(args.format) {
+        Format::Text => anstream::print!("{}", report::text(&diff, &a, &b)),
+        other => anstream::print!("{}", outcome::render(&report::outcome(&diff, &a, &b), other)),
+    }
+    Ok(if diff.is_same() { DONE } else { DOES_NOT_HOLD })
+}

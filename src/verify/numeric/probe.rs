@@ -1,0 +1,70 @@
+//! Intermediate values of a model, read by making a few of them outputs of a copy.
+
+use std::path::{Path, PathBuf};
+
+use super::{Case, NumericError, run};
+use crate::{
+    engine::{Engine, HostTensor, Optimization, SessionOptions},
+    ir::Graph,
+    onnx::{self, DataType, WeightPolicy, WriteOptions},
+};
+
+/// A copy of a model in a folder of its own, so that nothing is written beside the model.
+pub struct Probe {
+    folder: tempfile::TempDir,
+    copy: PathBuf,
+}
+
+impl Probe {
+    /// Copies the model with its weights into the system's folder for temporary files (TMPDIR).
+    ///
+    /// # Errors
+    /// [`NumericError`] if the model cannot be read or there is no room.
+    pub fn new(model: &Path) -> Result<Self, NumericError> {
+        let folder = tempfile::tempdir().map_err(|source| NumericError::Io {
+            action: "make a folder for a copy of the model",
+            path: std::env::temp_dir(),
+            source,
+        })?;
+        let copy = folder.path().join("model.onnx");
+        write(&Graph::load(onnx::open(model)?)?, &copy, WeightPolicy::Copy)?;
+        Ok(Self { folder, copy })
+    }
+
+    /// Runs the model and returns these of its values, by name and element type, in their order.
+    ///
+    /// # Errors
+    /// [`NumericError`] if the engine fails, or there is no such value.
+    pub fn values(
+        &self,
+        engine: &dyn Engine,
+        case: &Case,
+        values: &[(String, DataType)],
+    ) -> Result<Vec<HostTensor>, NumericError> {
+        let mut graph = Graph::load(onnx::open(&self.copy)?)?;
+        let missing = |name: &str| NumericError::Inputs {
+            place: format!("value `{name}`"),
+            what: "it cannot be read from the model".into(),
+        };
+        for (name, data_type) in values {
+            let value = graph.value_named(name).ok_or_else(|| missing(name))?;
+            graph.edit().add_output(value, *data_type)?;
+        }
+        let path = self.folder.path().join("probe.onnx");
+        write(&graph, &path, WeightPolicy::Share)?;
+        // Optimisers would merge values that are outputs here, and rten then refuses the graph.
+        let options = SessionOptions { optimization: Optimization::Disabled, ..SessionOptions::default() };
+        let outputs = run(engine, &path, std::slice::from_ref(case), &options)?;
+        let outputs = outputs.into_iter().next().unwrap_or_default();
+        let find = |(name, _): &(String, DataType)| {
+            let found = outputs.iter().find(|(output, _)| output == name);
+            found.map(|(_, tensor)| tensor.clone()).ok_or_else(|| missing(name))
+        };
+        values.iter().map(find).collect()
+    }
+}
+
+fn write(graph: &Graph, output: &Path, policy: WeightPolicy) -> Result<(), NumericError> {
+    onnx::write(graph, &WriteOptions { output, policy, progress: None, cancelled: None, protected: &[] })?;
+    Ok(())
+}

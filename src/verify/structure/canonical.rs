@@ -1,0 +1,244 @@
+//! Attributes, subgraphs and model-local functions, hashed by what they mean: names of values inside them, the order
+//! of attributes and nodes, doc strings and the field that a tensor keeps its elements in don't count.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use rustc_hash::FxHashMap;
+
+use super::{
+    constants::content,
+    hash::{Hash, Hasher},
+};
+use crate::{
+    ir::Graph,
+    onnx::{
+        OnnxError, TensorHeader, model_field,
+        proto::{
+            AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto,
+            ValueInfoProto,
+        },
+    },
+};
+
+/// What a name outside of a subgraph stands for.
+pub type Outer<'a> = &'a dyn Fn(&str) -> Option<Hash>;
+
+/// Hashes the attributes and operators of one model.
+pub struct Canonical<'g> {
+    graph: &'g Graph,
+    functions: BTreeMap<(String, String), Hash>,
+}
+
+/// What a subgraph and a function's body have in common.
+struct Body<'a> {
+    inputs: Vec<&'a str>,
+    outputs: Vec<&'a str>,
+    nodes: &'a [NodeProto],
+    initializers: &'a [TensorProto],
+    sparse: &'a [SparseTensorProto],
+}
+
+impl<'g> Canonical<'g> {
+    /// Reads the model's functions.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if a function or a tensor in it is broken.
+    pub fn new(graph: &'g Graph) -> Result<Self, OnnxError> {
+        let functions = graph.source().fields.iter().filter(|f| f.number == model_field::FUNCTIONS);
+        let functions: Vec<FunctionProto> = functions
+            .map(|f| FunctionProto::decode(f.value()))
+            .collect::<Result<_, _>>()
+            .map_err(|e| OnnxError::invalid("a function", format!("broken message: {e}")))?;
+        let mut this = Self { graph, functions: BTreeMap::new() };
+        // A function's hash holds those of the functions that it calls, so each round reaches one call deeper.
+        for _ in 0..=functions.len() {
+            let mut hashes = BTreeMap::new();
+            for function in &functions {
+                let key = (domain(function.domain()).to_string(), function.name().to_string());
+                hashes.insert(key, this.function(function)?);
+            }
+            if hashes == this.functions {
+                break;
+            }
+            this.functions = hashes;
+        }
+        Ok(this)
+    }
+
+    /// Hash of an operator: its name and domain, and what it does if it is a function of the model.
+    pub fn operator(&self, domain_name: &str, op_type: &str) -> Hash {
+        let hasher = Hasher::new("operator").text(domain(domain_name)).text(op_type);
+        match self.functions.get(&(domain(domain_name).to_string(), op_type.to_string())) {
+            Some(function) => hasher.bytes(function).finish(),
+            None => hasher.finish(),
+        }
+    }
+
+    /// Hash of a node's attributes, in which names from outside stand for what `outer` says.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if a tensor in them cannot be read.
+    pub fn attributes(&self, attributes: &[AttributeProto], outer: Outer<'_>) -> Result<Hash, OnnxError> {
+        self.attributes_at(attributes, outer, 0)
+    }
+
+    /// Hash of one attribute, names from outside left out.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if a tensor in it cannot be read.
+    pub fn attribute(&self, attribute: &AttributeProto) -> Result<Hash, OnnxError> {
+        self.attribute_at(attribute, &|_| None, 0)
+    }
+
+    /// Hash of a tensor: type, dimensions and elements.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if its elements cannot be read.
+    pub fn tensor(&self, tensor: &TensorProto) -> Result<Hash, OnnxError> {
+        let header = TensorHeader::parse(tensor.encode_to_vec().into())?;
+        Ok(Hasher::new("tensor")
+            .number(header.data_type.0 as u64)
+            .dims(&header.dims)
+            .bytes(&content(self.graph, &header)?)
+            .finish())
+    }
+
+    /// Hash of a sparse tensor.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn sparse(&self, tensor: &SparseTensorProto) -> Result<Hash, OnnxError> {
+        let mut hasher = Hasher::new("sparse").dims(&tensor.dims);
+        for part in tensor.values.iter().chain(&tensor.indices) {
+            hasher = hasher.bytes(&self.tensor(part)?);
+        }
+        Ok(hasher.finish())
+    }
+
+    fn attributes_at(
+        &self,
+        attributes: &[AttributeProto],
+        outer: Outer<'_>,
+        depth: u64,
+    ) -> Result<Hash, OnnxError> {
+        let hashes: Result<Vec<Hash>, OnnxError> =
+            attributes.iter().map(|a| self.attribute_at(a, outer, depth)).collect();
+        Ok(Hasher::new("attributes").set(hashes?).finish())
+    }
+
+    fn attribute_at(
+        &self,
+        attribute: &AttributeProto,
+        outer: Outer<'_>,
+        depth: u64,
+    ) -> Result<Hash, OnnxError> {
+        let plain = AttributeProto {
+            doc_string: None,
+            r#type: None,
+            t: None,
+            g: None,
+            sparse_tensor: None,
+            tensors: Vec::new(),
+            graphs: Vec::new(),
+            sparse_tensors: Vec::new(),
+            ..attribute.clone()
+        };
+        let mut parts = Vec::new();
+        for tensor in attribute.t.iter().chain(&attribute.tensors) {
+            parts.push(self.tensor(tensor)?);
+        }
+        for tensor in attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors) {
+            parts.push(self.sparse(tensor)?);
+        }
+        for graph in attribute.g.iter().chain(&attribute.graphs) {
+            parts.push(self.subgraph(graph, outer, depth + 1)?);
+        }
+        Ok(Hasher::new("attribute").bytes(&plain.encode_to_vec()).list(&parts).finish())
+    }
+
+    fn subgraph(&self, graph: &GraphProto, outer: Outer<'_>, depth: u64) -> Result<Hash, OnnxError> {
+        let names =
+            |list: &'_ [ValueInfoProto]| list.iter().map(|io| io.name().to_string()).collect::<Vec<_>>();
+        let (inputs, outputs) = (names(&graph.input), names(&graph.output));
+        let body = Body {
+            inputs: inputs.iter().map(String::as_str).collect(),
+            outputs: outputs.iter().map(String::as_str).collect(),
+            nodes: &graph.node,
+            initializers: &graph.initializer,
+            sparse: &graph.sparse_initializer,
+        };
+        self.body(&body, outer, depth)
+    }
+
+    fn function(&self, function: &FunctionProto) -> Result<Hash, OnnxError> {
+        let body = Body {
+            inputs: function.input.iter().map(String::as_str).collect(),
+            outputs: function.output.iter().map(String::as_str).collect(),
+            nodes: &function.node,
+            initializers: &[],
+            sparse: &[],
+        };
+        let mut opsets: Vec<_> =
+            function.opset_import.iter().map(|o| (domain(o.domain()), o.version())).collect();
+        opsets.sort_unstable();
+        let mut hasher = Hasher::new("function").bytes(&self.body(&body, &|_| None, 0)?);
+        for (domain, version) in opsets {
+            hasher = hasher.text(domain).number(version as u64);
+        }
+        let mut parameters = function.attribute.clone();
+        parameters.sort_unstable();
+        hasher = parameters.iter().fold(hasher, |hasher, name| hasher.text(name));
+        Ok(hasher.bytes(&self.attributes(&function.attribute_proto, &|_| None)?).finish())
+    }
+
+    fn body(&self, body: &Body<'_>, outer: Outer<'_>, depth: u64) -> Result<Hash, OnnxError> {
+        let mut known: FxHashMap<&str, Hash> = FxHashMap::default();
+        for tensor in body.initializers {
+            known.insert(tensor.name(), self.tensor(tensor)?);
+        }
+        for tensor in body.sparse {
+            if let Some(values) = &tensor.values {
+                known.insert(values.name(), self.sparse(tensor)?);
+            }
+        }
+        for (index, name) in body.inputs.iter().enumerate() {
+            known.insert(name, Hasher::new("parameter").number(depth).number(index as u64).finish());
+        }
+        let unknown = || Hasher::new("outside").finish();
+        let mut nodes = Vec::with_capacity(body.nodes.len());
+        for node in body.nodes {
+            let lookup = |name: &str| known.get(name).copied().or_else(|| outer(name));
+            let operands: Vec<Hash> = node
+                .input
+                .iter()
+                .map(|name| match name.as_str() {
+                    "" => Hasher::new("nothing").finish(),
+                    name => lookup(name).unwrap_or_else(unknown),
+                })
+                .collect();
+            let hash = Hasher::new("node")
+                .bytes(&self.operator(node.domain(), node.op_type()))
+                .bytes(&self.attributes_at(&node.attribute, &lookup, depth)?)
+                .list(&operands)
+                .finish();
+            for (slot, name) in node.output.iter().enumerate() {
+                known.insert(name, result(&hash, slot));
+            }
+            nodes.push(hash);
+        }
+        let output = |name: &&str| known.get(name).copied().or_else(|| outer(name)).unwrap_or_else(unknown);
+        let outputs: Vec<Hash> = body.outputs.iter().map(output).collect();
+        Ok(Hasher::new("body").number(body.inputs.len() as u64).list(&outputs).set(nodes).finish())
+    }
+}
+
+/// Hash of a node's result.
+pub fn result(node: &Hash, slot: usize) -> Hash {
+    Hasher::new("result").bytes(node).number(slot as u64).finish()
+}
+
+/// The domain with one name for the standard one.
+pub fn domain(name: &str) -> &str {
+    if name == "ai.onnx" { "" } else { name }
+}

@@ -1,0 +1,233 @@
+//! Constants: initializers and Constant nodes alike, which differ only in how a file keeps them.
+
+use std::os::unix::fs::MetadataExt;
+
+use bytes::Bytes;
+use prost::Message;
+use rayon::prelude::*;
+use rustc_hash::FxHashMap;
+use sha2::{Digest, Sha256};
+
+use super::hash::{Hash, Hasher};
+use crate::{
+    ir::{Graph, Node, Origin, ValueId, WeightReader},
+    onnx::{DataType, OnnxError, Payload, TensorHeader, proto::TensorProto},
+};
+
+/// How many bytes of a tensor are in memory at once; a multiple of every element's size.
+pub const PIECE: usize = 1 << 20;
+
+const STRING: DataType = DataType(8);
+
+/// A constant of the top-level graph.
+#[derive(Clone, Debug)]
+pub struct Constant {
+    /// Its name (a Constant node's result's), type and dimensions.
+    pub header: TensorHeader,
+    /// Whether a caller may feed something else in its place.
+    pub overridable: bool,
+}
+
+impl Constant {
+    /// Whether its elements are part of the structure: shapes, axes and indices (integers, booleans, text) and single
+    /// numbers are; weights are not.
+    pub fn is_structural(&self) -> bool {
+        let whole =
+            matches!(self.header.data_type, DataType::INT32 | DataType::INT64 | DataType::BOOL | STRING);
+        whole || self.header.elements() <= 1
+    }
+
+    /// Hash of its type and dimensions, and of its `content` if that counts.
+    pub fn hash(&self, content: Option<&Hash>) -> Hash {
+        let hasher = Hasher::new("constant")
+            .number(u64::from(self.overridable))
+            .number(self.header.data_type.0 as u64)
+            .dims(&self.header.dims);
+        content.into_iter().fold(hasher, |hasher, content| hasher.bytes(content)).finish()
+    }
+}
+
+/// The constants of a graph that anything uses, by value.
+///
+/// # Errors
+/// [`OnnxError`] if a Constant node's tensor is broken.
+pub fn constants(graph: &Graph) -> Result<Vec<Option<Constant>>, OnnxError> {
+    let mut overridable = vec![false; graph.value_capacity()];
+    for io in graph.inputs() {
+        overridable[io.value.index()] = true;
+    }
+    let mut constants = vec![None; graph.value_capacity()];
+    for value in graph.value_ids().filter(|v| !graph.uses(*v).is_empty()) {
+        let header = match graph.value(value).origin {
+            Origin::Initializer(id) => graph.initializer(id).map(|i| i.header.clone()),
+            Origin::Node { node, slot: 0 } => match graph.get(node) {
+                Some(node) => of_node(node, &graph.value(value).name)?,
+                None => None,
+            },
+            _ => None,
+        };
+        constants[value.index()] =
+            header.map(|header| Constant { header, overridable: overridable[value.index()] });
+    }
+    Ok(constants)
+}
+
+/// Whether `node` is a Constant node whose value is taken for a constant here (all but sparse ones).
+pub fn is_constant(node: &Node) -> bool {
+    node.is("Constant") && node.attribute("sparse_value").is_none()
+}
+
+fn of_node(node: &Node, name: &str) -> Result<Option<TensorHeader>, OnnxError> {
+    if !is_constant(node) {
+        return Ok(None);
+    }
+    let Some(attribute) = node.attributes.iter().find(|a| a.name().starts_with("value")) else {
+        return Err(OnnxError::invalid(node.describe(), "it has no value"));
+    };
+    let tensor = |data_type: DataType, dims: Vec<i64>, bytes: Vec<u8>| TensorProto {
+        dims,
+        data_type: Some(data_type.0),
+        raw_data: Some(Bytes::from(bytes)),
+        ..TensorProto::default()
+    };
+    let strings = |dims: Vec<i64>, string_data: Vec<Bytes>| TensorProto {
+        dims,
+        data_type: Some(STRING.0),
+        string_data,
+        ..TensorProto::default()
+    };
+    let count = |n: usize| vec![n as i64];
+    let floats = |list: &[f32]| list.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let ints = |list: &[i64]| list.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let mut proto = match attribute.name() {
+        "value_float" => tensor(DataType::FLOAT, Vec::new(), floats(&[attribute.f()])),
+        "value_floats" => tensor(DataType::FLOAT, count(attribute.floats.len()), floats(&attribute.floats)),
+        "value_int" => tensor(DataType::INT64, Vec::new(), ints(&[attribute.i()])),
+        "value_ints" => tensor(DataType::INT64, count(attribute.ints.len()), ints(&attribute.ints)),
+        "value_string" => strings(Vec::new(), attribute.s.iter().cloned().collect()),
+        "value_strings" => strings(count(attribute.strings.len()), attribute.strings.clone()),
+        _ => attribute
+            .t
+            .clone()
+            .ok_or_else(|| OnnxError::invalid(node.describe(), "its value is no tensor"))?,
+    };
+    proto.name = Some(name.to_string());
+    TensorHeader::parse(proto.encode_to_vec().into()).map(Some)
+}
+
+/// SHA-256 of a tensor's elements, read in pieces.
+///
+/// # Errors
+/// [`OnnxError`] if they cannot be read.
+pub fn content(graph: &Graph, header: &TensorHeader) -> Result<Hash, OnnxError> {
+    if header.data_type == STRING {
+        let tensor = TensorProto::decode(header.raw.clone())
+            .map_err(|e| OnnxError::invalid(format!("tensor `{}`", header.name), e.to_string()))?;
+        let hasher = Hasher::new("strings");
+        return Ok(tensor.string_data.iter().fold(hasher, |hasher, text| hasher.bytes(text)).finish());
+    }
+    if header.elements() == 0 && matches!(header.payload, Payload::Typed) {
+        return Ok(Sha256::new().finalize().into());
+    }
+    let reader = graph.weight_reader(header)?;
+    let mut sha = Sha256::new();
+    let mut buffer = vec![0; reader.len().min(PIECE as u64) as usize];
+    for at in (0..reader.len()).step_by(PIECE) {
+        let piece = &mut buffer[..(reader.len() - at).min(PIECE as u64) as usize];
+        reader.read_at(at, piece)?;
+        sha.update(piece);
+    }
+    Ok(sha.finalize().into())
+}
+
+/// Which bytes of which file hold a tensor's elements.
+type Range = (u64, u64, u64, u64);
+
+fn range(graph: &Graph, header: &TensorHeader) -> Option<Range> {
+    match graph.weight_reader(header).ok()? {
+        WeightReader::File { file, offset, len } => {
+            let meta = file.file().metadata().ok()?;
+            Some((meta.dev(), meta.ino(), offset, len))
+        }
+        WeightReader::Memory(_) => None,
+    }
+}
+
+/// Content hashes of every constant of one graph, read in parallel.
+///
+/// # Errors
+/// As [`content`].
+pub fn contents(graph: &Graph, constants: &[Option<Constant>]) -> Result<Vec<Option<Hash>>, OnnxError> {
+    constants.par_iter().map(|c| c.as_ref().map(|c| content(graph, &c.header)).transpose()).collect()
+}
+
+/// Content hashes of the structural constants of one graph.
+///
+/// # Errors
+/// As [`content`].
+pub fn structural_contents(
+    graph: &Graph,
+    constants: &[Option<Constant>],
+) -> Result<Vec<Option<Hash>>, OnnxError> {
+    let one = |c: &Option<Constant>| match c {
+        Some(c) if c.is_structural() => content(graph, &c.header).map(Some),
+        _ => Ok(None),
+    };
+    constants.iter().map(one).collect()
+}
+
+/// One of two graphs and its constants.
+pub type Side<'a> = (&'a Graph, &'a [Option<Constant>]);
+
+/// Stand-ins for the content hashes of two graphs: equal only for equal elements. Elements are read only of tensors
+/// that might be equal to one on the other side and don't lie in the very same bytes of a file, so that equal elements
+/// may also have different stand-ins.
+///
+/// # Errors
+/// As [`content`].
+pub fn shared_contents(a: Side<'_>, b: Side<'_>) -> Result<[Vec<Option<Hash>>; 2], OnnxError> {
+    let sides = [a, b];
+    let ranges = sides.map(|(graph, constants)| -> Vec<Option<Range>> {
+        constants.iter().map(|c| range(graph, &c.as_ref()?.header)).collect()
+    });
+    let mut seen: FxHashMap<Range, [bool; 2]> = FxHashMap::default();
+    for (side, ranges) in ranges.iter().enumerate() {
+        for range in ranges.iter().flatten() {
+            seen.entry(*range).or_default()[side] = true;
+        }
+    }
+    let is_shared = |range: &Option<Range>| range.is_some_and(|r| seen.get(&r) == Some(&[true, true]));
+    let mut shapes: FxHashMap<(DataType, &[i64]), [bool; 2]> = FxHashMap::default();
+    for (side, ((_, constants), ranges)) in sides.iter().zip(&ranges).enumerate() {
+        for (constant, range) in constants.iter().zip(ranges) {
+            if let Some(c) = constant.as_ref().filter(|_| !is_shared(range)) {
+                shapes.entry((c.header.data_type, &c.header.dims)).or_default()[side] = true;
+            }
+        }
+    }
+    let one_side = |side: usize| -> Result<Vec<Option<Hash>>, OnnxError> {
+        let (graph, constants) = sides[side];
+        let one = |(index, constant): (usize, &Option<Constant>)| {
+            let Some(constant) = constant else { return Ok(None) };
+            let header = &constant.header;
+            Ok(Some(match ranges[side].get(index).copied().flatten() {
+                _ if constant.is_structural() => content(graph, header)?,
+                Some(range) if is_shared(&Some(range)) => {
+                    let (device, inode, offset, len) = range;
+                    Hasher::new("range").number(device).number(inode).number(offset).number(len).finish()
+                }
+                _ if shapes.get(&(header.data_type, header.dims.as_slice())) == Some(&[true, true]) => {
+                    content(graph, header)?
+                }
+                _ => Hasher::new("alone").number(side as u64).number(index as u64).finish(),
+            }))
+        };
+        constants.par_iter().enumerate().map(one).collect()
+    };
+    Ok([one_side(0)?, one_side(1)?])
+}
+
+/// Whether `value` is a constant among `constants`.
+pub fn constant(constants: &[Option<Constant>], value: ValueId) -> Option<&Constant> {
+    constants.get(value.index())?.as_ref()
+}

@@ -1,0 +1,57 @@
+//! `compare` against torch's own outputs and changes, in ONNX Runtime and in rten.
+#![cfg(feature = "runner")]
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+#[path = "../common/edit.rs"]
+mod edit;
+#[path = "../common/ort.rs"]
+mod ort;
+
+mod cli;
+mod inputs;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Output,
+    sync::atomic::AtomicBool,
+};
+
+use assert_cmd::Command;
+use crdiff::{
+    compile::{Hooks, Job, Target, compile_file},
+    plan,
+};
+
+fn crdiff(args: &[&str]) -> Output {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Command::cargo_bin("crdiff").unwrap().current_dir(root).arg("compare").args(args).output().unwrap()
+}
+
+/// The arguments that choose each engine.
+fn engines() -> [Vec<String>; 2] {
+    let library = ort::ort_library().display().to_string();
+    let args = |args: &[&str]| args.iter().map(|a| a.to_string()).collect();
+    [args(&["--engine", "ort", "--ort-lib", &library]), args(&["--engine", "rten"])]
+}
+
+fn golden(name: &str) -> PathBuf {
+    edit::fixture("sd15-mini/golden").with_file_name(name)
+}
+
+/// Compiles `model` into `folder`.
+fn compiled(model: &Path, plan: &str, folder: &Path) -> PathBuf {
+    let plan = plan::parse("plan.yaml", plan).unwrap();
+    let output = folder.join("compiled.onnx");
+    let job = Job {
+        model,
+        plan: &plan,
+        target: Target::Pruned,
+        output: Some(&output),
+        weights: None,
+        masks: Default::default(),
+        at: None,
+        protected: Vec::new(),
+    };
+    compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) }).unwrap();
+    output
+}
