@@ -27,18 +27,19 @@ MIB = 1 << 20
 LOADED = {"onnx-loaded": 1.2, "numpy-prune": 1.7, "graphsurgeon": 3.2}
 
 
-def measure(command):
+def measure(command, peak_file):
     """Runs `command`; returns its wall and processor seconds and its peak memory in MiB."""
-    # The child's peak can't read lower than this process's own memory at the fork: import nothing large here.
+    # A child's peak cannot read lower than the memory of what forked it, and GNU time is smaller than Python.
+    timed = ["time", "--quiet", "--format=%M", "--output", peak_file, *command]
     started = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = subprocess.Popen(timed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     error = child.stderr.read().decode()
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))}\nended with {child.returncode}:\n{error}")
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss / 1024}
+    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": int(peak_file.read_text()) / 1024}
 
 
 def python_with_peers():
@@ -110,7 +111,7 @@ def run(model, args, python):
                 # Minutes each: these run in as few rounds as asked for, and need no warming round.
                 if slow and not 1 <= round_ <= args.slow_repeat:
                     continue
-                measured = measure(command)
+                measured = measure(command, out / "peak")
                 print(f"{model.parent.name} {round_}: {name}: {measured['wall']:.3f} s", file=sys.stderr)
                 if round_ > 0:
                     results.setdefault(name, []).append(measured)

@@ -228,7 +228,7 @@ impl Loader {
         }
         let mut captured = Vec::new();
         for attribute in &proto.attribute {
-            for body in attribute.g.iter().chain(&attribute.graphs) {
+            for body in attribute.g.as_deref().into_iter().chain(&attribute.graphs) {
                 outer_names(body, &mut FxHashSet::default(), &mut captured);
             }
         }
@@ -307,7 +307,7 @@ fn outer_names(body: &GraphProto, known: &mut FxHashSet<String>, found: &mut Vec
             found.push(name.clone());
         }
         for AttributeProto { g, graphs, .. } in &node.attribute {
-            for inner in g.iter().chain(graphs) {
+            for inner in g.as_deref().into_iter().chain(graphs) {
                 outer_names(inner, known, found);
             }
         }
