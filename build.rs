@@ -8,6 +8,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
     // `Bytes` fields are slices of the buffer they are decoded from: tensors stay where they are.
     config.bytes(["."]);
+    // Few attributes have these. Inline they would make every attribute four times as large, and a UNet has thousands.
+    for field in ["t", "g", "sparse_tensor", "tp"] {
+        config.boxed(format!(".onnx.AttributeProto.{field}"));
+    }
     // The spec's comments are Markdown of their own and would be run as doc tests.
     config.disable_comments(["."]);
     config.compile_fds(descriptors)?;

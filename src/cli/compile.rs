@@ -64,6 +64,7 @@ pub struct Args {
 /// The command line of `crdiff-compile`.
 #[derive(Debug, Parser)]
 #[command(name = "crdiff-compile", version, max_term_width = 100)]
+#[command(about = "Compile a model and a plan into a second model: modules bypassed, weights masked")]
 pub struct Standalone {
     #[command(flatten)]
     pub(super) args: Args,

@@ -477,12 +477,9 @@ fn rename_in_node_bodies(node: &Bytes, old: &str, new: &str) -> Result<Bytes, Ed
 }
 
 fn rename_in_body(body: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError> {
-    let returned = |f: &Field| -> Result<bool, OnnxError> {
-        let parts = wire::split(&f.value())?;
-        Ok(f.number == field::GRAPH_OUTPUT && parts.iter().any(|p| p.number == 1 && p.as_str() == Some(old)))
-    };
-    for f in wire::split(body)? {
-        if returned(&f)? {
+    for f in wire::split(body)?.iter().filter(|f| f.number == field::GRAPH_OUTPUT) {
+        // ValueInfoProto.name is field 1.
+        if wire::split(&f.value())?.iter().any(|p| p.number == 1 && p.as_str() == Some(old)) {
             return Err(EditError::Unsupported(format!(
                 "a subgraph returns the outer value `{old}` directly"
             )));

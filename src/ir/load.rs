@@ -1,9 +1,9 @@
 //! Reading a [`Source`] into a [`Graph`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
 use prost::Message;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::{
     Graph, GraphIo, Initializer, InitializerId, Node, NodeId, Origin, Use, Value, ValueId, graph::Item,
@@ -48,18 +48,24 @@ impl Loader {
             let domain = if opset.domain() == "ai.onnx" { "" } else { opset.domain() };
             opsets.insert(domain.to_string(), opset.version());
         }
+        // Growing these a step at a time would copy a large model's nodes over and over.
+        let fields = &source.graph.fields;
+        let count = |number| fields.iter().filter(|f| f.number == number).count();
+        let (nodes, initializers) = (count(graph_field::NODE), count(graph_field::INITIALIZER));
+        // Nearly all nodes have one result.
+        let values = nodes + initializers;
         let graph = Graph {
-            nodes: Vec::new(),
-            order: Vec::new(),
-            values: Vec::new(),
-            uses: Vec::new(),
-            initializers: Vec::new(),
+            nodes: Vec::with_capacity(nodes),
+            order: Vec::with_capacity(nodes),
+            values: Vec::with_capacity(values),
+            uses: Vec::with_capacity(values),
+            initializers: Vec::with_capacity(initializers),
             inputs: Vec::new(),
             outputs: Vec::new(),
             value_info: FxHashMap::default(),
-            by_name: FxHashMap::default(),
+            by_name: FxHashMap::with_capacity_and_hasher(values, FxBuildHasher),
             opsets,
-            layout: Vec::new(),
+            layout: Vec::with_capacity(fields.len()),
             first: Vec::new(),
             last: Vec::new(),
             added_initializers: Vec::new(),
@@ -70,7 +76,7 @@ impl Loader {
             edited: false,
             source: Arc::clone(source),
         };
-        Ok(Self { graph, pending: Vec::new(), outputs: Vec::new(), overridable: Vec::new() })
+        Ok(Self { graph, pending: Vec::with_capacity(nodes), outputs: Vec::new(), overridable: Vec::new() })
     }
 
     /// First round: everything that defines a value. Operands are resolved once all names are known, because the
@@ -139,7 +145,7 @@ impl Loader {
                     .define_value(
                         name,
                         Origin::Node { node: id, slot },
-                        &format!("output of node `{}`", proto.name()),
+                        format_args!("output of node `{}`", proto.name()),
                     )
                     .map(Some),
             })
@@ -155,7 +161,7 @@ impl Loader {
         Ok(())
     }
 
-    fn define_value(&mut self, name: &str, origin: Origin, what: &str) -> Result<ValueId, OnnxError> {
+    fn define_value(&mut self, name: &str, origin: Origin, what: impl Display) -> Result<ValueId, OnnxError> {
         if name.is_empty() {
             return Err(OnnxError::invalid(format!("an {what}"), "it has no name"));
         }
@@ -222,7 +228,7 @@ impl Loader {
         }
         let mut captured = Vec::new();
         for attribute in &proto.attribute {
-            for body in attribute.g.iter().chain(&attribute.graphs) {
+            for body in attribute.g.as_deref().into_iter().chain(&attribute.graphs) {
                 outer_names(body, &mut FxHashSet::default(), &mut captured);
             }
         }
@@ -301,7 +307,7 @@ fn outer_names(body: &GraphProto, known: &mut FxHashSet<String>, found: &mut Vec
             found.push(name.clone());
         }
         for AttributeProto { g, graphs, .. } in &node.attribute {
-            for inner in g.iter().chain(graphs) {
+            for inner in g.as_deref().into_iter().chain(graphs) {
                 outer_names(inner, known, found);
             }
         }

@@ -107,7 +107,10 @@ pub fn open(path: impl AsRef<Path>) -> Result<Source, OnnxError> {
         Bytes::from_owner(map)
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut source = open_bytes(bytes, folder)?;
+    let mut source = open_bytes(bytes, folder).map_err(|e| match e {
+        OnnxError::Invalid { what, .. } => OnnxError::invalid(path.display().to_string(), what),
+        other => OnnxError::invalid(path.display().to_string(), other.to_string()),
+    })?;
     source.file = Some(Arc::new(DataFile::open(path)?));
     Ok(source)
 }

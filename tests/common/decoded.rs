@@ -51,7 +51,9 @@ pub fn elements(folder: &Path, tensor: &TensorProto) -> Vec<u8> {
         return tensor.raw_data.clone();
     }
     let file = fs::File::open(folder.join(external(tensor, "location").unwrap())).unwrap();
-    let mut bytes = vec![0; external(tensor, "length").unwrap().parse().unwrap()];
+    let rest = || file.metadata().unwrap().len() - offset(tensor);
+    let length = external(tensor, "length").map_or_else(rest, |length| length.parse().unwrap());
+    let mut bytes = vec![0; length as usize];
     file.read_exact_at(&mut bytes, offset(tensor)).unwrap();
     bytes
 }

@@ -38,6 +38,14 @@ fn workspace(model: &Path) -> (TempDir, PathBuf) {
     if data.exists() {
         fs::copy(data, folder.join("unet.onnx.data")).unwrap();
     }
+    let split = model.with_file_name("weights");
+    if split.is_dir() {
+        fs::create_dir(folder.join("weights")).unwrap();
+        for entry in fs::read_dir(split).unwrap() {
+            let file = entry.unwrap();
+            fs::copy(file.path(), folder.join("weights").join(file.file_name())).unwrap();
+        }
+    }
     (work, copy)
 }
 
@@ -49,9 +57,17 @@ fn write(graph: &Graph, output: &Path, policy: WeightPolicy) -> Result<Written, 
     onnx::write(graph, &WriteOptions { output, policy, progress: None, cancelled: None, protected: &[] })
 }
 
+/// What is in `folder`: files, also those in folders in it, and empty folders.
 fn listing(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        let inside = if entry.path().is_dir() { listing(&entry.path()) } else { Vec::new() };
+        names.extend(inside.iter().map(|inner| format!("{name}/{inner}")));
+        if inside.is_empty() {
+            names.push(name);
+        }
+    }
     names.sort();
     names
 }

@@ -236,11 +236,11 @@ impl Printer {
             AttributeType::Floats => self.list("[", ", ", "]", &attribute.floats, |p, f| p.float(*f)),
             AttributeType::String => self.quoted_bytes(attribute.s()),
             AttributeType::Strings => self.list("[", ", ", "]", &attribute.strings, |p, s| p.quoted_bytes(s)),
-            AttributeType::Tensor => self.tensor(attribute.t.as_ref().unwrap_or(&TensorProto::default())),
+            AttributeType::Tensor => self.tensor(attribute.t.as_deref().unwrap_or(&TensorProto::default())),
             AttributeType::Tensors => self.list("[", ", ", "]", &attribute.tensors, Self::tensor),
-            AttributeType::Graph => self.subgraph(attribute.g.as_ref().unwrap_or(&GraphProto::default())),
+            AttributeType::Graph => self.subgraph(attribute.g.as_deref().unwrap_or(&GraphProto::default())),
             AttributeType::Graphs => self.list("[", ", ", "]", &attribute.graphs, Self::subgraph),
-            AttributeType::TypeProto => self.r#type(attribute.tp.as_ref().unwrap_or(&TypeProto::default())),
+            AttributeType::TypeProto => self.r#type(attribute.tp.as_deref().unwrap_or(&TypeProto::default())),
             AttributeType::TypeProtos => self.list("[", ", ", "]", &attribute.type_protos, Self::r#type),
             AttributeType::Undefined | AttributeType::SparseTensor | AttributeType::SparseTensors => {
                 self.put("...")

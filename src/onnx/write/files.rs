@@ -135,8 +135,9 @@ impl Pending {
     pub fn create(path: &Path, taken: &mut Taken) -> Result<Self, OnnxError> {
         taken.check(path)?;
         let folders = MadeFolders::for_file(path)?;
+        // The error itself names a temporary file that nobody has heard of; its kind says what is wrong.
         let temporary = temporary_beside(path)
-            .map_err(|e| OnnxError::io("create a file in this folder", folder_of(path), e))?;
+            .map_err(|e| OnnxError::io("create a file in this folder", folder_of(path), e.kind().into()))?;
         let (file, temporary) = temporary.into_parts();
         taken.add(path, "another file of the same output");
         Ok(Self { path: path.to_path_buf(), file, temporary, _folders: folders })

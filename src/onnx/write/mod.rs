@@ -15,7 +15,7 @@ mod nested;
 mod tensors;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -92,7 +92,7 @@ pub fn write(graph: &Graph, options: &WriteOptions<'_>) -> Result<Written, OnnxE
     if let Some(file) = &source.file {
         taken.add(&file.path, "the model that is being compiled");
     }
-    for location in external.iter().filter_map(location) {
+    for location in external.iter().filter_map(location).collect::<BTreeSet<_>>() {
         taken.add(&source.data.path(location)?, "a file with weights of the model that is being compiled");
     }
     for path in options.protected {

@@ -64,13 +64,15 @@ pub struct Placement<'a> {
     pub shared: BTreeMap<PathBuf, u64>,
     /// Paths of shared files, as seen from the output.
     locations: BTreeMap<PathBuf, String>,
+    /// Whether a location of the source leads from the output to the same file.
+    still_right: BTreeMap<String, bool>,
 }
 
 impl<'a> Placement<'a> {
     /// A placement with nothing placed.
     pub fn new(graph: &'a Graph, target: &'a Target, layout: Layout, external: bool) -> Self {
-        let (data, shared, locations) = Default::default();
-        Self { graph, target, layout, external, data, shared, locations }
+        let (data, shared, locations, still_right) = Default::default();
+        Self { graph, target, layout, external, data, shared, locations, still_right }
     }
 
     /// Appends initializer `id` to its graph, as it came (`original`) unless its elements are new or move.
@@ -173,11 +175,23 @@ impl<'a> Placement<'a> {
             return Ok(self.put(stated, Content::File(file, range.offset)));
         }
         let location = self.share(&header.name, &file.path, stated)?;
-        let reached = |location: &str| self.target.folder.join(location).canonicalize().ok();
-        if reached(&range.location).is_some_and(|found| Some(found) == reached(&location)) {
-            return Ok(Elements::Unchanged);
+        Ok(if self.is_still_right(&range.location, &location) {
+            Elements::Unchanged
+        } else {
+            Elements::Moved(location)
+        })
+    }
+
+    /// Whether `old` means, as seen from the output, the file that lies at `location`. Models have hundreds of tensors
+    /// in one file, and the answer takes a dozen system calls.
+    fn is_still_right(&mut self, old: &str, location: &str) -> bool {
+        if let Some(known) = self.still_right.get(old) {
+            return *known;
         }
-        Ok(Elements::Moved(location))
+        let reached = |location: &str| self.target.folder.join(location).canonicalize().ok();
+        let right = reached(old).is_some_and(|found| Some(found) == reached(location));
+        self.still_right.insert(old.to_string(), right);
+        right
     }
 
     /// New or copied elements.

@@ -1,5 +1,6 @@
 //! What a test can do: one file a kind.
 
+mod compile;
 mod load;
 mod parse;
 
@@ -15,7 +16,8 @@ pub struct Kind {
     pub run: fn(&Case) -> Result<String, String>,
 }
 
-const KINDS: [Kind; 2] = [
+const KINDS: [Kind; 3] = [
+    Kind { name: "compile", sections: &["plan", "input"], run: compile::run },
     Kind { name: "load", sections: &["input"], run: load::run },
     Kind { name: "parse", sections: &["input"], run: parse::run },
 ];

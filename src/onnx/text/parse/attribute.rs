@@ -88,9 +88,9 @@ impl Parser<'_> {
                 Value::Float(value) => attribute.f = Some(value),
                 Value::Int(value) => attribute.i = Some(value),
                 Value::String(value) => attribute.s = Some(value),
-                Value::Tensor(value) => attribute.t = Some(value),
-                Value::Graph(value) => attribute.g = Some(value),
-                Value::Type(value) => attribute.tp = Some(value),
+                Value::Tensor(value) => attribute.t = Some(Box::new(value)),
+                Value::Graph(value) => attribute.g = Some(Box::new(value)),
+                Value::Type(value) => attribute.tp = Some(Box::new(value)),
             }
         }
         Ok(attribute)
