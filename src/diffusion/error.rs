@@ -55,7 +55,7 @@ pub enum PipelineError {
     )]
     Size {
         /// The engine's error.
-        source: EngineError,
+        source: Box<EngineError>,
         /// Height of the latents.
         height: usize,
         /// Width of the latents.

@@ -19,13 +19,13 @@ use crate::plan::On;
 /// The networks of a run.
 pub enum Networks {
     /// One for all calls: the dense one, a fused one, or one with amplified weights.
-    One(Unet),
+    One(Box<Unet>),
     /// Two to be mixed.
     Pair {
         /// The network as it was exported.
-        dense: Unet,
+        dense: Box<Unet>,
         /// The one that a plan made of it.
-        pruned: Unet,
+        pruned: Box<Unet>,
     },
 }
 

@@ -249,8 +249,9 @@ impl Pipeline {
             return Ok(networks);
         }
         tell(listener, Event::Stage(Stage::Loading))?;
-        let mut unet =
-            |path: &Path| Unet::new(load(&*self.engine, path, &self.options, &mut self.loading)?, path);
+        let mut unet = |path: &Path| {
+            Unet::new(load(&*self.engine, path, &self.options, &mut self.loading)?, path).map(Box::new)
+        };
         Ok(match &self.unets {
             Unets::Dense => Networks::One(unet(&self.folder.unet())?),
             Unets::Instead(path) => Networks::One(unet(path)?),
@@ -424,7 +425,7 @@ impl Folder {
             {
                 let up = |n: usize| n.div_ceil(factor) * factor * self.vae.factor;
                 let tried = format!("{}x{}", up(height), up(width));
-                PipelineError::Size { source, height, width, factor, tried }
+                PipelineError::Size { source: Box::new(source), height, width, factor, tried }
             }
             other => other,
         }
