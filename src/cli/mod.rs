@@ -5,7 +5,13 @@ pub mod compile;
 #[cfg(feature = "runner")]
 pub mod doctor;
 pub mod inspect;
+#[cfg(feature = "runner")]
+mod models;
+#[cfg(feature = "runner")]
+mod picture;
 mod progress;
+#[cfg(feature = "runner")]
+pub mod run;
 
 use std::{fmt, process::ExitCode};
 
@@ -30,6 +36,8 @@ pub struct Cli {
 enum Command {
     Compile(compile::Args),
     Inspect(inspect::Args),
+    #[cfg(feature = "runner")]
+    Run(Box<run::Args>),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -38,6 +46,8 @@ pub fn crdiff() -> ExitCode {
     finish(match command {
         Command::Compile(args) => compile::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Run(args) => run::run(&args),
     })
 }
 
@@ -74,6 +84,16 @@ impl From<CompileError> for Failure {
         match error {
             CompileError::Plan(error) => Self::Plan(error),
             CompileError::Stopped => Self::Interrupted,
+            other => Self::Message(other.to_string()),
+        }
+    }
+}
+
+#[cfg(feature = "runner")]
+impl From<crate::diffusion::PipelineError> for Failure {
+    fn from(error: crate::diffusion::PipelineError) -> Self {
+        match error {
+            crate::diffusion::PipelineError::Stopped => Self::Interrupted,
             other => Self::Message(other.to_string()),
         }
     }
