@@ -1,6 +1,8 @@
 //! The command lines, one file a subcommand. Only this module and `bin/` print or exit.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the part that talks to the terminal")]
 
+#[cfg(feature = "runner")]
+pub mod bench;
 pub mod compile;
 #[cfg(feature = "runner")]
 pub mod doctor;
@@ -38,6 +40,8 @@ enum Command {
     Inspect(inspect::Args),
     #[cfg(feature = "runner")]
     Run(Box<run::Args>),
+    #[cfg(feature = "runner")]
+    Bench(bench::Args),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -48,6 +52,8 @@ pub fn crdiff() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         #[cfg(feature = "runner")]
         Command::Run(args) => run::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Bench(args) => bench::run(&args),
     })
 }
 
