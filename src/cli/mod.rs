@@ -2,6 +2,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the part that talks to the terminal")]
 
 #[cfg(feature = "runner")]
+pub mod bench;
+#[cfg(feature = "runner")]
 pub mod compare;
 pub mod compile;
 pub mod diff;
@@ -9,7 +11,13 @@ pub mod digest;
 #[cfg(feature = "runner")]
 pub mod doctor;
 pub mod inspect;
+#[cfg(feature = "runner")]
+mod models;
+#[cfg(feature = "runner")]
+mod picture;
 mod progress;
+#[cfg(feature = "runner")]
+pub mod run;
 pub mod verify;
 
 use std::{fmt, path::Path, process::ExitCode};
@@ -44,6 +52,10 @@ enum Command {
     Digest(digest::Args),
     #[cfg(feature = "runner")]
     Doctor(doctor::Args),
+    #[cfg(feature = "runner")]
+    Run(Box<run::Args>),
+    #[cfg(feature = "runner")]
+    Bench(bench::Args),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -59,6 +71,10 @@ pub fn crdiff() -> ExitCode {
         Command::Digest(args) => digest::run(&args),
         #[cfg(feature = "runner")]
         Command::Doctor(args) => doctor::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Run(args) => run::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Bench(args) => bench::run(&args),
     })
 }
 
@@ -121,6 +137,16 @@ impl From<OutputFormat> for Format {
             OutputFormat::Json => Self::Json,
             OutputFormat::Junit => Self::Junit,
             OutputFormat::Sarif => Self::Sarif,
+        }
+    }
+}
+
+#[cfg(feature = "runner")]
+impl From<crate::diffusion::PipelineError> for Failure {
+    fn from(error: crate::diffusion::PipelineError) -> Self {
+        match error {
+            crate::diffusion::PipelineError::Stopped => Self::Interrupted,
+            other => Self::Message(other.to_string()),
         }
     }
 }

@@ -1,5 +1,19 @@
 //! Samplers, random numbers and pipelines.
+//!
+//! [`Pipeline`] goes from a prompt to pictures. Its parts stand on their own: [`text`] (tokens and text encoders),
+//! [`random`] (the first latents), [`sampler`] (tables and the loop that runs them), [`amplify`] and [`interleave`]
+//! (the dense and the pruned network as one), [`guidance`], [`unet`] and [`vae`].
 
+pub mod amplify;
+mod error;
 pub mod guidance;
+pub mod interleave;
+pub mod pipeline;
 pub mod random;
 pub mod sampler;
+pub mod text;
+pub mod unet;
+pub mod vae;
+
+pub use error::PipelineError;
+pub use pipeline::Pipeline;

@@ -114,9 +114,12 @@ impl Renamer<'_> {
         Ok(AttributeProto {
             name: attribute.name.clone(),
             doc_string: None,
-            t: t.as_ref().map(|t| tensor_content(graph, t)).transpose()?,
-            g: g.as_ref().map(|g| self.body(g)).transpose()?,
-            sparse_tensor: sparse_tensor.as_ref().map(|t| sparse_content(graph, t)).transpose()?,
+            t: t.as_ref().map(|t| tensor_content(graph, t).map(Box::new)).transpose()?,
+            g: g.as_ref().map(|g| self.body(g).map(Box::new)).transpose()?,
+            sparse_tensor: sparse_tensor
+                .as_ref()
+                .map(|t| sparse_content(graph, t).map(Box::new))
+                .transpose()?,
             tensors: tensors.iter().map(|t| tensor_content(graph, t)).collect::<Result<_, _>>()?,
             graphs: graphs.iter().map(|g| self.body(g)).collect::<Result<_, _>>()?,
             sparse_tensors: sparse_tensors

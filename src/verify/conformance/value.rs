@@ -123,7 +123,7 @@ fn constant(node: &Node) -> Option<TensorHeader> {
     };
     let attribute = node.attributes.first().filter(|_| node.attributes.len() == 1)?;
     match attribute.name() {
-        "value" => attribute.t.as_ref().and_then(header),
+        "value" => attribute.t.as_deref().and_then(header),
         "value_float" => number(DataType::FLOAT, Vec::new(), attribute.f?.to_le_bytes().to_vec()),
         "value_int" => number(DataType::INT64, Vec::new(), attribute.i?.to_le_bytes().to_vec()),
         "value_floats" => number(

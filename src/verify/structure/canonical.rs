@@ -145,13 +145,13 @@ impl<'g> Canonical<'g> {
             ..attribute.clone()
         };
         let mut parts = Vec::new();
-        for tensor in attribute.t.iter().chain(&attribute.tensors) {
+        for tensor in attribute.t.as_deref().into_iter().chain(&attribute.tensors) {
             parts.push(self.tensor(tensor)?);
         }
-        for tensor in attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors) {
+        for tensor in attribute.sparse_tensor.as_deref().into_iter().chain(&attribute.sparse_tensors) {
             parts.push(self.sparse(tensor)?);
         }
-        for graph in attribute.g.iter().chain(&attribute.graphs) {
+        for graph in attribute.g.as_deref().into_iter().chain(&attribute.graphs) {
             parts.push(self.subgraph(graph, outer, depth + 1)?);
         }
         Ok(Hasher::new("attribute").bytes(&plain.encode_to_vec()).list(&parts).finish())

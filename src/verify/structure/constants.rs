@@ -108,7 +108,8 @@ fn of_node(node: &Node, name: &str) -> Result<Option<TensorHeader>, OnnxError> {
         "value_strings" => strings(count(attribute.strings.len()), attribute.strings.clone()),
         _ => attribute
             .t
-            .clone()
+            .as_deref()
+            .cloned()
             .ok_or_else(|| OnnxError::invalid(node.describe(), "its value is no tensor"))?,
     };
     proto.name = Some(name.to_string());

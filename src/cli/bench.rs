@@ -1,0 +1,244 @@
+//! `crdiff bench`: how long a pipeline takes, dense, pruned, amplified and fused, on the same seeds and prompts.
+
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use super::{
+    DONE, Failure, Size,
+    models::{EngineArgs, Memory, unets},
+    progress::{Visibility, interruptible},
+};
+use crate::{
+    diffusion::{
+        Pipeline,
+        interleave::Batching,
+        pipeline::{Folder, Request, Timings, Unets},
+    },
+    plan::{self, Amplify, Runtime, Weight},
+    report,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  crdiff bench sd15-onnx --plan plan.yaml                     dense, pruned, amplified; 512x512, 10 steps
+  crdiff bench sd15-onnx --plan plan.yaml --fused unet.crdiff.onnx --size 384x576 --json
+  crdiff bench sd15-onnx --memory low                         the pipeline as it is";
+
+/// Time a pipeline: each stage, each kind of network, steps a second, peak memory.
+///
+/// Each kind runs in the same process with the same seed, prompt and size: one run to warm up, then the timed ones, of
+/// which the median counts. A pair's networks are loaded together, as they are when they are mixed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The pipeline's folder.
+    pipeline: PathBuf,
+    /// The plan; without one, only the pipeline as it is.
+    #[arg(long, value_name = "PLAN")]
+    plan: Option<PathBuf>,
+    /// A pruned graph, instead of compiling the plan.
+    #[arg(long, value_name = "FILE")]
+    pruned: Option<PathBuf>,
+    /// A fused graph to time too.
+    #[arg(long, value_name = "FILE")]
+    fused: Option<PathBuf>,
+    /// Height x width in pixels [default: what the pipeline was made for]
+    #[arg(long, value_name = "HxW")]
+    size: Option<Size>,
+    /// Steps of the sampler.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// Classifier-free guidance; 1 for none.
+    #[arg(long, default_value_t = 7.5)]
+    guidance: f64,
+    /// Pictures at once.
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// Timed runs of each kind.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    engine: String,
+    engine_version: String,
+    height: usize,
+    width: usize,
+    steps: usize,
+    batch: usize,
+    guidance: f64,
+    runs: u32,
+    kinds: Vec<Kind>,
+}
+
+/// The median run of one kind; times in milliseconds.
+#[derive(Debug, Serialize)]
+struct Kind {
+    name: &'static str,
+    loading_ms: f64,
+    text_ms: f64,
+    sampling_ms: f64,
+    dense_ms: f64,
+    dense_runs: usize,
+    pruned_ms: f64,
+    pruned_runs: usize,
+    /// Sampling outside the networks.
+    overhead_ms: f64,
+    decoding_ms: f64,
+    total_ms: f64,
+    steps_per_second: f64,
+    /// The most resident memory of the process so far (VmHWM), in bytes; unknown where the system doesn't say.
+    peak_bytes: Option<u64>,
+}
+
+pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    let plan = args.plan.as_deref().map(plan::load).transpose()?;
+    let folder = Folder::open(&args.pipeline)?;
+    let planned = match (&args.pruned, &plan) {
+        (Some(pruned), _) => Some(Unets::WithPruned(pruned.clone())),
+        (None, Some(plan)) => Some(unets(&folder.unet(), plan, Visibility::Shown)?),
+        (None, None) => None,
+    };
+    let runtime = plan.as_ref().map_or_else(Runtime::default, |plan| plan.runtime.clone());
+    let (chosen, options) = args.engine.open(&runtime)?;
+    anstream::eprintln!("{}", chosen.why);
+    let (engine, version) = (chosen.engine.kind().to_string(), chosen.engine.version().to_string());
+    let mut pipeline = Pipeline::open(&args.pipeline, chosen.engine, options, Unets::Dense)?;
+
+    let pixels = |n: i64| usize::try_from(n).unwrap_or_default();
+    let (height, width) =
+        args.size.map_or(folder.default_size, |size| (pixels(size.height), pixels(size.width)));
+    let mut request = Request::new("a lighthouse in a storm", height, width);
+    (request.steps, request.guidance, request.batch) = (args.steps, args.guidance, args.batch);
+    if args.engine.memory() == Memory::Low {
+        request.batching = Batching::InTurn;
+    }
+    let amplify = plan.map(|plan| plan.amplify).unwrap_or_default();
+    let constant = |weight: f64| {
+        let mut constant = Amplify::default();
+        constant.weight.value = Weight::Constant(weight);
+        constant
+    };
+    let mut jobs = vec![("dense", Unets::Dense, amplify.clone())];
+    match planned {
+        Some(Unets::WithPruned(pruned)) => {
+            // Both networks are loaded from here on, so that the peak of what comes before is the dense one's alone.
+            jobs.push(("pruned", Unets::WithPruned(pruned.clone()), constant(1.0)));
+            jobs.push(("amplified", Unets::WithPruned(pruned), amplify.clone()));
+        }
+        Some(other) => jobs.push(("amplified in the weights", other, amplify.clone())),
+        None => {}
+    }
+    jobs.extend(args.fused.clone().map(|fused| ("fused", Unets::Instead(fused), amplify)));
+
+    let mut kinds = Vec::with_capacity(jobs.len());
+    for (name, unets, amplify) in jobs {
+        pipeline.set_unets(unets);
+        request.amplify = amplify;
+        kinds.push(measure(name, &mut pipeline, &request, args.runs)?);
+    }
+    let measured = Report {
+        engine,
+        engine_version: version,
+        height,
+        width,
+        steps: args.steps,
+        batch: args.batch,
+        guidance: args.guidance,
+        runs: args.runs,
+        kinds,
+    };
+    if args.json {
+        // A report is plain data: it always serialises.
+        anstream::println!("{}", serde_json::to_string_pretty(&measured).unwrap_or_default());
+    } else {
+        anstream::println!("{}", table(&measured));
+    }
+    Ok(DONE)
+}
+
+fn measure(
+    name: &'static str,
+    pipeline: &mut Pipeline,
+    request: &Request,
+    runs: u32,
+) -> Result<Kind, Failure> {
+    let mut once = || -> Result<(Duration, Timings), Failure> {
+        let started = Instant::now();
+        let output = pipeline.run(request, &mut |_| match interruptible().load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        })?;
+        Ok((started.elapsed(), output.timings))
+    };
+    let (_, warm) = once()?;
+    let mut timed = (0..runs).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
+    timed.sort_by_key(|(total, _)| *total);
+    let (total, timings) = timed.get(timed.len() / 2).copied().unwrap_or_default();
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let networks = timings.networks;
+    Ok(Kind {
+        name,
+        loading_ms: ms(warm.loading),
+        text_ms: ms(timings.text),
+        sampling_ms: ms(timings.sampling),
+        dense_ms: ms(networks.dense),
+        dense_runs: networks.dense_runs,
+        pruned_ms: ms(networks.pruned),
+        pruned_runs: networks.pruned_runs,
+        overhead_ms: ms(timings.sampling.saturating_sub(networks.dense + networks.pruned)),
+        decoding_ms: ms(timings.decoding),
+        total_ms: ms(total),
+        steps_per_second: request.steps as f64 / timings.sampling.as_secs_f64().max(f64::MIN_POSITIVE),
+        peak_bytes: peak(),
+    })
+}
+
+/// The peak of resident memory, where the system tells it as Linux does.
+fn peak() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn table(report: &Report) -> String {
+    let Report { engine, engine_version, height, width, steps, batch, guidance, runs, kinds } = report;
+    let heads = [
+        "", "load", "text", "sampling", "dense", "pruned", "outside", "decode", "total", "steps/s", "peak MB",
+    ];
+    let mut table = report::text::table(&heads, 1);
+    for kind in kinds {
+        let ms = |value: f64| format!("{value:.1}");
+        table.add_row([
+            kind.name.to_string(),
+            ms(kind.loading_ms),
+            ms(kind.text_ms),
+            ms(kind.sampling_ms),
+            ms(kind.dense_ms),
+            ms(kind.pruned_ms),
+            ms(kind.overhead_ms),
+            ms(kind.decoding_ms),
+            ms(kind.total_ms),
+            format!("{:.2}", kind.steps_per_second),
+            kind.peak_bytes.map_or("-".to_string(), |bytes| (bytes / 1_000_000).to_string()),
+        ]);
+    }
+    format!(
+        "{engine} {engine_version}, {height}x{width}, {steps} steps, batch {batch}, guidance {guidance}; \
+         milliseconds, median of {runs}\n{table}"
+    )
+}

@@ -1,0 +1,245 @@
+//! A plan's `amplify:` for the calls of one sampling: what each call mixes its output from.
+
+use super::{PipelineError, sampler::Row};
+use crate::plan::{Amplify, Curve, During, Mode, On, Plan, Rule, Weight};
+
+/// What the output of a call is made from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mix {
+    /// The dense network alone.
+    Dense,
+    /// The pruned network alone, on the branches that are amplified.
+    Pruned,
+    /// `dense + weight * (pruned - dense)`.
+    Amplified {
+        /// w.
+        weight: f32,
+        /// Where `pruned - dense` comes from.
+        difference: Difference,
+    },
+}
+
+/// Where the difference between the networks comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// The pruned network runs in this call; nothing reads the difference later.
+    Fresh,
+    /// The pruned network runs in this call, and the difference is kept for later ones.
+    FreshAndKept,
+    /// The last one that was kept.
+    Kept,
+}
+
+/// What each row of a sampler table mixes its output from.
+///
+/// At a weight of 0 and outside `during` that is the dense network alone, at a weight of 1 the pruned one alone: there
+/// is no difference to compute, so `every` doesn't count there. Elsewhere the pruned network runs if no difference is
+/// known or the known one is `every` steps old. All calls of a step (Heun's and Runge-Kutta's have several) run the
+/// pruned network, or none does.
+///
+/// # Errors
+/// [`PipelineError::Request`] if a list of weights isn't one a step, or the mode is [`Mode::Weights`], which is a
+/// property of the compiled graph ([`in_weights`]).
+pub fn mixes(amplify: &Amplify, rows: &[Row]) -> Result<Vec<Mix>, PipelineError> {
+    if amplify.mode == Mode::Weights {
+        let what = "`mode: weights` amplifies within one network; there are no outputs to mix";
+        return Err(PipelineError::Request(what.to_string()));
+    }
+    let steps = rows.iter().map(|row| row.step + 1).max().unwrap_or(0);
+    let weights = weights(&amplify.weight.value, steps)?;
+    let every = usize::try_from(amplify.every.value.get()).unwrap_or(usize::MAX);
+    let mut mixes = Vec::with_capacity(rows.len());
+    let mut fresh_step: Option<usize> = None;
+    for row in rows {
+        let weight = weights.get(row.step).copied().unwrap_or(0.0);
+        mixes.push(if weight == 0.0 || !is_during(amplify.during, row) {
+            Mix::Dense
+        } else if weight == 1.0 {
+            Mix::Pruned
+        } else {
+            let fresh = fresh_step.is_none_or(|step| step == row.step || row.step - step >= every);
+            if fresh {
+                fresh_step = Some(row.step);
+            }
+            let difference = if fresh { Difference::Fresh } else { Difference::Kept };
+            Mix::Amplified { weight: weight as f32, difference }
+        });
+    }
+    keep_what_is_read(&mut mixes);
+    Ok(mixes)
+}
+
+/// Marks the fresh differences that a later call reads.
+fn keep_what_is_read(mixes: &mut [Mix]) {
+    let mut read = false;
+    for mix in mixes.iter_mut().rev() {
+        if let Mix::Amplified { difference, .. } = mix {
+            match difference {
+                Difference::Kept => read = true,
+                Difference::Fresh if read => (*difference, read) = (Difference::FreshAndKept, false),
+                Difference::Fresh | Difference::FreshAndKept => {}
+            }
+        }
+    }
+}
+
+/// The weight of each step.
+fn weights(weight: &Weight, steps: usize) -> Result<Vec<f64>, PipelineError> {
+    match weight {
+        Weight::Constant(weight) => Ok(vec![*weight; steps]),
+        Weight::Ramp { from, to, curve } => {
+            let last = steps.saturating_sub(1).max(1) as f64;
+            let at = |step: usize| {
+                let t = step as f64 / last;
+                let t = match curve {
+                    Curve::Linear => t,
+                    Curve::Cosine => (1.0 - (std::f64::consts::PI * t).cos()) / 2.0,
+                };
+                from + (to - from) * t
+            };
+            Ok((0..steps).map(at).collect())
+        }
+        Weight::Steps(weights) if weights.len() == steps => Ok(weights.clone()),
+        Weight::Steps(weights) => {
+            let what =
+                format!("the plan's `amplify.weight` lists {} steps, but {steps} are run", weights.len());
+            Err(PipelineError::Request(what))
+        }
+    }
+}
+
+fn is_during(during: During, row: &Row) -> bool {
+    match during {
+        During::Fraction { from, to } => (from..=to).contains(&row.fraction),
+        During::Sigma { low, high } => (low..=high).contains(&row.sigma),
+    }
+}
+
+/// A plan of `mode: weights` as a plan whose pruned graph is the amplified one: masked weights, which are multiplied
+/// by s, are multiplied by `1 + w (s - 1)` instead (1 - w where they would be zero). `None` for `mode: outputs`.
+///
+/// # Errors
+/// [`PipelineError::Request`] where one network cannot do it: the plan bypasses modules, or the weight or part of the
+/// sampling changes from step to step, or only one branch is meant.
+pub fn in_weights(plan: &Plan) -> Result<Option<Plan>, PipelineError> {
+    if plan.amplify.mode != Mode::Weights {
+        return Ok(None);
+    }
+    let refuse = |what: &str| {
+        Err(PipelineError::Request(format!(
+            "`amplify.mode: weights` makes one network for all steps, but the plan {what}"
+        )))
+    };
+    let Weight::Constant(weight) = plan.amplify.weight.value else { return refuse("changes the weight") };
+    if plan.amplify.during != During::default() {
+        return refuse("has `during`");
+    }
+    if plan.amplify.every.value.get() != 1 {
+        return refuse("has `every`");
+    }
+    if plan.amplify.on != On::Both {
+        return refuse("has `on: cond`");
+    }
+    let mut plan = plan.clone();
+    for rule in &mut plan.rules {
+        match rule {
+            Rule::Bypass(_) => return refuse("bypasses modules, which weights cannot amplify"),
+            Rule::Prune(rule) => rule.scale.value = 1.0 + weight * (rule.scale.value - 1.0),
+        }
+    }
+    Ok(Some(plan))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::diffusion::sampler::{Config, Table};
+    use Mix::{Dense, Pruned};
+
+    fn rows(class: &str, steps: usize) -> Vec<Row> {
+        let config = Config::from_json(&format!(r#"{{"_class_name": "{class}"}}"#)).unwrap();
+        Table::new(&config, steps, 0.0).unwrap().rows().to_vec()
+    }
+
+    fn amplify(weight: Weight, every: u32) -> Amplify {
+        let mut amplify = Amplify::default();
+        amplify.weight.value = weight;
+        amplify.every.value = NonZeroU32::new(every).unwrap();
+        amplify
+    }
+
+    fn amplified(weight: f32, difference: Difference) -> Mix {
+        Mix::Amplified { weight, difference }
+    }
+
+    #[test]
+    fn a_weight_of_zero_or_one_is_one_network() {
+        let rows = rows("DDIMScheduler", 3);
+        let mixed = mixes(&amplify(Weight::Steps(vec![0.0, 1.0, 1.5]), 1), &rows).unwrap();
+        assert_eq!(mixed, [Dense, Pruned, amplified(1.5, Difference::Fresh)]);
+    }
+
+    #[test]
+    fn ramps_reach_both_ends() {
+        let rows = rows("DDIMScheduler", 5);
+        let weights = |curve| {
+            let mixed = mixes(&amplify(Weight::Ramp { from: 2.0, to: 4.0, curve }, 1), &rows).unwrap();
+            mixed
+                .into_iter()
+                .map(|mix| if let Mix::Amplified { weight, .. } = mix { weight } else { 0.0 })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(weights(Curve::Linear), [2.0, 2.5, 3.0, 3.5, 4.0]);
+        let cosine = weights(Curve::Cosine);
+        assert_eq!((cosine[0], cosine[2], cosine[4]), (2.0, 3.0, 4.0));
+        assert!((cosine[1] - 2.2929).abs() < 1e-4);
+    }
+
+    #[test]
+    fn every_third_step_is_fresh_and_only_what_is_read_is_kept() {
+        let rows = rows("DDIMScheduler", 7);
+        let mixed = mixes(&amplify(Weight::Constant(2.0), 3), &rows).unwrap();
+        let [kept, old, fresh] =
+            [Difference::FreshAndKept, Difference::Kept, Difference::Fresh].map(|d| amplified(2.0, d));
+        assert_eq!(mixed, [kept, old, old, kept, old, old, fresh]);
+    }
+
+    #[test]
+    fn all_calls_of_a_step_are_of_one_kind() {
+        let rows = rows("HeunDiscreteScheduler", 3);
+        let mixed = mixes(&amplify(Weight::Constant(2.0), 2), &rows).unwrap();
+        let [kept, old, fresh] =
+            [Difference::FreshAndKept, Difference::Kept, Difference::Fresh].map(|d| amplified(2.0, d));
+        assert_eq!(mixed, [fresh, kept, old, old, fresh]);
+    }
+
+    #[test]
+    fn during_by_fraction_and_by_sigma() {
+        let rows = rows("EulerDiscreteScheduler", 4);
+        let mut part = amplify(Weight::Constant(1.0), 1);
+        part.during = During::Fraction { from: 0.25, to: 0.5 };
+        assert_eq!(mixes(&part, &rows).unwrap(), [Dense, Pruned, Pruned, Dense]);
+        part.during = During::Sigma { low: rows[3].sigma, high: rows[2].sigma };
+        assert_eq!(mixes(&part, &rows).unwrap(), [Dense, Dense, Pruned, Pruned]);
+    }
+
+    #[test]
+    fn a_list_must_have_a_weight_a_step() {
+        let error = mixes(&amplify(Weight::Steps(vec![1.0; 3]), 1), &rows("DDIMScheduler", 4)).unwrap_err();
+        assert_eq!(error.to_string(), "the plan's `amplify.weight` lists 3 steps, but 4 are run");
+    }
+
+    #[test]
+    fn amplified_weights_are_scaled_by_one_minus_w() {
+        let plan = |text: &str| crate::plan::parse("plan.yaml", text).unwrap();
+        let mode = "version: 1\namplify: {mode: weights, weight: 1.5}\nrules:\n";
+        let outcome =
+            in_weights(&plan(&format!("{mode}- prune: {{weights: '**.ff.**', ratio: 0.2}}"))).unwrap();
+        let Rule::Prune(rule) = &outcome.unwrap().rules[0] else { panic!("a prune rule") };
+        assert_eq!(rule.scale.value, -0.5);
+        assert!(in_weights(&plan(&format!("{mode}- bypass: mid_block.attentions.0"))).is_err());
+        assert!(in_weights(&plan("version: 1\ncrdiff: {mid: 0.3}")).unwrap().is_none());
+    }
+}

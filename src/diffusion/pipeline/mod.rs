@@ -1,0 +1,433 @@
+//! From a prompt to pictures: a pipeline folder in Optimum's layout, run by an engine, step by step as diffusers'
+//! `StableDiffusionPipeline` and `StableDiffusionXLPipeline` do.
+
+mod condition;
+mod folder;
+mod noise;
+mod request;
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+pub use folder::{Folder, Kind};
+pub use request::{Event, Listener, Output, Random, Request, Stage, Timings};
+
+use self::{
+    condition::{Prompt, Shared, branches, guidance_embedding},
+    noise::{Noise, Precision},
+    request::tell,
+};
+use super::{
+    PipelineError,
+    amplify::mixes,
+    interleave::{Batching, Guidance, Interleave, Networks},
+    sampler::{self, Config, Table, TimestepType},
+    text::{self, HiddenState, Prompter},
+    unet::Unet,
+    vae::{Decoder, Image, Tiling},
+};
+use crate::engine::{Engine, EngineError, HostTensor, MemoryMode, Session, SessionOptions};
+
+/// Which UNets a pipeline runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unets {
+    /// The pipeline's own.
+    Dense,
+    /// Another one in its place: a fused graph, or one with amplified weights.
+    Instead(PathBuf),
+    /// The pipeline's own and a pruned one, mixed as [`Request::amplify`] says.
+    WithPruned(PathBuf),
+}
+
+/// A pipeline: its models are loaded when they are first run.
+///
+/// With [`MemoryMode::Low`] text encoders and the VAE are let go after each use.
+pub struct Pipeline {
+    folder: Folder,
+    engine: Box<dyn Engine>,
+    options: SessionOptions,
+    unets: Unets,
+    networks: Option<Networks>,
+    prompters: Vec<Prompter>,
+    encoders: Vec<Model>,
+    decoder: Model,
+    loading: Duration,
+}
+
+/// A model that is loaded when it is needed.
+struct Model {
+    path: PathBuf,
+    session: Option<Box<dyn Session>>,
+}
+
+impl Model {
+    fn new(path: PathBuf) -> Self {
+        Self { path, session: None }
+    }
+
+    fn session(
+        &mut self,
+        engine: &dyn Engine,
+        options: &SessionOptions,
+        loading: &mut Duration,
+    ) -> Result<&mut dyn Session, PipelineError> {
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => load(engine, &self.path, options, loading)?,
+        };
+        Ok(&mut **self.session.insert(session))
+    }
+}
+
+fn load(
+    engine: &dyn Engine,
+    path: &Path,
+    options: &SessionOptions,
+    loading: &mut Duration,
+) -> Result<Box<dyn Session>, PipelineError> {
+    let started = Instant::now();
+    let session = engine.load(path, options)?;
+    *loading += started.elapsed();
+    Ok(session)
+}
+
+impl Pipeline {
+    /// Reads the configs and tokenizers of a pipeline; `options` are for all its models.
+    ///
+    /// # Errors
+    /// [`PipelineError`] if a file is missing or wrong, or the pipeline is of a kind that isn't supported.
+    pub fn open(
+        path: &Path,
+        engine: Box<dyn Engine>,
+        options: SessionOptions,
+        unets: Unets,
+    ) -> Result<Self, PipelineError> {
+        let folder = Folder::open(path)?;
+        let text = folder.text();
+        let prompters = text.iter().map(|(tokenizer, encoder)| Prompter::open(tokenizer, encoder));
+        let prompters = prompters.collect::<Result<_, _>>()?;
+        let encoders = text.into_iter().map(|(_, encoder)| Model::new(encoder.join("model.onnx"))).collect();
+        let decoder = Model::new(folder.decoder());
+        Ok(Self {
+            folder,
+            engine,
+            options,
+            unets,
+            networks: None,
+            prompters,
+            encoders,
+            decoder,
+            loading: Duration::ZERO,
+        })
+    }
+
+    /// What the pipeline's folder says.
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    /// Runs other UNets from now on; those that were loaded are let go.
+    pub fn set_unets(&mut self, unets: Unets) {
+        if unets != self.unets {
+            self.unets = unets;
+            self.networks = None;
+        }
+    }
+
+    /// Makes pictures. `listener` hears of stages, calls and warnings, and can stop the run between calls.
+    ///
+    /// # Errors
+    /// [`PipelineError`]: the request doesn't fit the pipeline, an engine fails, a network's output is not finite, or
+    /// [`PipelineError::Stopped`].
+    pub fn run(&mut self, request: &Request, listener: Listener<'_>) -> Result<Output, PipelineError> {
+        let config = scheduler(&self.folder.scheduler, request);
+        let table = Table::new(&config, request.steps, request.eta)?;
+        let sample = self.sample_dims(request)?;
+        self.loading = Duration::ZERO;
+
+        let networks = self.networks(listener)?;
+        let distilled = check_networks(&networks, &self.folder, &table, listener)?;
+        let guided = request.guidance > 1.0 && distilled.is_none();
+
+        tell(listener, Event::Stage(Stage::Text))?;
+        let (started, loaded) = (Instant::now(), self.loading);
+        let (conditional, unconditional) = self.prompts(request, guided, listener)?;
+        let text = started.elapsed().saturating_sub(self.loading - loaded);
+
+        let mut noise = {
+            let precision = if conditional.is_half() { Precision::Half } else { Precision::Single };
+            Noise::new(request, precision, sample, table.draws())?
+        };
+        let size = [request.height as f32, request.width as f32];
+        let shared = Shared {
+            batch: request.batch,
+            time_ids: (self.folder.kind == Kind::StableDiffusionXl)
+                .then(|| [size[0], size[1], 0.0, 0.0, size[0], size[1]]),
+            timestep_cond: distilled.map(|width| guidance_embedding(request.guidance, width)),
+        };
+        let branches = branches(&conditional, unconditional.as_ref(), &shared)?;
+
+        tell(listener, Event::Stage(Stage::Sampling))?;
+        let started = Instant::now();
+        let networks = self.networks.insert(networks);
+        let guidance = Guidance {
+            scale: request.guidance as f32,
+            rescale: request.guidance_rescale as f32,
+            batching: batching(request, networks),
+        };
+        let mixed = match networks {
+            Networks::One(_) => Vec::new(),
+            Networks::Pair { .. } => mixes(&request.amplify, table.rows())?,
+        };
+        let mut latents = noise.first(request, sample)?;
+        let scale = table.init_noise_sigma() as f32;
+        latents.iter_mut().for_each(|value| *value *= scale);
+        let mut interleave =
+            Interleave::new(networks, mixed, request.amplify.on, guidance, &branches, sample)?;
+        let (calls, mut call) = (table.rows().len(), 0);
+        let sampled = sampler::run(
+            &table,
+            &mut latents,
+            |values| noise.fill(values),
+            |row, input, output| {
+                interleave.call(call, row, input, output)?;
+                let (step, timestep) = (row.step, row.timestep);
+                tell(listener, Event::Call { call, calls, step, steps: request.steps, timestep })?;
+                call += 1;
+                Ok(())
+            },
+        );
+        let networks_time = interleave.time();
+        sampled.map_err(|error| self.folder.explain_size(error, sample))?;
+        if !latents.iter().all(|value| value.is_finite()) {
+            let hint = "; a network in half precision may overflow: export it in float32".to_string();
+            return Err(PipelineError::NotFinite { stage: "the UNet", hint });
+        }
+        let sampling = started.elapsed();
+
+        tell(listener, Event::Stage(Stage::Decoding))?;
+        let (started, loaded) = (Instant::now(), self.loading);
+        let images = self.decode(&latents, sample, request.tiling, listener)?;
+        let decoding = started.elapsed().saturating_sub(self.loading - loaded);
+        let timings = Timings { loading: self.loading, text, sampling, networks: networks_time, decoding };
+        let latents = HostTensor::new(sample, latents)?;
+        Ok(Output { latents, images, timings, scheduler: table.class() })
+    }
+
+    /// Dimensions of the batch of latents for a request.
+    fn sample_dims(&self, request: &Request) -> Result<[usize; 4], PipelineError> {
+        let factor = self.folder.vae.factor;
+        let (height, width) = (request.height, request.width);
+        if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
+            let nearest = |n: usize| n.div_ceil(factor).max(1) * factor;
+            let what = format!(
+                "the size {height}x{width} is not divisible by {factor}, the pixels of a latent; try {}x{}",
+                nearest(height),
+                nearest(width)
+            );
+            return Err(PipelineError::Request(what));
+        }
+        if request.batch == 0 {
+            return Err(PipelineError::Request("a batch has at least one picture".to_string()));
+        }
+        let dims = [request.batch, self.folder.vae.channels, height / factor, width / factor];
+        let values = dims.iter().try_fold(2usize, |n, dim| n.checked_mul(*dim));
+        if values.is_none_or(|n| n > isize::MAX as usize / 64) {
+            return Err(PipelineError::Request(format!(
+                "{} pictures of {height}x{width} are too many",
+                request.batch
+            )));
+        }
+        Ok(dims)
+    }
+
+    /// The loaded UNets, taken out of the pipeline.
+    fn networks(&mut self, listener: Listener<'_>) -> Result<Networks, PipelineError> {
+        if let Some(networks) = self.networks.take() {
+            return Ok(networks);
+        }
+        tell(listener, Event::Stage(Stage::Loading))?;
+        let mut unet = |path: &Path| {
+            Unet::new(load(&*self.engine, path, &self.options, &mut self.loading)?, path).map(Box::new)
+        };
+        Ok(match &self.unets {
+            Unets::Dense => Networks::One(unet(&self.folder.unet())?),
+            Unets::Instead(path) => Networks::One(unet(path)?),
+            Unets::WithPruned(path) => {
+                Networks::Pair { dense: unet(&self.folder.unet())?, pruned: unet(path)? }
+            }
+        })
+    }
+
+    /// The prompt, and with guidance what to stay away from.
+    fn prompts(
+        &mut self,
+        request: &Request,
+        guided: bool,
+        listener: Listener<'_>,
+    ) -> Result<(Prompt, Option<Prompt>), PipelineError> {
+        let state = match (self.folder.kind, request.clip_skip) {
+            (Kind::StableDiffusion, None) => HiddenState::Last,
+            (Kind::StableDiffusion, Some(_)) => {
+                let what = "`clip_skip` needs the last norm of the text encoder on its own, which exports of Stable \
+                            Diffusion 1 and 2 don't have";
+                return Err(PipelineError::Request(what.to_string()));
+            }
+            (Kind::StableDiffusionXl, skip) => HiddenState::FromEnd(skip.unwrap_or(0).saturating_add(2)),
+        };
+        let conditional = self.encode(&request.prompt, state, listener)?;
+        let unconditional = match &request.negative_prompt {
+            _ if !guided => None,
+            None if self.folder.zeros_for_empty_prompt => Some(conditional.zeros()?),
+            // As diffusers, `clip_skip` is for the prompt only.
+            negative => {
+                let state = if state == HiddenState::Last { state } else { HiddenState::FromEnd(2) };
+                Some(self.encode(negative.as_deref().unwrap_or_default(), state, listener)?)
+            }
+        };
+        if self.options.memory == MemoryMode::Low {
+            self.encoders.iter_mut().for_each(|encoder| encoder.session = None);
+        }
+        Ok((conditional, unconditional))
+    }
+
+    fn encode(
+        &mut self,
+        prompt: &str,
+        state: HiddenState,
+        listener: Listener<'_>,
+    ) -> Result<Prompt, PipelineError> {
+        let mut encoded = Vec::with_capacity(self.encoders.len());
+        for (prompter, encoder) in self.prompters.iter().zip(&mut self.encoders) {
+            let tokens = prompter.tokens(prompt)?;
+            // Both tokenizers of SDXL cut at the same place; once is enough.
+            if encoded.is_empty()
+                && let Some(warning) = tokens.cut_warning()
+            {
+                tell(listener, Event::Warning(warning))?;
+            }
+            let path = encoder.path.clone();
+            let session = encoder.session(&*self.engine, &self.options, &mut self.loading)?;
+            encoded.push(text::encode(session, &path, &tokens.ids, state)?);
+        }
+        Prompt::join(encoded)
+    }
+
+    fn decode(
+        &mut self,
+        latents: &[f32],
+        [_, channels, height, width]: [usize; 4],
+        tiling: Tiling,
+        listener: Listener<'_>,
+    ) -> Result<Vec<Image>, PipelineError> {
+        let mut images = Vec::new();
+        for latents in latents.chunks_exact(channels * height * width) {
+            let image = match self.decode_one(latents, height, width, tiling) {
+                Err(PipelineError::NotFinite { stage, .. }) => {
+                    let Some(path) = self.folder.decoder_fp32() else {
+                        let hint = "; a decoder in half precision overflows on some latents: put one in float32 \
+                                    into vae_decoder_fp32/model.onnx";
+                        return Err(PipelineError::NotFinite { stage, hint: hint.to_string() });
+                    };
+                    let what =
+                        "the VAE gave values that are not finite; decoding again with vae_decoder_fp32";
+                    tell(listener, Event::Warning(what.to_string()))?;
+                    self.decoder = Model::new(path);
+                    self.decode_one(latents, height, width, tiling)?
+                }
+                other => other?,
+            };
+            images.push(image);
+        }
+        if self.options.memory == MemoryMode::Low {
+            self.decoder.session = None;
+        }
+        Ok(images)
+    }
+
+    fn decode_one(
+        &mut self,
+        latents: &[f32],
+        height: usize,
+        width: usize,
+        tiling: Tiling,
+    ) -> Result<Image, PipelineError> {
+        let path = self.decoder.path.clone();
+        let session = self.decoder.session(&*self.engine, &self.options, &mut self.loading)?;
+        Decoder { session, model: &path, config: &self.folder.vae }.decode(latents, height, width, tiling)
+    }
+}
+
+/// The scheduler's settings for a request.
+fn scheduler(config: &Config, request: &Request) -> Config {
+    let config = match request.scheduler {
+        Some(class) => config.clone().with_class(class),
+        None => config.clone(),
+    };
+    request.scheduler_config.iter().fold(config, |config, (key, value)| config.with(key, value.clone()))
+}
+
+/// Checks the networks against the folder; returns the width of the embedded guidance scale, for distilled ones.
+fn check_networks(
+    networks: &Networks,
+    folder: &Folder,
+    table: &Table,
+    listener: Listener<'_>,
+) -> Result<Option<usize>, PipelineError> {
+    let unets: Vec<&Unet> = match networks {
+        Networks::One(unet) => vec![unet],
+        Networks::Pair { dense, pruned } => vec![dense, pruned],
+    };
+    let mut distilled = None;
+    for unet in unets {
+        let graph = |what: String| PipelineError::Graph { model: unet.model().to_string(), what };
+        if let Some(channels) = unet.channels().filter(|channels| *channels != folder.vae.channels) {
+            let what = format!(
+                "it takes {channels} channels, but the VAE has {}: only text to image is supported",
+                folder.vae.channels
+            );
+            return Err(graph(what));
+        }
+        let whole = table.timestep_type() == TimestepType::Int64
+            || table.rows().iter().all(|row| row.timestep.fract() == 0.0);
+        if unet.takes_whole_timesteps() && !whole {
+            let what = format!(
+                "{} takes whole timesteps only; those of {} are cut off",
+                unet.model(),
+                table.class()
+            );
+            tell(listener, Event::Warning(what))?;
+        }
+        distilled = unet.timestep_cond().transpose()?;
+    }
+    Ok(distilled)
+}
+
+/// How branches are batched: as asked, but for a network that takes only one batch.
+fn batching(request: &Request, networks: &Networks) -> Batching {
+    let (Networks::One(unet) | Networks::Pair { dense: unet, .. }) = networks;
+    match unet.fixed_batch() {
+        Some(batch) if batch == request.batch => Batching::InTurn,
+        Some(_) => Batching::Together,
+        None => request.batching,
+    }
+}
+
+impl Folder {
+    /// Adds what may be wrong with the size to an engine's error.
+    fn explain_size(&self, error: PipelineError, [_, _, height, width]: [usize; 4]) -> PipelineError {
+        let factor = self.downsampling;
+        match error {
+            PipelineError::Engine(source @ EngineError::Run { .. })
+                if height % factor != 0 || width % factor != 0 =>
+            {
+                let up = |n: usize| n.div_ceil(factor) * factor * self.vae.factor;
+                let tried = format!("{}x{}", up(height), up(width));
+                PipelineError::Size { source: Box::new(source), height, width, factor, tried }
+            }
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What is asked of a pipeline, what it tells on the way, and what it gives.
+
+use std::{ops::ControlFlow, time::Duration};
+
+use super::super::{
+    PipelineError,
+    interleave::{Batching, NetworkTime},
+    sampler::Class,
+    vae::{Image, Tiling},
+};
+use crate::{engine::HostTensor, plan::Amplify};
+
+/// One run of a pipeline.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to draw.
+    pub prompt: String,
+    /// What to stay away from. `None` is the empty prompt, or zeros where the pipeline says so
+    /// (`force_zeros_for_empty_prompt`).
+    pub negative_prompt: Option<String>,
+    /// Height of the pictures in pixels.
+    pub height: usize,
+    /// Width of the pictures in pixels.
+    pub width: usize,
+    /// Steps of the sampler.
+    pub steps: usize,
+    /// Classifier-free guidance; none up to 1. Distilled networks take it as an input instead.
+    pub guidance: f64,
+    /// `guidance_rescale` of diffusers, 0 for none.
+    pub guidance_rescale: f64,
+    /// How many pictures.
+    pub batch: usize,
+    /// One seed for the whole batch, or one for each picture.
+    pub seeds: Vec<u64>,
+    /// Whose random numbers.
+    pub random: Random,
+    /// First latents, `[batch, channels, height, width]` or one picture's, standard normal, instead of random ones.
+    pub latents: Option<HostTensor>,
+    /// What the sampler draws, `[draws, batch, channels, height, width]`, instead of random numbers.
+    pub noise: Option<HostTensor>,
+    /// A scheduler other than the pipeline's, with the pipeline's settings.
+    pub scheduler: Option<Class>,
+    /// Settings of the scheduler to change, as `from_config(config, key=value)` in diffusers.
+    pub scheduler_config: Vec<(String, serde_json::Value)>,
+    /// The share of fresh noise in DDIM.
+    pub eta: f64,
+    /// Layers of the text encoders to leave out at their end, as diffusers' `clip_skip`.
+    pub clip_skip: Option<usize>,
+    /// How a dense and a pruned network are mixed; without two of them nobody looks at it.
+    pub amplify: Amplify,
+    /// How the branches of guidance are batched.
+    pub batching: Batching,
+    /// How the VAE decodes large pictures.
+    pub tiling: Tiling,
+}
+
+impl Request {
+    /// A request with the defaults of diffusers' Stable Diffusion pipelines: 50 steps, guidance 7.5, one picture, seed
+    /// 0, torch's random numbers.
+    pub fn new(prompt: impl Into<String>, height: usize, width: usize) -> Self {
+        Self {
+            prompt: prompt.into(),
+            negative_prompt: None,
+            height,
+            width,
+            steps: 50,
+            guidance: 7.5,
+            guidance_rescale: 0.0,
+            batch: 1,
+            seeds: vec![0],
+            random: Random::default(),
+            latents: None,
+            noise: None,
+            scheduler: None,
+            scheduler_config: Vec::new(),
+            eta: 0.0,
+            clip_skip: None,
+            amplify: Amplify::default(),
+            batching: Batching::default(),
+            tiling: Tiling::default(),
+        }
+    }
+}
+
+/// Whose random numbers a seed stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Random {
+    /// torch's CPU generator: diffusers' latents.
+    #[default]
+    Torch,
+    /// NumPy's `RandomState`: the latents of older Optimum releases.
+    Numpy,
+}
+
+/// What a pipeline is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Loading a model.
+    Loading,
+    /// Encoding the prompts.
+    Text,
+    /// Sampling.
+    Sampling,
+    /// Decoding latents.
+    Decoding,
+}
+
+/// What a pipeline tells while it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A stage begins.
+    Stage(Stage),
+    /// The networks have run for a call of the sampler. A step may have several calls.
+    Call {
+        /// The call, from 0.
+        call: usize,
+        /// How many there will be.
+        calls: usize,
+        /// The step it belongs to, from 0.
+        step: usize,
+        /// How many steps there are.
+        steps: usize,
+        /// The timestep that was fed.
+        timestep: f64,
+    },
+    /// Something that the user should know.
+    Warning(String),
+}
+
+/// Hears events; `Break` stops the run before its next call.
+pub type Listener<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
+
+/// Tells an event.
+pub(super) fn tell(listener: Listener<'_>, event: Event) -> Result<(), PipelineError> {
+    match listener(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(PipelineError::Stopped),
+    }
+}
+
+/// What a run made.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The final latents, `[batch, channels, height, width]`, before the VAE.
+    pub latents: HostTensor,
+    /// A picture for each.
+    pub images: Vec<Image>,
+    /// Where the time went.
+    pub timings: Timings,
+    /// The scheduler that was run.
+    pub scheduler: Class,
+}
+
+/// Where the time of a run went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Loading models.
+    pub loading: Duration,
+    /// Encoding the prompts.
+    pub text: Duration,
+    /// Sampling, networks included.
+    pub sampling: Duration,
+    /// The networks.
+    pub networks: NetworkTime,
+    /// Decoding.
+    pub decoding: Duration,
+}

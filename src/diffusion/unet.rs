@@ -1,0 +1,237 @@
+//! A UNet of a pipeline: its inputs as the graph declares them, fed from one description of the conditioning.
+
+use std::path::Path;
+
+use super::PipelineError;
+use crate::{
+    engine::{Dim, EngineError, HostTensor, Session, TensorData, TensorInfo},
+    onnx::DataType,
+};
+
+/// A loaded UNet.
+pub struct Unet {
+    session: Box<dyn Session>,
+    model: String,
+    sample: TensorInfo,
+    timestep: TensorInfo,
+    output: TensorInfo,
+    extra: Vec<(Extra, TensorInfo)>,
+}
+
+/// What a UNet takes beside the sample and the timestep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extra {
+    Context,
+    Pooled,
+    TimeIds,
+    TimestepCond,
+}
+
+const SAMPLE: &str = "sample";
+const TIMESTEP: &str = "timestep";
+
+impl Extra {
+    const ALL: [(&'static str, Self); 4] = [
+        ("encoder_hidden_states", Self::Context),
+        ("text_embeds", Self::Pooled),
+        ("time_ids", Self::TimeIds),
+        ("timestep_cond", Self::TimestepCond),
+    ];
+}
+
+/// What a batch of samples is conditioned on. Every tensor has the batch in front.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conditioning {
+    /// The text encoders' hidden states, `[batch, tokens, width]`.
+    pub context: HostTensor,
+    /// SDXL's pooled text, `[batch, projection]`.
+    pub pooled: Option<HostTensor>,
+    /// SDXL's sizes, `[batch, 6]`.
+    pub time_ids: Option<HostTensor>,
+    /// The embedded guidance scale of distilled networks, `[batch, width]`.
+    pub timestep_cond: Option<HostTensor>,
+}
+
+/// A [`Conditioning`] in the types of one UNet, and the buffer for its sample.
+pub struct Prepared {
+    sample: HostTensor,
+    extra: Vec<HostTensor>,
+}
+
+impl Unet {
+    /// Takes a session of the model at `path`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Graph`] if its inputs or outputs are not a UNet's.
+    pub fn new(session: Box<dyn Session>, path: &Path) -> Result<Self, PipelineError> {
+        let model = path.display().to_string();
+        let graph = |what: String| PipelineError::Graph { model: model.clone(), what };
+        let find = |name: &str| {
+            let found = session.inputs().iter().find(|input| input.name == name);
+            found.cloned().ok_or_else(|| graph(format!("it has no input `{name}`, so it is no UNet")))
+        };
+        let (sample, timestep) = (find(SAMPLE)?, find(TIMESTEP)?);
+        let mut extra = Vec::new();
+        for input in
+            session.inputs().iter().filter(|input| ![SAMPLE, TIMESTEP].contains(&input.name.as_str()))
+        {
+            let kind = Extra::ALL.iter().find(|(name, _)| *name == input.name).map(|(_, kind)| *kind);
+            let known = || Extra::ALL.map(|(name, _)| name).join(", ");
+            let kind = kind.ok_or_else(|| {
+                graph(format!("input {input} is not known; a UNet takes {SAMPLE}, {TIMESTEP}, {}", known()))
+            })?;
+            extra.push((kind, input.clone()));
+        }
+        let [output] = session.outputs() else {
+            let names: Vec<_> = session.outputs().iter().map(ToString::to_string).collect();
+            return Err(graph(format!("a UNet has one output; this has {}", names.join(", "))));
+        };
+        let output = output.clone();
+        Ok(Self { session, model, sample, timestep, output, extra })
+    }
+
+    /// The model's path.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The session.
+    pub fn session(&self) -> &dyn Session {
+        &*self.session
+    }
+
+    /// The number of channels of its samples, if the graph says it.
+    pub fn channels(&self) -> Option<usize> {
+        self.fixed_dim(1)
+    }
+
+    /// The batch that the graph was exported for, if it takes only one.
+    pub fn fixed_batch(&self) -> Option<usize> {
+        self.fixed_dim(0)
+    }
+
+    /// Height and width of the latents that the graph was exported for, if it takes only these.
+    pub fn fixed_size(&self) -> Option<(usize, usize)> {
+        Some((self.fixed_dim(2)?, self.fixed_dim(3)?))
+    }
+
+    /// Whether it takes SDXL's pooled text and sizes.
+    pub fn takes_sizes(&self) -> bool {
+        self.extra.iter().any(|(kind, _)| *kind == Extra::TimeIds)
+    }
+
+    /// The width of the embedded guidance scale, if it takes one.
+    pub fn timestep_cond(&self) -> Option<Result<usize, PipelineError>> {
+        let (_, info) = self.extra.iter().find(|(kind, _)| *kind == Extra::TimestepCond)?;
+        let width = match info.dims.as_deref() {
+            Some([_, Dim::Fixed(width)]) => usize::try_from(*width).ok(),
+            _ => None,
+        };
+        Some(width.ok_or_else(|| self.graph(format!("input {info} should be [batch, a fixed width]"))))
+    }
+
+    /// Whether timesteps are whole numbers to it.
+    pub fn takes_whole_timesteps(&self) -> bool {
+        [DataType::INT64, DataType::INT32].contains(&self.timestep.data_type)
+    }
+
+    fn fixed_dim(&self, at: usize) -> Option<usize> {
+        match self.sample.dims.as_ref()?.get(at)? {
+            Dim::Fixed(size) => usize::try_from(*size).ok(),
+            Dim::Named(_) | Dim::Unknown => None,
+        }
+    }
+
+    fn graph(&self, what: String) -> PipelineError {
+        PipelineError::Graph { model: self.model.clone(), what }
+    }
+
+    /// Makes ready what doesn't change from call to call. `sample` are the dimensions of the batch of samples.
+    ///
+    /// # Errors
+    /// [`PipelineError::Graph`] if the graph takes something that there is not.
+    pub fn prepare(
+        &self,
+        conditioning: &Conditioning,
+        sample: [usize; 4],
+    ) -> Result<Prepared, PipelineError> {
+        let one = |(kind, info): &(Extra, TensorInfo)| {
+            let tensor = match kind {
+                Extra::Context => Some(&conditioning.context),
+                Extra::Pooled => conditioning.pooled.as_ref(),
+                Extra::TimeIds => conditioning.time_ids.as_ref(),
+                Extra::TimestepCond => conditioning.timestep_cond.as_ref(),
+            };
+            let missing = || self.graph(format!("it takes {info}, which this kind of pipeline doesn't have"));
+            Ok(tensor.ok_or_else(missing)?.cast(info.data_type)?)
+        };
+        let extra = self.extra.iter().map(one).collect::<Result<_, PipelineError>>()?;
+        let sample = HostTensor::new(sample, vec![0f32; sample.iter().product()])?;
+        Ok(Prepared { sample, extra })
+    }
+
+    /// Runs the network on `prepared.sample`'s dimensions of values, which `fill` writes. The result is a buffer of
+    /// its own in float32.
+    ///
+    /// # Errors
+    /// [`PipelineError::Engine`] if the engine fails; [`PipelineError::Graph`] if the output has another shape.
+    pub fn run(
+        &mut self,
+        prepared: &mut Prepared,
+        timestep: f64,
+        fill: impl FnOnce(&mut [f32]),
+    ) -> Result<Vec<f32>, PipelineError> {
+        if let Some(values) = prepared.sample.as_f32_mut() {
+            fill(values);
+        }
+        let converted;
+        let sample = if self.sample.data_type == DataType::FLOAT {
+            &prepared.sample
+        } else {
+            converted = prepared.sample.cast(self.sample.data_type)?;
+            &converted
+        };
+        let timestep =
+            timestep_tensor(&self.timestep, timestep, sample.dims().first().copied().unwrap_or(1))?;
+        let mut inputs = vec![(SAMPLE, sample), (TIMESTEP, &timestep)];
+        inputs.extend(
+            self.extra.iter().zip(&prepared.extra).map(|((_, info), tensor)| (info.name.as_str(), tensor)),
+        );
+        let result = self.session.run(&inputs, Some(&[&self.output.name]))?;
+        let (_, output) =
+            result.into_iter().next().ok_or_else(|| self.graph("it gave no output".to_string()))?;
+        if output.dims() != prepared.sample.dims() {
+            let what = format!(
+                "output {} is {:?} for a sample of {:?}; it should be of the same shape",
+                self.output,
+                output.dims(),
+                prepared.sample.dims()
+            );
+            return Err(self.graph(what));
+        }
+        let output =
+            if output.data_type() == DataType::FLOAT { output } else { output.cast(DataType::FLOAT)? };
+        match output.into_data() {
+            TensorData::Float(values) => Ok(values),
+            other => Err(self.graph(format!("its output is {}", other.data_type().name()))),
+        }
+    }
+}
+
+/// The timestep in the type and rank that the graph declares: a scalar, or one for each sample. Whole numbers are cut
+/// off, as torch and numpy convert them.
+fn timestep_tensor(info: &TensorInfo, timestep: f64, batch: usize) -> Result<HostTensor, EngineError> {
+    let dims = match info.dims.as_deref() {
+        None | Some([]) => Vec::new(),
+        Some([Dim::Fixed(1)]) => vec![1],
+        Some(_) => vec![batch],
+    };
+    let count = dims.iter().product();
+    let float =
+        [DataType::FLOAT, DataType::FLOAT16, DataType::BFLOAT16, DataType::DOUBLE].contains(&info.data_type);
+    let tensor = match float {
+        true => HostTensor::new(dims, vec![timestep; count])?,
+        false => HostTensor::new(dims, vec![timestep as i64; count])?,
+    };
+    tensor.cast(info.data_type)
+}
