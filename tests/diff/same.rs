@@ -192,7 +192,7 @@ fn a_constant_node_is_an_initializer() {
             }
         });
         assert!(moved.len() > 100, "only {} Constant nodes", moved.len());
-        graph.initializer.extend(moved);
+        graph.initializer.extend(moved.into_iter().map(|tensor| *tensor));
     });
     assert!(compared(&path, &copy, Weights::Compared).is_same());
     assert_eq!(digest(&path), digest(&copy));

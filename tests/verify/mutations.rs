@@ -182,7 +182,7 @@ fn harmless() {
         constant.attribute.push(AttributeProto {
             name: Some("value".into()),
             r#type: Some(4),
-            t: Some(weight),
+            t: Some(weight.into()),
             ..AttributeProto::default()
         });
         graph(m).node.insert(0, constant);
@@ -191,7 +191,7 @@ fn harmless() {
         let at = graph(m).node.iter().position(|n| n.op_type() == "Constant").unwrap();
         let constant = graph(m).node.remove(at);
         let tensor = constant.attribute[0].t.clone().unwrap();
-        graph(m).initializer.push(TensorProto { name: Some(constant.output[0].clone()), ..tensor });
+        graph(m).initializer.push(TensorProto { name: Some(constant.output[0].clone()), ..*tensor });
     });
     bench.accept("another way to store a tensor", |m| {
         let bias = operand(m, CONV1, 2);

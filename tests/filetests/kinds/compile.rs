@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use crdiff::{
-    compile::{CompileError, compile},
+    compile::{CompileError, Target, compile},
     ir::Graph,
     onnx::{
         WeightPolicy, WriteOptions, open_bytes,
@@ -14,6 +14,7 @@ use crdiff::{
         text::{parse_model, print_model},
         write,
     },
+    passes::MaskForm,
     plan,
 };
 use miette::Diagnostic;
@@ -27,7 +28,7 @@ pub fn run(case: &Case) -> Result<String, String> {
     let mut graph =
         open_bytes(encoded.clone().into(), ".").and_then(Graph::load).map_err(|e| format!("input: {e}"))?;
     let plan = plan::parse("plan", case.required("plan")?).map_err(|e| format!("plan: {e}"))?;
-    match compile(&mut graph, &plan, &|_| ControlFlow::Continue(())) {
+    match compile(&mut graph, &plan, Target::Pruned, MaskForm::Stored, &|_| ControlFlow::Continue(())) {
         Ok(_) => {
             let written = written(&graph)?;
             if written == encoded {
