@@ -13,6 +13,10 @@ fn sessions() {
     for folder in ["help", "mistakes", "done"] {
         cases.case(format!("tests/cli/{folder}/*.trycmd"));
     }
+    // What only `crdiff` with the runner in it has, and its list of subcommands.
+    if cfg!(feature = "runner") {
+        cases.case("tests/cli/help/runner/*.trycmd");
+    }
     if cfg!(target_os = "linux") {
         cases.case("tests/cli/linux/*.trycmd");
     }
