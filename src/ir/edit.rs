@@ -3,23 +3,15 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Graph, GraphIo, Initializer, InitializerId, NewData, Node, NodeId, Origin, Use, Value, ValueId};
+use super::{
+    Graph, GraphIo, Initializer, InitializerId, NewData, Node, NodeId, Origin, Use, Value, ValueId,
+    rename::{NODE_INPUT, NODE_OUTPUT, rename_in_bodies},
+};
 use crate::onnx::{
     DataType, OnnxError, Payload, TensorHeader,
     proto::{AttributeProto, NodeProto, TypeProto, ValueInfoProto, type_proto},
     wire::{self, Field},
 };
-
-/// Field numbers of `NodeProto`, `AttributeProto` and `GraphProto` that a renaming goes through.
-mod field {
-    pub const NODE_INPUT: u32 = 1;
-    pub const NODE_OUTPUT: u32 = 2;
-    pub const NODE_ATTRIBUTE: u32 = 5;
-    pub const ATTRIBUTE_GRAPH: u32 = 6;
-    pub const ATTRIBUTE_GRAPHS: u32 = 11;
-    pub const GRAPH_NODE: u32 = 1;
-    pub const GRAPH_OUTPUT: u32 = 12;
-}
 
 /// An edit that would break the graph, or bytes that cannot be edited.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +99,7 @@ impl<'g> Editor<'g> {
         self.node_mut(node)?.inputs[slot] = Some(to);
         self.forget(from, Use::Operand { node, slot });
         self.graph.uses[to.index()].push(Use::Operand { node, slot });
-        self.encode_names(node, field::NODE_INPUT)
+        self.encode_names(node, NODE_INPUT)
     }
 
     /// Makes graph output `index` yield `value`, under the name that the output has.
@@ -199,8 +191,8 @@ impl<'g> Editor<'g> {
         copy.inputs = inputs.to_vec();
         copy.raw = wire::replace_fields(&copy.raw, 3, &[Field::message(3, copy.name.as_bytes())])?;
         let id = self.insert(copy, names, place);
-        self.encode_names(id, field::NODE_INPUT)?;
-        self.encode_names(id, field::NODE_OUTPUT)?;
+        self.encode_names(id, NODE_INPUT)?;
+        self.encode_names(id, NODE_OUTPUT)?;
         Ok(id)
     }
 
@@ -407,7 +399,7 @@ impl<'g> Editor<'g> {
     /// Writes the node's operand or result names into its bytes, leaving every other field as it is.
     fn encode_names(&mut self, id: NodeId, number: u32) -> Result<(), EditError> {
         let node = self.graph.node(id);
-        let values = if number == field::NODE_INPUT { &node.inputs } else { &node.outputs };
+        let values = if number == NODE_INPUT { &node.inputs } else { &node.outputs };
         let fields: Vec<Field> =
             self.names(values).iter().map(|name| Field::message(number, name.as_bytes())).collect();
         let raw = wire::replace_fields(&node.raw, number, &fields)?;
@@ -426,10 +418,10 @@ impl<'g> Editor<'g> {
         let old = std::mem::replace(&mut self.graph.values[value.index()].name, name.clone());
         self.graph.by_name.remove(&old);
         self.graph.by_name.insert(name.clone(), value);
-        self.encode_names(producer, field::NODE_OUTPUT)?;
+        self.encode_names(producer, NODE_OUTPUT)?;
         for used in self.graph.uses(value).to_vec() {
             match used {
-                Use::Operand { node, .. } => self.encode_names(node, field::NODE_INPUT)?,
+                Use::Operand { node, .. } => self.encode_names(node, NODE_INPUT)?,
                 Use::Capture(node) => self.encode_capture(node, &old, &name)?,
                 Use::Output(_) => {}
             }
@@ -455,59 +447,10 @@ impl<'g> Editor<'g> {
 
     fn encode_capture(&mut self, id: NodeId, old: &str, new: &str) -> Result<(), EditError> {
         let node = self.node_mut(id)?;
-        node.raw = rename_in_node_bodies(&node.raw, old, new)?;
+        node.raw = rename_in_bodies(&node.raw, old, new)?;
         let proto = NodeProto::decode(node.raw.clone())
             .map_err(|e| OnnxError::invalid(node.describe(), e.to_string()))?;
         node.attributes = proto.attribute;
         Ok(())
     }
-}
-
-/// Renames what the bodies of a node read from outside.
-fn rename_in_node_bodies(node: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError> {
-    map_fields(node, |f| match f.number {
-        field::NODE_ATTRIBUTE => Ok(Some(map_fields(&f.value(), |f| match f.number {
-            field::ATTRIBUTE_GRAPH | field::ATTRIBUTE_GRAPHS => {
-                Ok(Some(rename_in_body(&f.value(), old, new)?))
-            }
-            _ => Ok(None),
-        })?)),
-        _ => Ok(None),
-    })
-}
-
-fn rename_in_body(body: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError> {
-    for f in wire::split(body)?.iter().filter(|f| f.number == field::GRAPH_OUTPUT) {
-        // ValueInfoProto.name is field 1.
-        if wire::split(&f.value())?.iter().any(|p| p.number == 1 && p.as_str() == Some(old)) {
-            return Err(EditError::Unsupported(format!(
-                "a subgraph returns the outer value `{old}` directly"
-            )));
-        }
-    }
-    map_fields(body, |f| match f.number {
-        field::GRAPH_NODE => {
-            let inner = rename_in_node_bodies(&f.value(), old, new)?;
-            Ok(Some(map_fields(&inner, |f| {
-                let renames = f.number == field::NODE_INPUT && f.as_str() == Some(old);
-                Ok(renames.then(|| Bytes::copy_from_slice(new.as_bytes())))
-            })?))
-        }
-        _ => Ok(None),
-    })
-}
-
-/// `message` with the content of each field that `change` has something for replaced.
-fn map_fields(
-    message: &Bytes,
-    change: impl Fn(&Field) -> Result<Option<Bytes>, EditError>,
-) -> Result<Bytes, EditError> {
-    let mut out = Vec::with_capacity(message.len());
-    for f in wire::split(message)? {
-        match change(&f)? {
-            Some(content) => out.extend_from_slice(&Field::message(f.number, &content).raw),
-            None => out.extend_from_slice(&f.raw),
-        }
-    }
-    Ok(out.into())
 }

@@ -10,6 +10,7 @@ mod graph;
 mod load;
 mod masked;
 mod node;
+mod rename;
 mod weights;
 
 pub use check::CheckError;
