@@ -1,5 +1,6 @@
 //! The command line as users see it: `cli/**/*.trycmd` are sessions with everything that is printed, run in a copy of
 //! `cli/models`. `TRYCMD=overwrite` writes what is printed now into them.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::{fs, path::Path};
 

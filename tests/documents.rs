@@ -1,4 +1,9 @@
 //! What README and docs print must work as printed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may end there; its tables are for people"
+)]
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,9 @@
 //! The same emitted graphs in every engine: ONNX Runtime, rten and, with the feature, tract.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may end there; its tables are for people"
+)]
 
 mod common;
 
@@ -95,7 +100,8 @@ fn emitted_graphs_give_the_same_numbers_in_every_engine() {
                 println!("{label:<34} {}", row.join("  "));
                 for (engine, output) in names.iter().zip(&outputs) {
                     assert_eq!(output.len(), outputs[0].len(), "{label}: {engine}");
-                    assert!(off(output) <= 2e-5, "{label}: {engine} is off by {:e}", off(output));
+                    // A mix makes the rounding of both branches larger, by up to 2 w - 1.
+                    assert!(off(output) <= 5e-5, "{label}: {engine} is off by {:e}", off(output));
                 }
             }
         }

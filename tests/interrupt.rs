@@ -1,4 +1,5 @@
 //! The compiler killed at any moment: under the final names there is what was there before, or everything, or nothing.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::{
     fs::{self, File},

@@ -1,5 +1,6 @@
 //! The textual syntax against the reference implementation: `data/text/make.py` makes the expected files with
 //! onnx.parser and onnx.printer.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::{
     collections::BTreeSet,

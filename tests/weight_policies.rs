@@ -1,4 +1,9 @@
 //! One plan, every weight policy, every engine: the same numbers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may end there; its tables are for people"
+)]
 
 mod common;
 

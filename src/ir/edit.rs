@@ -126,7 +126,7 @@ impl<'g> Editor<'g> {
             },
             Place::Last,
         )?;
-        let output = self.graph.node(identity).output(0).ok_or_else(|| EditError::Gone(name))?;
+        let output = self.graph.node(identity).output(0).ok_or(EditError::Gone(name))?;
         self.forget(old, Use::Output(index));
         self.graph.outputs[index].value = output;
         self.graph.uses[output.index()].push(Use::Output(index));

@@ -1,5 +1,10 @@
 //! Every golden case of the fixtures, compiled and run: the outputs are torch's own, and so are the thresholds, counts
 //! and zeros. One test for each exported model; `fixtures/README.md` describes the formats.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may end there; its tables are for people"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

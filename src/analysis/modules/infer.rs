@@ -33,9 +33,9 @@ pub(super) fn paths(graph: &Graph) -> Found {
     found.drop_wrapper();
     found.merge_repeated_calls(graph);
     if found.paths.iter().any(Option::is_none) {
-        found.from_bias(graph);
-        found.from_attention(graph);
-        found.from_neighbours(graph);
+        found.place_by_bias(graph);
+        found.place_by_attention(graph);
+        found.place_by_neighbours(graph);
     }
     found
 }
@@ -101,7 +101,7 @@ impl Found {
     }
 
     /// A MatMul whose weight is anonymous belongs to the module of the bias that is added to its result.
-    fn from_bias(&mut self, graph: &Graph) {
+    fn place_by_bias(&mut self, graph: &Graph) {
         for (id, node) in graph.nodes() {
             if self.get(id).is_some() || !node.is("MatMul") {
                 continue;
@@ -117,7 +117,7 @@ impl Found {
     }
 
     /// Query, key and value projections have neither names nor biases; their place around a Softmax tells them.
-    fn from_attention(&mut self, graph: &Graph) {
+    fn place_by_attention(&mut self, graph: &Graph) {
         for (id, node) in graph.nodes() {
             let Some((attended, [q, k, v])) = attention_operands(graph, id, node) else { continue };
             let Some(out) = projection_after(graph, attended) else { continue };
@@ -133,7 +133,7 @@ impl Found {
         }
     }
 
-    fn from_neighbours(&mut self, graph: &Graph) {
+    fn place_by_neighbours(&mut self, graph: &Graph) {
         let flow = Flow::of(graph);
         let order: Vec<NodeId> = graph.node_ids().collect();
         // The path below each node: what all its consumers lie in.
