@@ -58,8 +58,8 @@ fn a_pruned_model_is_as_far_off_as_torchs() {
             assert_eq!((code, outcome["verdict"].as_str()), (Some(1), Some("out of tolerance")));
             let of_size = |size: &str| {
                 let findings = outcome["findings"].as_array().unwrap();
-                let messages = findings.iter().map(|f| f["message"].as_str().unwrap());
-                let message = messages.filter(|m| m.starts_with(&format!("{size} "))).next().unwrap();
+                let mut messages = findings.iter().map(|f| f["message"].as_str().unwrap());
+                let message = messages.find(|m| m.starts_with(&format!("{size} "))).unwrap();
                 let number = message.split("max abs ").nth(1).unwrap().split(' ').next().unwrap();
                 number.parse::<f64>().unwrap()
             };

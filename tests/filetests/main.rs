@@ -1,5 +1,6 @@
 //! Tests that are one file each: `**/*.test` below this folder. `readme.test` explains the format. `BLESS=1` writes
 //! what the code does now into the files, to be read in the diff before it is committed.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod case;
 mod kinds;
