@@ -34,6 +34,18 @@ fn run(engine: &dyn Engine, model: &Path, inputs: &[(String, HostTensor)]) -> Ve
     session.run(&cast, None).unwrap().remove(0).1.to_f32()
 }
 
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
 #[test]
 fn every_policy_gives_the_same_network_in_every_engine() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sd15-mini");
@@ -50,10 +62,7 @@ fn every_policy_gives_the_same_network_in_every_engine() {
         [("torchscript", 1e-5), ("dynamo", 1e-5), ("split", 1e-5), ("torchscript-fp16", 2e-2)]
     {
         let folder = tempfile::tempdir().unwrap();
-        for entry in fs::read_dir(fixtures.join(export)).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-        }
+        copy_folder(&fixtures.join(export), folder.path());
         let model = folder.path().join("unet.onnx");
         let mut outputs: Vec<(String, Vec<f32>)> = Vec::new();
         for target in [Target::Pruned, Target::Fused] {

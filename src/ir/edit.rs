@@ -139,8 +139,9 @@ impl<'g> Editor<'g> {
     /// [`EditError`] if the node cannot be encoded.
     pub fn add_node(&mut self, spec: NodeSpec<'_>, place: Place) -> Result<NodeId, EditError> {
         let names: Vec<String> = spec.outputs.iter().map(|hint| self.fresh_name(hint)).collect();
+        let name = self.fresh_node_name(spec.name);
         let proto = NodeProto {
-            name: Some(spec.name.to_string()),
+            name: Some(name.clone()),
             op_type: Some(spec.op_type.to_string()),
             input: self.names(spec.inputs),
             output: names.clone(),
@@ -148,7 +149,7 @@ impl<'g> Editor<'g> {
             ..NodeProto::default()
         };
         let node = Node {
-            name: spec.name.to_string(),
+            name,
             op_type: spec.op_type.to_string(),
             domain: String::new(),
             inputs: spec.inputs.to_vec(),
@@ -187,7 +188,7 @@ impl<'g> Editor<'g> {
                 None => String::new(),
             });
         }
-        copy.name = format!("{}{suffix}", copy.name);
+        copy.name = self.fresh_node_name(&format!("{}{suffix}", copy.name));
         copy.inputs = inputs.to_vec();
         copy.raw = wire::replace_fields(&copy.raw, 3, &[Field::message(3, copy.name.as_bytes())])?;
         let id = self.insert(copy, names, place);
@@ -371,6 +372,22 @@ impl<'g> Editor<'g> {
             n += 1;
             name = format!("{hint}_{n}");
         }
+        name
+    }
+
+    /// A node name that is not taken, and is from now on: engines refuse a graph in which two nodes share one.
+    fn fresh_node_name(&mut self, hint: &str) -> String {
+        let mut taken = std::mem::take(&mut self.graph.node_names);
+        if taken.is_empty() {
+            taken.extend(self.graph.nodes().map(|(_, node)| node.name.clone()));
+        }
+        let mut name = hint.to_string();
+        let mut n = 1;
+        while !taken.insert(name.clone()) {
+            n += 1;
+            name = format!("{hint}_{n}");
+        }
+        self.graph.node_names = taken;
         name
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Editor, InitializerId, Node, NodeId, ValueId, weights::NewData};
 use crate::onnx::{
@@ -34,6 +34,8 @@ pub struct Graph {
     pub(crate) new_name: Option<String>,
     pub(crate) extra_inputs: Vec<GraphIo>,
     pub(crate) edited: bool,
+    /// Names of nodes, those of removed ones too; empty until a node is added.
+    pub(crate) node_names: FxHashSet<String>,
     pub(crate) source: Arc<Source>,
 }
 

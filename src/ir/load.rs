@@ -74,6 +74,7 @@ impl Loader {
             new_name: None,
             extra_inputs: Vec::new(),
             edited: false,
+            node_names: FxHashSet::default(),
             source: Arc::clone(source),
         };
         Ok(Self { graph, pending: Vec::with_capacity(nodes), outputs: Vec::new(), overridable: Vec::new() })

@@ -2,10 +2,12 @@
 //! stored. Smallest on disk; slower to load, and what an engine makes cannot be mapped. ONNX has `Shrink` for exactly
 //! this, but not every engine does.
 
+use rustc_hash::FxHashSet;
+
 use super::{PassError, PruneOutcome};
 use crate::{
     analysis::magnitude::Magnitude,
-    ir::{EditError, Editor, InitializerId, NewData, NodeSpec, Place, Use, ValueId},
+    ir::{EditError, Editor, InitializerId, NewData, NodeId, NodeSpec, Place, Use, ValueId},
     onnx::DataType,
     plan::ResolvedPlan,
 };
@@ -18,13 +20,14 @@ pub(super) fn run(
     editor: &mut Editor<'_>,
 ) -> Result<(), PassError> {
     let mut done: Vec<InitializerId> = Vec::new();
+    let mut masks: FxHashSet<NodeId> = FxHashSet::default();
     for (prune, outcome) in plan.prunes.iter().zip(outcomes) {
         for (weight, tensor) in prune.weights.iter().zip(&mut outcome.tensors) {
             let (Some(masked), Some(data)) = (tensor.initializer, &tensor.data) else { continue };
             let Some(t) = data.transform.threshold() else { continue };
             if !done.contains(&masked) {
                 done.push(masked);
-                compute(editor, weight.initializer, masked, weight.data_type, t)?;
+                compute(editor, weight.initializer, masked, weight.data_type, t, &mut masks)?;
             }
             tensor.initializer = Some(weight.initializer);
         }
@@ -32,13 +35,15 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Makes everything that reads the initializer `masked` read `original` through a mask.
+/// Makes everything that reads the initializer `masked` read `original` through a mask; the nodes that mask other copies
+/// of the same original (`masks`) go on reading it as it is.
 fn compute(
     editor: &mut Editor<'_>,
     original: InitializerId,
     masked: InitializerId,
     data_type: DataType,
     t: Magnitude,
+    masks: &mut FxHashSet<NodeId>,
 ) -> Result<(), PassError> {
     let gone = || EditError::Gone("a masked weight".into());
     let from = editor.graph().initializer(masked).ok_or_else(gone)?.value;
@@ -62,21 +67,26 @@ fn compute(
     };
     let limit = scalar(editor, "threshold", t.value())?;
     let zero = scalar(editor, "zero", 0.0)?;
+    let mut made = Vec::new();
     let mut node = |op_type: &str, inputs: &[ValueId]| -> Result<ValueId, PassError> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         let name = format!("{name}/{op_type}");
         let spec =
             NodeSpec { name: &name, op_type, inputs: &inputs, outputs: &[&name], attributes: Vec::new() };
         let id = editor.add_node(spec, Place::First)?;
+        made.push(id);
         Ok(editor.graph().node(id).output(0).ok_or_else(gone)?)
     };
     let magnitude = node("Abs", &[weight])?;
     let kept = node("Greater", &[magnitude, limit])?;
     let masked = node("Where", &[kept, weight, zero])?;
     for used in users {
-        if let Use::Operand { node, slot } = used {
+        if let Use::Operand { node, slot } = used
+            && !masks.contains(&node)
+        {
             editor.set_input(node, slot, masked)?;
         }
     }
+    masks.extend(made);
     Ok(())
 }
