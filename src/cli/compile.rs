@@ -40,7 +40,7 @@ pub struct Args {
     /// Where a fused graph has its amplification weight w from.
     #[arg(long, value_enum, default_value_t = PoaWeight::Baked)]
     poa_weight: PoaWeight,
-    /// The file to write, or the folder if --emit names several [default: <model>.pruned.onnx, .crdiff.onnx (fused) or
+    /// The file to write, or the folder if --emit names several [default: MODEL.pruned.onnx, .crdiff.onnx (fused) or
     /// .amplified.onnx beside the model]
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,

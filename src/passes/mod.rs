@@ -1,4 +1,4 @@
-//! The passes, in order. A new pass is one file, one line in [`ORDERED`] and one test file.
+//! The passes, in order. A new pass is one file, one line in `ORDERED` and one test file.
 
 mod bypass;
 mod compact;
