@@ -48,7 +48,10 @@ pub struct NodeSpec<'a> {
 /// Where in the topological order a node is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Before all original nodes: for nodes that read only graph inputs and initializers.
+    /// Before everything else, in the order in which they are added: for nodes that read only initializers, and each
+    /// other.
+    Front,
+    /// Before all original nodes: for nodes that read only graph inputs, initializers and what is in front.
     First,
     /// After all original nodes.
     Last,
@@ -218,6 +221,10 @@ impl<'g> Editor<'g> {
         }
         graph.nodes.push(Some(node));
         match place {
+            Place::Front => {
+                graph.first.insert(graph.front, id);
+                graph.front += 1;
+            }
             Place::First => graph.first.push(id),
             Place::Last => graph.last.push(id),
         }

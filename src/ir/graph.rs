@@ -27,6 +27,8 @@ pub struct Graph {
     pub(crate) opsets: BTreeMap<String, i64>,
     pub(crate) layout: Vec<Item>,
     pub(crate) first: Vec<NodeId>,
+    /// How many of `first` stand in front.
+    pub(crate) front: usize,
     pub(crate) last: Vec<NodeId>,
     pub(crate) added_initializers: Vec<InitializerId>,
     pub(crate) metadata: Vec<(String, String)>,

@@ -73,7 +73,7 @@ fn compute(
         let name = format!("{name}/{op_type}");
         let spec =
             NodeSpec { name: &name, op_type, inputs: &inputs, outputs: &[&name], attributes: Vec::new() };
-        let id = editor.add_node(spec, Place::First)?;
+        let id = editor.add_node(spec, Place::Front)?;
         made.push(id);
         Ok(editor.graph().node(id).output(0).ok_or_else(gone)?)
     };
