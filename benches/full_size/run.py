@@ -2,7 +2,7 @@
 """Measures crdiff-compile and its Python peers on full-size models. README.md says what, and how to get the models.
 
 Every case is a process of its own. All cases run once in a round, so that whatever else the machine does falls on all
-of them alike; the first round only warms the page cache.
+of them alike. The first round warms the page cache and measures memory; times are those of the others.
 """
 
 import argparse
@@ -28,18 +28,20 @@ LOADED = {"onnx-loaded": 1.2, "numpy-prune": 1.7, "graphsurgeon": 3.2}
 
 
 def measure(command, peak_file):
-    """Runs `command`; returns its wall and processor seconds and its peak memory in MiB."""
-    # A child's peak cannot read lower than the memory of what forked it, and GNU time is smaller than Python.
-    timed = ["time", "--quiet", "--format=%M", "--output", peak_file, *command]
+    """Runs `command`; returns its wall and processor seconds and, through `peak_file` if there is one, its peak MiB."""
+    if peak_file:
+        # A child's peak cannot read lower than the memory of what forked it, and GNU time is smaller than Python.
+        command = ["time", "--quiet", "--format=%M", "--output", peak_file, *command]
     started = time.perf_counter()
-    child = subprocess.Popen(timed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     error = child.stderr.read().decode()
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.perf_counter() - started
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         raise SystemExit(f"{' '.join(map(str, command))}\nended with {child.returncode}:\n{error}")
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": int(peak_file.read_text()) / 1024}
+    peak = int(peak_file.read_text()) / 1024 if peak_file else None
+    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": peak}
 
 
 def python_with_peers():
@@ -111,10 +113,9 @@ def run(model, args, python):
                 # Minutes each: these run in as few rounds as asked for, and need no warming round.
                 if slow and not 1 <= round_ <= args.slow_repeat:
                     continue
-                measured = measure(command, out / "peak")
+                measured = measure(command, out / "peak" if slow or round_ == 0 else None)
                 print(f"{model.parent.name} {round_}: {name}: {measured['wall']:.3f} s", file=sys.stderr)
-                if round_ > 0:
-                    results.setdefault(name, []).append(measured)
+                results.setdefault(name, []).append({"round": round_, **measured})
                 if slow:
                     remove_outputs(model.parent, keep="bench-crdiff-share")
     finally:
@@ -130,12 +131,13 @@ def remove_outputs(folder, keep=None):
 
 
 def summary(runs):
+    timed = [run for run in runs if run["round"] > 0]
     return {
-        "runs": len(runs),
-        "wall_median_s": statistics.median(run["wall"] for run in runs),
-        "wall_min_s": min(run["wall"] for run in runs),
-        "cpu_median_s": statistics.median(run["cpu"] for run in runs),
-        "peak_max_mib": max(run["peak"] for run in runs),
+        "runs": len(timed),
+        "wall_median_s": statistics.median(run["wall"] for run in timed),
+        "wall_min_s": min(run["wall"] for run in timed),
+        "cpu_median_s": statistics.median(run["cpu"] for run in timed),
+        "peak_max_mib": max(run["peak"] for run in runs if run["peak"] is not None),
     }
 
 
