@@ -111,8 +111,9 @@ pub fn compile(
     progress: &Progress<'_>,
 ) -> Result<Compilation, CompileError> {
     let emit = emit(plan, target)?;
-    let shapes = shapes::shapes(graph);
-    let modules = modules::modules(graph);
+    // Half of the time of a compilation that reads no weights.
+    let (shapes, (modules, source)) =
+        rayon::join(|| shapes::shapes(graph), || (modules::modules(graph), graph.structure_digest()));
     let flow = Flow::of(graph);
     let weights = weights::weights(graph, &modules);
     let facts = Facts { graph, modules: &modules, shapes: &shapes, flow: &flow };
@@ -122,8 +123,7 @@ pub fn compile(
             prune.rule.scale.value = 1.0 - w;
         }
     }
-    let provenance =
-        Provenance { emit: emit.name(), plan: plan.digest.clone(), source: graph.structure_digest() };
+    let provenance = Provenance { emit: emit.name(), plan: plan.digest.clone(), source };
     let outcome = passes::run(graph, &resolved, emit, masks, &provenance, progress)?;
     Ok(Compilation { resolved, outcomes: outcome.prunes, sharing: outcome.sharing, modules, shapes })
 }
@@ -256,6 +256,10 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
     };
     zeros(&mut report, &compilation, &written.masked)?;
     files(&mut report, policy, job.masks, &written);
+    if let Some(path) = &written.left_over {
+        let path = path.display();
+        report.notes.push(format!("{path} is from an earlier output; this one does not use it"));
+    }
     report.outputs.push(OutputReport {
         emit: job.target.name().to_string(),
         path: output.display().to_string(),

@@ -7,7 +7,7 @@
 //! 5. The graph's inputs and outputs have the names and types that they had.
 //! 6. Names are unique among values that are there.
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use super::{Graph, Origin, Use, ValueId};
 
@@ -34,7 +34,7 @@ impl Graph {
     }
 
     fn check_origins(&self) -> Result<(), CheckError> {
-        let mut names = FxHashSet::default();
+        let mut names = FxHashSet::with_capacity_and_hasher(self.value_capacity(), FxBuildHasher);
         for id in self.value_ids() {
             let value = self.value(id);
             let named_back = match value.origin {

@@ -207,11 +207,7 @@ impl<'g> Editor<'g> {
             .into_iter()
             .enumerate()
             .map(|(slot, name)| {
-                (!name.is_empty()).then(|| {
-                    let value = graph.push_value(name.clone(), Origin::Node { node: id, slot });
-                    graph.by_name.insert(name, value);
-                    value
-                })
+                (!name.is_empty()).then(|| graph.push_value(name, Origin::Node { node: id, slot }))
             })
             .collect();
         for (slot, input) in node.inputs.iter().enumerate() {
@@ -228,7 +224,7 @@ impl<'g> Editor<'g> {
             Place::First => graph.first.push(id),
             Place::Last => graph.last.push(id),
         }
-        graph.edited = true;
+        graph.edits += 1;
         id
     }
 
@@ -282,7 +278,7 @@ impl<'g> Editor<'g> {
     pub fn set_data(&mut self, id: InitializerId, data: NewData) -> Result<(), EditError> {
         let gone = || EditError::Gone(format!("initializer {}", id.index()));
         self.graph.initializers[id.index()].as_mut().ok_or_else(gone)?.new_data = Some(data);
-        self.graph.edited = true;
+        self.graph.edits += 1;
         Ok(())
     }
 
@@ -293,6 +289,7 @@ impl<'g> Editor<'g> {
     pub fn restore_data(&mut self, id: InitializerId) -> Result<(), EditError> {
         let gone = || EditError::Gone(format!("initializer {}", id.index()));
         self.graph.initializers[id.index()].as_mut().ok_or_else(gone)?.new_data = None;
+        self.graph.edits += 1;
         Ok(())
     }
 
@@ -307,12 +304,11 @@ impl<'g> Editor<'g> {
         let name = self.fresh_name(name);
         let id = InitializerId::new(self.graph.initializers.len());
         let value = self.graph.push_value(name.clone(), Origin::Initializer(id));
-        self.graph.by_name.insert(name.clone(), value);
         let header =
             TensorHeader { name, data_type, dims: dims.to_vec(), payload: Payload::Typed, raw: Bytes::new() };
         self.graph.initializers.push(Some(Initializer { value, header, new_data: Some(data) }));
         self.graph.added_initializers.push(id);
-        self.graph.edited = true;
+        self.graph.edits += 1;
         id
     }
 
@@ -329,10 +325,9 @@ impl<'g> Editor<'g> {
         }
         let index = self.graph.inputs.len() + self.graph.extra_inputs.len();
         let value = self.graph.push_value(info.name().to_string(), Origin::Input(index));
-        self.graph.by_name.insert(info.name().to_string(), value);
         let raw = info.encode_to_vec().into();
         self.graph.extra_inputs.push(GraphIo { value, info, raw });
-        self.graph.edited = true;
+        self.graph.edits += 1;
         Ok(value)
     }
 
@@ -355,27 +350,27 @@ impl<'g> Editor<'g> {
         let raw = info.encode_to_vec().into();
         self.graph.uses[value.index()].push(Use::Output(self.graph.outputs.len()));
         self.graph.outputs.push(GraphIo { value, info, raw });
-        self.graph.edited = true;
+        self.graph.edits += 1;
         Ok(())
     }
 
     /// Names the graph.
     pub fn set_graph_name(&mut self, name: impl Into<String>) {
         self.graph.new_name = Some(name.into());
-        self.graph.edited = true;
+        self.graph.edits += 1;
     }
 
     /// Sets an entry of the model's `metadata_props`.
     pub fn set_metadata(&mut self, key: impl Into<String>, value: impl Into<String>) {
         self.graph.metadata.push((key.into(), value.into()));
-        self.graph.edited = true;
+        self.graph.edits += 1;
     }
 
     /// A value name that is not taken: `hint` itself, or with a number after it.
     pub fn fresh_name(&self, hint: &str) -> String {
         let mut name = hint.to_string();
         let mut n = 1;
-        while self.graph.by_name.contains_key(&name) {
+        while self.graph.value_named(&name).is_some() {
             n += 1;
             name = format!("{hint}_{n}");
         }
@@ -403,7 +398,7 @@ impl<'g> Editor<'g> {
     }
 
     fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, EditError> {
-        self.graph.edited = true;
+        self.graph.edits += 1;
         self.graph.nodes[id.index()].as_mut().ok_or_else(|| EditError::Gone(format!("node {}", id.index())))
     }
 
@@ -412,12 +407,10 @@ impl<'g> Editor<'g> {
     }
 
     fn remove_value(&mut self, value: ValueId) {
-        let entry = &mut self.graph.values[value.index()];
-        entry.origin = Origin::Removed;
-        if self.graph.by_name.get(&entry.name) == Some(&value) {
-            self.graph.by_name.remove(&entry.name);
-        }
-        self.graph.edited = true;
+        let Graph { values, by_name, .. } = &mut *self.graph;
+        by_name.remove(values, value);
+        values[value.index()].origin = Origin::Removed;
+        self.graph.edits += 1;
     }
 
     /// Writes the node's operand or result names into its bytes, leaving every other field as it is.
@@ -439,9 +432,10 @@ impl<'g> Editor<'g> {
                 self.graph.value(value).name
             )));
         };
-        let old = std::mem::replace(&mut self.graph.values[value.index()].name, name.clone());
-        self.graph.by_name.remove(&old);
-        self.graph.by_name.insert(name.clone(), value);
+        let Graph { values, by_name, .. } = &mut *self.graph;
+        by_name.remove(values, value);
+        let old = std::mem::replace(&mut values[value.index()].name, name.clone());
+        by_name.insert(values, value);
         self.encode_names(producer, NODE_OUTPUT)?;
         for used in self.graph.uses(value).to_vec() {
             match used {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Editor, InitializerId, Node, NodeId, ValueId, weights::NewData};
+use super::{Editor, InitializerId, Node, NodeId, ValueId, names::Names, weights::NewData};
 use crate::onnx::{
     DataFiles, Source, TensorHeader,
     proto::{TypeProto, ValueInfoProto},
@@ -23,7 +23,7 @@ pub struct Graph {
     pub(crate) inputs: Vec<GraphIo>,
     pub(crate) outputs: Vec<GraphIo>,
     pub(crate) value_info: FxHashMap<ValueId, TypeProto>,
-    pub(crate) by_name: FxHashMap<String, ValueId>,
+    pub(crate) by_name: Names,
     pub(crate) opsets: BTreeMap<String, i64>,
     pub(crate) layout: Vec<Item>,
     pub(crate) first: Vec<NodeId>,
@@ -35,7 +35,8 @@ pub struct Graph {
     pub(crate) name: String,
     pub(crate) new_name: Option<String>,
     pub(crate) extra_inputs: Vec<GraphIo>,
-    pub(crate) edited: bool,
+    /// How many edits were made so far.
+    pub(crate) edits: u64,
     /// Names of nodes, those of removed ones too; empty until a node is added.
     pub(crate) node_names: FxHashSet<String>,
     pub(crate) source: Arc<Source>,
@@ -171,7 +172,7 @@ impl Graph {
 
     /// The value with this name.
     pub fn value_named(&self, name: &str) -> Option<ValueId> {
-        self.by_name.get(name).copied()
+        self.by_name.get(&self.values, name)
     }
 
     /// The node that produces `value`, if one does.
@@ -233,7 +234,12 @@ impl Graph {
 
     /// Whether anything was changed since the graph was loaded.
     pub fn is_edited(&self) -> bool {
-        self.edited
+        self.edits > 0
+    }
+
+    /// How many edits were made since the graph was loaded: as long as it stays, so does the graph.
+    pub fn edits(&self) -> u64 {
+        self.edits
     }
 
     /// The model that the graph was read from.

@@ -1,12 +1,13 @@
 //! Reading a [`Source`] into a [`Graph`].
 
-use std::{collections::BTreeMap, fmt::Display, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     Graph, GraphIo, Initializer, InitializerId, Node, NodeId, Origin, Use, Value, ValueId, graph::Item,
+    names::Names,
 };
 use crate::onnx::{
     OnnxError, Source, TensorHeader, graph_field, model_field,
@@ -34,10 +35,8 @@ impl Graph {
 
 struct Loader {
     graph: Graph,
-    /// Operand names of each node, until all values are known.
-    pending: Vec<NodeProto>,
+    inputs: Vec<(ValueInfoProto, bytes::Bytes)>,
     outputs: Vec<(ValueInfoProto, bytes::Bytes)>,
-    overridable: Vec<(ValueInfoProto, bytes::Bytes)>,
 }
 
 impl Loader {
@@ -63,7 +62,7 @@ impl Loader {
             inputs: Vec::new(),
             outputs: Vec::new(),
             value_info: FxHashMap::default(),
-            by_name: FxHashMap::with_capacity_and_hasher(values, FxBuildHasher),
+            by_name: Names::with_capacity(values),
             opsets,
             layout: Vec::with_capacity(fields.len()),
             first: Vec::new(),
@@ -74,40 +73,28 @@ impl Loader {
             name: String::new(),
             new_name: None,
             extra_inputs: Vec::new(),
-            edited: false,
+            edits: 0,
             node_names: FxHashSet::default(),
             source: Arc::clone(source),
         };
-        Ok(Self { graph, pending: Vec::with_capacity(nodes), outputs: Vec::new(), overridable: Vec::new() })
+        Ok(Self { graph, inputs: Vec::new(), outputs: Vec::new() })
     }
 
-    /// First round: everything that defines a value. Operands are resolved once all names are known, because the
-    /// wire format does not fix the order of a graph's fields.
+    /// First round: everything but the nodes. The wire format does not fix the order of a graph's fields, and
+    /// exporters write the nodes before the initializers that they read.
     fn define(&mut self, field: &Field) -> Result<(), OnnxError> {
         let item = match field.number {
             graph_field::NODE => {
-                let proto: NodeProto = decode(field, "a node")?;
-                let id = NodeId::new(self.graph.nodes.len());
-                let outputs = self.define_outputs(id, &proto)?;
-                self.graph.nodes.push(Some(Node {
-                    name: proto.name().to_string(),
-                    op_type: proto.op_type().to_string(),
-                    domain: proto.domain().to_string(),
-                    inputs: Vec::new(),
-                    outputs,
-                    attributes: Vec::new(),
-                    metadata: Vec::new(),
-                    captures: Vec::new(),
-                    raw: field.value(),
-                }));
+                let id = NodeId::new(self.graph.order.len());
                 self.graph.order.push(id);
-                self.pending.push(proto);
                 Item::Node(id)
             }
             graph_field::INITIALIZER => {
                 let header = TensorHeader::parse(field.value())?;
                 let id = InitializerId::new(self.graph.initializers.len());
-                let value = self.define_value(&header.name, Origin::Initializer(id), "initializer")?;
+                let value = self.define_value(header.name.clone(), Origin::Initializer(id), |n| {
+                    format!("initializer `{n}`")
+                })?;
                 self.graph.initializers.push(Some(Initializer { value, header, new_data: None }));
                 Item::Initializer(id)
             }
@@ -116,7 +103,7 @@ impl Loader {
                 Item::Other(field.clone())
             }
             graph_field::INPUT => {
-                self.overridable.push((decode(field, "a graph input")?, field.value()));
+                self.inputs.push((decode(field, "a graph input")?, field.value()));
                 Item::Input
             }
             graph_field::OUTPUT => {
@@ -136,61 +123,48 @@ impl Loader {
         Ok(())
     }
 
-    fn define_outputs(&mut self, id: NodeId, proto: &NodeProto) -> Result<Vec<Option<ValueId>>, OnnxError> {
-        proto
-            .output
-            .iter()
-            .enumerate()
-            .map(|(slot, name)| match name.as_str() {
-                "" => Ok(None),
-                name => self
-                    .define_value(
-                        name,
-                        Origin::Node { node: id, slot },
-                        format_args!("output of node `{}`", proto.name()),
-                    )
-                    .map(Some),
-            })
-            .collect()
-    }
-
     fn define_sparse(&mut self, field: &Field) -> Result<(), OnnxError> {
         // SparseTensorProto.values (field 1) is a TensorProto that carries the name.
         for part in wire::split(&field.value())?.iter().filter(|f| f.number == 1) {
             let values = TensorHeader::parse(part.value())?;
-            self.define_value(&values.name, Origin::SparseInitializer, "sparse initializer")?;
+            self.define_value(values.name, Origin::SparseInitializer, |n| {
+                format!("sparse initializer `{n}`")
+            })?;
         }
         Ok(())
     }
 
-    fn define_value(&mut self, name: &str, origin: Origin, what: impl Display) -> Result<ValueId, OnnxError> {
+    fn define_value(
+        &mut self,
+        name: String,
+        origin: Origin,
+        what: impl Fn(&str) -> String,
+    ) -> Result<ValueId, OnnxError> {
         if name.is_empty() {
-            return Err(OnnxError::invalid(format!("an {what}"), "it has no name"));
+            return Err(OnnxError::invalid(what(&name), "it has no name"));
         }
-        let id = self.graph.push_value(name.to_string(), origin);
-        match self.graph.by_name.insert(name.to_string(), id) {
-            None => Ok(id),
-            Some(_) => Err(OnnxError::invalid(format!("{what} `{name}`"), "the name is defined twice")),
+        if self.graph.value_named(&name).is_some() {
+            return Err(OnnxError::invalid(what(&name), "the name is defined twice"));
         }
+        Ok(self.graph.push_value(name, origin))
     }
 
-    /// Second round: inputs, operands, captures, outputs, value_info.
+    /// Second round: inputs, nodes in their order, outputs, value_info.
     fn connect(&mut self) -> Result<(), OnnxError> {
-        for (info, raw) in std::mem::take(&mut self.overridable) {
+        for (info, raw) in std::mem::take(&mut self.inputs) {
             let index = self.graph.inputs.len();
             // An initializer may be listed as an input as well; then the value is the initializer's.
             let value = match self.graph.value_named(info.name()) {
                 Some(value) if self.graph.initializer_of(value).is_some() => value,
-                _ => self.define_value(info.name(), Origin::Input(index), "graph input")?,
+                _ => self.define_value(info.name().to_string(), Origin::Input(index), |n| {
+                    format!("graph input `{n}`")
+                })?,
             };
             self.graph.inputs.push(GraphIo { value, info, raw });
         }
-        let mut defined = vec![false; self.graph.values.len()];
-        for (index, value) in self.graph.values.iter().enumerate() {
-            defined[index] = !matches!(value.origin, Origin::Node { .. });
-        }
-        for (index, proto) in std::mem::take(&mut self.pending).into_iter().enumerate() {
-            self.connect_node(NodeId::new(index), proto, &mut defined)?;
+        let source = Arc::clone(&self.graph.source);
+        for field in source.graph.fields.iter().filter(|f| f.number == graph_field::NODE) {
+            self.add_node(field)?;
         }
         for (index, (info, raw)) in std::mem::take(&mut self.outputs).into_iter().enumerate() {
             let value = self.graph.value_named(info.name()).ok_or_else(|| {
@@ -202,30 +176,14 @@ impl Loader {
         self.connect_descriptions()
     }
 
-    fn connect_node(&mut self, id: NodeId, proto: NodeProto, defined: &mut [bool]) -> Result<(), OnnxError> {
-        let graph = &mut self.graph;
-        let undefined = |name: &str, why: &str| {
-            OnnxError::invalid(
-                format!("{} node `{}`", proto.op_type(), proto.name()),
-                format!("it reads `{name}`, which {why}"),
-            )
-        };
-        let read = |graph: &mut Graph, name: &str, used: Use| {
-            let value = graph.value_named(name).ok_or_else(|| undefined(name, "nothing defines"))?;
-            if !defined[value.index()] {
-                return Err(undefined(
-                    name,
-                    "is produced only after it: the nodes are not in topological order",
-                ));
-            }
-            graph.uses[value.index()].push(used);
-            Ok(value)
-        };
+    fn add_node(&mut self, field: &Field) -> Result<(), OnnxError> {
+        let mut proto: NodeProto = decode(field, "a node")?;
+        let id = NodeId::new(self.graph.nodes.len());
         let mut inputs = Vec::with_capacity(proto.input.len());
         for (slot, name) in proto.input.iter().enumerate() {
             inputs.push(match name.as_str() {
                 "" => None,
-                name => Some(read(graph, name, Use::Operand { node: id, slot })?),
+                name => Some(self.read(&proto, name, Use::Operand { node: id, slot })?),
             });
         }
         let mut captured = Vec::new();
@@ -238,18 +196,56 @@ impl Loader {
         captured.dedup();
         let mut captures = Vec::with_capacity(captured.len());
         for name in captured {
-            captures.push(read(graph, &name, Use::Capture(id))?);
+            captures.push(self.read(&proto, &name, Use::Capture(id))?);
         }
-        if let Some(node) = graph.nodes[id.index()].as_mut() {
-            node.inputs = inputs;
-            node.captures = captures;
-            node.attributes = proto.attribute;
-            node.metadata = proto.metadata_props;
-            for value in node.results() {
-                defined[value.index()] = true;
-            }
+        let mut outputs = Vec::with_capacity(proto.output.len());
+        for (slot, name) in std::mem::take(&mut proto.output).into_iter().enumerate() {
+            outputs.push(match name.is_empty() {
+                true => None,
+                false => Some(self.define_value(name, Origin::Node { node: id, slot }, |n| {
+                    format!("output `{n}` of node `{}`", proto.name())
+                })?),
+            });
         }
+        // A decoder makes room for four of each, which for thousands of nodes is most of the memory.
+        proto.attribute.shrink_to_fit();
+        proto.metadata_props.shrink_to_fit();
+        self.graph.nodes.push(Some(Node {
+            name: proto.name.unwrap_or_default(),
+            op_type: proto.op_type.unwrap_or_default(),
+            domain: proto.domain.unwrap_or_default(),
+            inputs,
+            outputs,
+            attributes: proto.attribute,
+            metadata: proto.metadata_props,
+            captures,
+            raw: field.value(),
+        }));
         Ok(())
+    }
+
+    /// The value that `reader` reads by this name.
+    fn read(&mut self, reader: &NodeProto, name: &str, used: Use) -> Result<ValueId, OnnxError> {
+        let value = self.graph.value_named(name).ok_or_else(|| {
+            let why = match self.is_produced(name) {
+                true => "is produced only after it: the nodes are not in topological order",
+                false => "nothing defines",
+            };
+            OnnxError::invalid(
+                format!("{} node `{}`", reader.op_type(), reader.name()),
+                format!("it reads `{name}`, which {why}"),
+            )
+        })?;
+        self.graph.uses[value.index()].push(used);
+        Ok(value)
+    }
+
+    /// Whether any node of the model, read already or not, has a result of this name.
+    fn is_produced(&self, name: &str) -> bool {
+        let nodes = self.graph.source.graph.fields.iter().filter(|f| f.number == graph_field::NODE);
+        nodes
+            .filter_map(|field| NodeProto::decode(field.value()).ok())
+            .any(|node| node.output.iter().any(|output| output == name))
     }
 
     fn connect_descriptions(&mut self) -> Result<(), OnnxError> {
@@ -258,14 +254,14 @@ impl Loader {
             let Item::About(about, field) = item else { continue };
             if field.number == graph_field::VALUE_INFO {
                 let info: ValueInfoProto = decode(field, "a value_info")?;
-                *about = graph.by_name.get(info.name()).copied();
+                *about = graph.by_name.get(&graph.values, info.name());
                 if let (Some(value), Some(r#type)) = (*about, info.r#type) {
                     graph.value_info.insert(value, r#type);
                 }
             } else {
                 // TensorAnnotation.tensor_name is field 1.
                 let name = wire::split(&field.value())?.into_iter().find(|f| f.number == 1);
-                *about = name.and_then(|f| graph.by_name.get(f.as_str()?).copied());
+                *about = name.and_then(|f| graph.by_name.get(&graph.values, f.as_str()?));
             }
         }
         Ok(())
@@ -273,9 +269,11 @@ impl Loader {
 }
 
 impl Graph {
+    /// Adds a value; its name must not be taken.
     pub(crate) fn push_value(&mut self, name: String, origin: Origin) -> ValueId {
         let id = ValueId::new(self.values.len());
         self.values.push(Value { name, origin });
+        self.by_name.insert(&self.values, id);
         self.uses.push(Vec::new());
         id
     }

@@ -9,6 +9,7 @@ mod edit;
 mod graph;
 mod load;
 mod masked;
+mod names;
 mod node;
 mod rename;
 mod weights;

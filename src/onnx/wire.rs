@@ -65,8 +65,15 @@ impl Field {
 /// # Errors
 /// [`OnnxError::Wire`] where a key, a length or a value does not fit.
 pub fn split(message: &Bytes) -> Result<Vec<Field>, OnnxError> {
-    let mut fields = Vec::new();
     let mut at = 0;
+    let mut count = 0;
+    while at < message.len() {
+        (_, _, _, at) = next_field(message, at)?;
+        count += 1;
+    }
+    // A graph has tens of thousands: growing the list would copy it over and over.
+    let mut fields = Vec::with_capacity(count);
+    at = 0;
     while at < message.len() {
         let (number, wire_type, value_at, end) = next_field(message, at)?;
         fields.push(Field { number, wire_type, raw: message.slice(at..end), value_at: value_at - at });

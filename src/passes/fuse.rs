@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     PassError, PruneOutcome,
-    prune::{Target, add_masked, place_all, seen_by},
+    prune::{Placing, add_masked, place_all, seen_by},
 };
 use crate::{
     analysis::{magnitude::Progress, weights::Weight},
@@ -17,7 +17,7 @@ use crate::{
         DataType,
         proto::{AttributeProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, type_proto},
     },
-    plan::ResolvedPlan,
+    plan::{ResolvedPlan, Skips},
 };
 
 /// Suffix of the names of copied nodes and their results.
@@ -52,11 +52,7 @@ pub(super) fn run(
     progress: &Progress<'_>,
 ) -> Result<(Vec<PruneOutcome>, Sharing), PassError> {
     let dense: Vec<NodeId> = editor.graph().node_ids().collect();
-    let mut branch = Branch::default();
-    for redirect in plan.bypasses.iter().flat_map(|b| &b.bypass.redirects) {
-        // As in the bypass pass: a block comes before the branches in it.
-        branch.skips.entry(redirect.from).or_insert(redirect.to);
-    }
+    let mut branch = Branch { skips: plan.skips(), ..Branch::default() };
     let outcomes = place_all(plan, editor, &mut branch, progress)?;
     let outputs: Vec<ValueId> = editor.graph().outputs().iter().map(|io| io.value).collect();
     let differing = branch.differing(editor.graph(), &dense);
@@ -98,15 +94,14 @@ pub(super) fn run(
 /// What the pruned branch has in place of what the dense one has.
 #[derive(Default)]
 struct Branch {
-    /// Outputs of bypassed modules, and their skips.
-    skips: FxHashMap<ValueId, ValueId>,
+    skips: Skips,
     /// Operands that are masked weights.
     masked: FxHashMap<(NodeId, usize), ValueId>,
     /// Results of copied nodes.
     values: FxHashMap<ValueId, ValueId>,
 }
 
-impl Target for Branch {
+impl Placing for Branch {
     fn place(
         &mut self,
         editor: &mut Editor<'_>,
@@ -135,16 +130,8 @@ impl Target for Branch {
 impl Branch {
     /// What the pruned branch reads where the dense one reads `value`.
     fn value(&self, value: ValueId) -> ValueId {
-        let skip = self.skip(value);
+        let skip = self.skips.follow(value);
         self.values.get(&skip).copied().unwrap_or(skip)
-    }
-
-    /// `value`, or what takes its place where modules are bypassed.
-    fn skip(&self, mut value: ValueId) -> ValueId {
-        while let Some(skip) = self.skips.get(&value) {
-            value = *skip;
-        }
-        value
     }
 
     fn operands(&self, graph: &Graph, id: NodeId) -> Vec<Option<ValueId>> {
@@ -161,7 +148,7 @@ impl Branch {
             let node = graph.node(*id);
             let masked = (0..node.inputs.len()).any(|slot| self.masked.contains_key(&(*id, slot)));
             let changed = |value: ValueId| {
-                let skip = self.skip(value);
+                let skip = self.skips.follow(value);
                 skip != value || graph.producer(skip).is_some_and(|p| differing.contains(&p))
             };
             if masked || node.operands().chain(node.captures.iter().copied()).any(changed) {
@@ -174,12 +161,12 @@ impl Branch {
     /// The nodes that the pruned branch computes at all.
     fn needed(&self, graph: &Graph, dense: &[NodeId], outputs: &[ValueId]) -> FxHashSet<NodeId> {
         let mut needed: FxHashSet<NodeId> =
-            outputs.iter().filter_map(|v| graph.producer(self.skip(*v))).collect();
+            outputs.iter().filter_map(|v| graph.producer(self.skips.follow(*v))).collect();
         for id in dense.iter().rev() {
             if needed.contains(id) {
                 let node = graph.node(*id);
                 let read = node.operands().chain(node.captures.iter().copied());
-                needed.extend(read.filter_map(|v| graph.producer(self.skip(v))));
+                needed.extend(read.filter_map(|v| graph.producer(self.skips.follow(v))));
             }
         }
         needed

@@ -45,7 +45,7 @@ pub struct MaskedTensor {
 }
 
 /// Where masked weights go.
-pub(super) trait Target {
+pub(super) trait Placing {
     /// Puts the masked elements of `weight` somewhere for `users`, all the uses of the same initializer that the rule
     /// masks alike. Returns the initializer, and whether it is a copy because others read the original.
     fn place(
@@ -74,20 +74,20 @@ pub(super) fn run(
     place_all(plan, editor, &mut InPlace, progress)
 }
 
-/// Masks the weights of all prune rules and puts them where `target` says.
+/// Masks the weights of all prune rules and puts them where `placing` does.
 pub(super) fn place_all(
     plan: &ResolvedPlan,
     editor: &mut Editor<'_>,
-    target: &mut dyn Target,
+    placing: &mut dyn Placing,
     progress: &Progress<'_>,
 ) -> Result<Vec<PruneOutcome>, PassError> {
-    plan.prunes.iter().map(|prune| place_rule(prune, editor, target, progress)).collect()
+    plan.prunes.iter().map(|prune| place_rule(prune, editor, placing, progress)).collect()
 }
 
 fn place_rule(
     prune: &ResolvedPrune,
     editor: &mut Editor<'_>,
-    target: &mut dyn Target,
+    placing: &mut dyn Placing,
     progress: &Progress<'_>,
 ) -> Result<PruneOutcome, PassError> {
     let masks = masks(prune, editor.graph(), progress)?;
@@ -112,12 +112,12 @@ fn place_rule(
             });
             let placed = match twin {
                 Some((_, placed)) => {
-                    target.join(editor, weight, *placed)?;
+                    placing.join(editor, weight, *placed)?;
                     *placed
                 }
                 None => {
                     let users = users(prune, &masks.of, weight, mask);
-                    let placed = target.place(editor, weight, &users, data.clone())?;
+                    let placed = placing.place(editor, weight, &users, data.clone())?;
                     done.push((index, placed));
                     placed
                 }
@@ -146,7 +146,7 @@ fn users(
 /// Masks an initializer where it is if all that read it are masked alike, else in a copy.
 struct InPlace;
 
-impl Target for InPlace {
+impl Placing for InPlace {
     fn place(
         &mut self,
         editor: &mut Editor<'_>,

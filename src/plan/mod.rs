@@ -37,7 +37,7 @@ pub use model::{
     Runtime, Ties, Via, Weight,
 };
 pub use parse::{MAX_BYTES, load, parse};
-pub use resolve::{ResolvedBypass, ResolvedPlan, ResolvedPrune, resolve};
+pub use resolve::{ResolvedBypass, ResolvedPlan, ResolvedPrune, Skips, resolve};
 pub use schema::{
     AmplifyFile, BypassFile, BypassModules, CrDiffFile, CrDiffGroups, CrDiffShared, DuringFile, Globs,
     MaskByPattern, MaskByRatio, MaskByThreshold, OptionValue, PlanFile, PruneFile, Ramp, RuleFile,

@@ -5,10 +5,13 @@ use miette::SourceSpan;
 use rustc_hash::FxHashMap;
 
 use super::{BypassRule, Glob, Mask, Plan, PlanError, PruneRule, Rule, Selector, nearest};
-use crate::analysis::{
-    modules::ModuleId,
-    skip::{Bypass, Facts},
-    weights::{Weight, Weights},
+use crate::{
+    analysis::{
+        modules::ModuleId,
+        skip::{Bypass, Facts},
+        weights::{Weight, Weights},
+    },
+    ir::ValueId,
 };
 
 /// A plan whose rules name nodes and tensors of one graph.
@@ -18,6 +21,34 @@ pub struct ResolvedPlan {
     pub bypasses: Vec<ResolvedBypass>,
     /// The weights to mask, one entry a rule; no weight is in two of them.
     pub prunes: Vec<ResolvedPrune>,
+}
+
+impl ResolvedPlan {
+    /// What takes the place of the outputs of the bypassed modules.
+    pub fn skips(&self) -> Skips {
+        let mut skips = FxHashMap::default();
+        for redirect in self.bypasses.iter().flat_map(|b| &b.bypass.redirects) {
+            // A block and the last branch in it end in the same value. The block comes first, and takes the branch
+            // with it.
+            skips.entry(redirect.from).or_insert(redirect.to);
+        }
+        Skips(skips)
+    }
+}
+
+/// What takes the place of the outputs of bypassed modules.
+#[derive(Clone, Debug, Default)]
+pub struct Skips(FxHashMap<ValueId, ValueId>);
+
+impl Skips {
+    /// What is read in place of `value`: itself, unless it is the output of a bypassed module. The skip of one bypassed
+    /// module may be the output of another, so they are followed to a value that stays.
+    pub fn follow(&self, mut value: ValueId) -> ValueId {
+        while let Some(skip) = self.0.get(&value) {
+            value = *skip;
+        }
+        value
+    }
 }
 
 /// A module to bypass.

@@ -126,6 +126,21 @@ fn an_older_output_is_replaced_and_nothing_is_left_over() {
 }
 
 #[test]
+fn data_of_an_earlier_output_that_is_not_used_any_more_is_told_and_left_alone() {
+    let (_work, source) = workspace(&fixture("sd15-mini/dynamo/unet.onnx"));
+    let folder = source.parent().unwrap();
+    let output = folder.join("out.onnx");
+    let data = folder.join("out.onnx_data");
+    assert_eq!(write(&pruned(&source), &output, WeightPolicy::Share).unwrap().left_over, None);
+    let before = fs::read(&data).unwrap();
+    let mut renamed = load(&source);
+    renamed.edit().set_graph_name("renamed");
+    let written = write(&renamed, &output, WeightPolicy::Share).unwrap();
+    assert_eq!(written.left_over.as_ref(), Some(&data));
+    assert_eq!(fs::read(&data).unwrap(), before);
+}
+
+#[test]
 fn a_relative_output_in_the_current_folder_needs_no_folder_name() {
     let error = write(
         &load(&fixture("sd15-mini/torchscript/unet.onnx")),

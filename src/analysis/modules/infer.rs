@@ -1,5 +1,7 @@
 //! Finding each node's module path, from the strongest evidence to the weakest.
 
+use std::rc::Rc;
+
 use rustc_hash::FxHashSet;
 
 use super::{Evidence, paths};
@@ -10,9 +12,11 @@ use crate::{
 
 /// Each node's path (indexed by node id; `None` where nothing tells) and why.
 pub(super) struct Found {
-    pub paths: Vec<Option<String>>,
+    pub paths: Vec<Option<Rc<str>>>,
     pub evidence: Vec<Evidence>,
     pub wrapper: String,
+    /// Every path once: there are seven nodes to a module.
+    texts: FxHashSet<Rc<str>>,
 }
 
 /// Longest chain of shape-only operators that is walked between an attention's parts.
@@ -24,10 +28,11 @@ pub(super) fn paths(graph: &Graph) -> Found {
         paths: vec![None; capacity],
         evidence: vec![Evidence::None; capacity],
         wrapper: String::new(),
+        texts: FxHashSet::default(),
     };
     for (id, node) in graph.nodes() {
         if let Some((path, evidence)) = own_evidence(graph, node) {
-            found.set(id, path, evidence);
+            found.set(id, &path, evidence);
         }
     }
     found.drop_wrapper();
@@ -58,9 +63,18 @@ fn parameter_path<'g>(graph: &'g Graph, node: &Node) -> Option<&'g str> {
 }
 
 impl Found {
-    fn set(&mut self, node: NodeId, path: String, evidence: Evidence) {
-        self.paths[node.index()] = Some(path);
+    fn set(&mut self, node: NodeId, path: &str, evidence: Evidence) {
+        self.paths[node.index()] = Some(self.text(path));
         self.evidence[node.index()] = evidence;
+    }
+
+    fn text(&mut self, path: &str) -> Rc<str> {
+        if let Some(known) = self.texts.get(path) {
+            return Rc::clone(known);
+        }
+        let text: Rc<str> = path.into();
+        self.texts.insert(Rc::clone(&text));
+        text
     }
 
     fn get(&self, node: NodeId) -> Option<&str> {
@@ -68,34 +82,32 @@ impl Found {
     }
 
     fn drop_wrapper(&mut self) {
-        self.wrapper = paths::wrapper(self.paths.iter().flatten());
-        let Some(bare) = self.wrapper.strip_suffix('.') else { return };
-        for path in self.paths.iter_mut().flatten() {
-            if let Some(rest) = path.strip_prefix(&self.wrapper) {
-                *path = rest.to_string();
-            } else if path == bare {
-                path.clear();
-            }
-        }
+        self.wrapper = paths::wrapper(self.paths.iter().flatten().map(Rc::as_ref));
+        let wrapper = self.wrapper.clone();
+        let Some(bare) = wrapper.strip_suffix('.') else { return };
+        self.rename(|path| path.strip_prefix(&wrapper).or((path == bare).then_some("")));
     }
 
     /// A module that is called twice gets scopes `act` and `act_1` from the TorchScript exporter: one module again.
     /// A sibling that has parameters of its own stays as it is.
     fn merge_repeated_calls(&mut self, graph: &Graph) {
-        let known: FxHashSet<String> = self.paths.iter().flatten().cloned().collect();
         let owners: FxHashSet<&str> =
             graph.initializers().filter_map(|(_, i)| paths::from_parameter(&i.header.name)).collect();
-        let original = |path: &str| {
+        let known: FxHashSet<Rc<str>> = self.paths.iter().flatten().cloned().collect();
+        let wrapper = self.wrapper.clone();
+        self.rename(|path| {
             let (base, number) = path.rsplit_once('_')?;
             let repeated = number.parse::<u32>().is_ok() && known.contains(base);
-            let is_module = owners.contains(format!("{}{path}", self.wrapper).as_str());
-            (repeated && !is_module).then(|| base.to_string())
-        };
-        let renamed: Vec<Option<String>> =
-            self.paths.iter().map(|path| path.as_deref().and_then(original)).collect();
-        for (path, renamed) in self.paths.iter_mut().zip(renamed) {
-            if renamed.is_some() {
-                *path = renamed;
+            let is_module = owners.contains(format!("{wrapper}{path}").as_str());
+            (repeated && !is_module).then_some(base)
+        });
+    }
+
+    fn rename(&mut self, new: impl Fn(&str) -> Option<&str>) {
+        for index in 0..self.paths.len() {
+            let Some(path) = self.paths[index].clone() else { continue };
+            if let Some(new) = new(&path) {
+                self.paths[index] = Some(self.text(new));
             }
         }
     }
@@ -111,7 +123,7 @@ impl Found {
                 && let Some(path) = self.get(add).filter(|_| parameter_path(graph, sum).is_some())
             {
                 let path = path.to_string();
-                self.set(id, path, Evidence::ParameterName);
+                self.set(id, &path, Evidence::ParameterName);
             }
         }
     }
@@ -127,7 +139,7 @@ impl Found {
                 if let Some(projection) = value.and_then(|v| projection_before(graph, v))
                     && self.get(projection).is_none()
                 {
-                    self.set(projection, format!("{path}.{name}"), Evidence::Attention);
+                    self.set(projection, &format!("{path}.{name}"), Evidence::Attention);
                 }
             }
         }
@@ -137,14 +149,15 @@ impl Found {
         let flow = Flow::of(graph);
         let order: Vec<NodeId> = graph.node_ids().collect();
         // The path below each node: what all its consumers lie in.
-        let mut below: Vec<Option<String>> = vec![None; graph.node_capacity()];
+        let mut below: Vec<Option<Rc<str>>> = vec![None; graph.node_capacity()];
         for id in order.iter().rev() {
-            let mut path: Option<String> = None;
+            let mut path: Option<Rc<str>> = None;
             for consumer in consumers(graph, *id) {
                 let theirs = self.paths[consumer.index()].as_ref().or(below[consumer.index()].as_ref());
                 path = match (path, theirs) {
                     (None, theirs) => theirs.cloned(),
-                    (Some(mine), Some(theirs)) => Some(paths::common(&mine, theirs).to_string()),
+                    (Some(mine), Some(theirs)) if mine == *theirs => Some(mine),
+                    (Some(mine), Some(theirs)) => Some(self.text(paths::common(&mine, theirs))),
                     (mine, None) => mine,
                 };
             }
@@ -174,7 +187,7 @@ impl Found {
                 (None, None) => continue,
             };
             let path = path.to_string();
-            self.set(id, path, evidence);
+            self.set(id, &path, evidence);
         }
     }
 }

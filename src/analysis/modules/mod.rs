@@ -153,7 +153,7 @@ pub fn modules(graph: &Graph) -> Modules {
         by_path: FxHashMap::default(),
         of_node: vec![ModuleId(0); graph.node_capacity()],
         evidence: found.evidence,
-        layout: paths::layout(found.paths.iter().flatten()),
+        layout: paths::layout(found.paths.iter().flatten().map(AsRef::as_ref)),
         wrapper: found.wrapper,
     };
     modules.by_path.insert(String::new(), ModuleId(0));

@@ -52,7 +52,7 @@ pub fn from_parameter(name: &str) -> Option<&str> {
 }
 
 /// The prefix that a wrapper module puts before every path (`unet.`), if `paths` show one.
-pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
+pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
     let mut found: Option<String> = None;
     for path in paths {
         let mut start = 0;
@@ -73,7 +73,7 @@ pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a String>) -> String {
 }
 
 /// Whose names these are.
-pub fn layout<'a>(paths: impl IntoIterator<Item = &'a String>) -> Layout {
+pub fn layout<'a>(paths: impl IntoIterator<Item = &'a str>) -> Layout {
     let mut layout = Layout::Unknown;
     for path in paths {
         match path.split('.').next() {
@@ -156,10 +156,8 @@ mod tests {
 
     #[test]
     fn wrappers() {
-        let paths = ["unet.down_blocks.0.resnets.0", "unet.mid_block", ""].map(String::from);
-        assert_eq!(wrapper(&paths), "unet.");
-        let plain = ["down_blocks.0.resnets.0", "mid_block"].map(String::from);
-        assert_eq!(wrapper(&plain), "");
+        assert_eq!(wrapper(["unet.down_blocks.0.resnets.0", "unet.mid_block", ""]), "unet.");
+        assert_eq!(wrapper(["down_blocks.0.resnets.0", "mid_block"]), "");
     }
 
     #[test]

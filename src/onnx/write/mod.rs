@@ -70,6 +70,9 @@ pub struct Written {
     pub bytes_shared: u64,
     /// Those files.
     pub shared_with: Vec<PathBuf>,
+    /// A data file of an earlier output of this name, which this one does not use. It is left alone: another model may
+    /// use it.
+    pub left_over: Option<PathBuf>,
     /// How many elements of each masked initializer were masked.
     pub masked: Vec<(InitializerId, u64)>,
 }
@@ -100,11 +103,15 @@ pub fn write(graph: &Graph, options: &WriteOptions<'_>) -> Result<Written, OnnxE
     }
     let ticker = Ticker { progress: options.progress, cancelled: options.cancelled };
     ticker.advance(0)?;
-    if graph.is_edited() {
-        write_edited(graph, options.policy, &target, !external.is_empty(), &mut taken, ticker)
+    let mut written = if graph.is_edited() {
+        write_edited(graph, options.policy, &target, !external.is_empty(), &mut taken, ticker)?
     } else {
-        write_unedited(graph, &target, &external, &mut taken, ticker)
-    }
+        write_unedited(graph, &target, &external, &mut taken, ticker)?
+    };
+    let data = target.beside(&target.data_name());
+    let is_used = written.files.iter().map(|(path, _)| path).chain(&written.shared_with).any(|p| *p == data);
+    written.left_over = (!is_used && data.is_file()).then_some(data);
+    Ok(written)
 }
 
 fn location(header: &TensorHeader) -> Option<&str> {
@@ -259,6 +266,7 @@ fn finish(
         files,
         bytes_shared: shared.values().sum(),
         shared_with: shared.into_keys().collect(),
+        left_over: None,
         masked,
     })
 }
