@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures crdiff-compile and its Python peers on full-size models. README.md says what, and how to get the models.
+"""Measures crdiff and its Python peers on full-size models. README.md says what, and how to get the models.
 
 Every case is a process of its own. All cases run once in a round, so that whatever else the machine does falls on all
 of them alike. The first round warms the page cache and measures memory; times are those of the others.
@@ -81,6 +81,13 @@ def cases(model, out, args, python):
     pruned = model.parent / "bench-crdiff-share.onnx_data"
     copied = model.parent / "bench-copied"
     yield "cat pruned bytes", ["sh", "-c", 'cat "$1" > "$2"', "sh", pruned, copied]
+    verify = args.crdiff.with_name("crdiff")
+    yield "crdiff verify crdiff-0.2 share", [
+        verify, "verify", model, pruned.with_suffix(".onnx"), "--plan", out / "crdiff.yaml", "--quiet",
+    ]
+    weights = max(model.parent.glob(f"{model.name}*"), key=lambda path: path.stat().st_size)
+    both = 'cat "$1" > "$3"; dd if="$2" of="$3" bs=128K count="$(stat -c %s "$1")" iflag=count_bytes status=none'
+    yield "cat new and original bytes", ["sh", "-c", both, "sh", pruned, weights, os.devnull]
     yield "dd pruned bytes, flushed", ["dd", f"if={pruned}", f"of={copied}", "bs=4M", "conv=fdatasync"]
     if args.no_peers:
         return
@@ -154,6 +161,9 @@ def ratios(found):
         "peak of graphsurgeon / peak of bypass share": ratio("graphsurgeon bypass", bypass, "peak_max_mib"),
         "wall of crdiff-0.2 share / wall of cat": ratio(prune, "cat pruned bytes", "wall_median_s"),
         "wall of crdiff-0.2 share / wall of dd, flushed": ratio(prune, "dd pruned bytes, flushed", "wall_median_s"),
+        "wall of verify / wall of cat of new and original bytes": ratio(
+            "crdiff verify crdiff-0.2 share", "cat new and original bytes", "wall_median_s"
+        ),
         "wall of numpy-prune / wall of crdiff-0.2 share": ratio("numpy-prune prune", prune, "wall_median_s"),
     }
 
@@ -177,13 +187,13 @@ def main():
     parser.add_argument("--block", default="mid_block.attentions.0", help="the module to bypass [%(default)s]")
     parser.add_argument("--repeat", type=int, default=7, help="rounds that count [%(default)s]")
     parser.add_argument("--slow-repeat", type=int, default=3, help="rounds of peers that copy all weights [%(default)s]")
-    parser.add_argument("--no-peers", action="store_true", help="measure crdiff-compile, cat and dd only")
-    parser.add_argument("--crdiff", type=Path, help="the program [built from this repository]")
+    parser.add_argument("--no-peers", action="store_true", help="measure crdiff, cat and dd only")
+    parser.add_argument("--crdiff", type=Path, help="crdiff-compile, beside crdiff [built from this repository]")
     parser.add_argument("--json", type=Path, help="write every run here")
     args = parser.parse_args()
     args.slow_repeat = min(args.slow_repeat, args.repeat)
     if args.crdiff is None:
-        subprocess.run(["cargo", "build", "--release", "--bin", "crdiff-compile"], cwd=REPOSITORY, check=True)
+        subprocess.run(["cargo", "build", "--release", "--bins"], cwd=REPOSITORY, check=True)
         args.crdiff = REPOSITORY / "target" / "release" / "crdiff-compile"
     python = None if args.no_peers else python_with_peers()
     report = {"load_before": os.getloadavg(), "processors": os.cpu_count(), "models": {}}

@@ -132,7 +132,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         targets.push(Target::Pruned);
     }
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
-    let hooks = Hooks { progress: &|stage, bytes| bars.advance(stage, bytes), stop };
+    let hooks = Hooks { progress: &|stage, bytes| bars.compiling(stage, bytes), stop };
     let mut reports = Vec::new();
     for target in &targets {
         let output = output(args, *target, targets.len())?;

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DOES_NOT_HOLD, DONE, Failure, OutputFormat};
+use super::{
+    DOES_NOT_HOLD, DONE, Failure, OutputFormat,
+    progress::{Bars, Visibility},
+};
 use crate::{
     ir::Graph,
     onnx,
@@ -44,7 +47,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     };
     let (a, b) = (open(&args.a)?, open(&args.b)?);
     let weights = if args.structure { Weights::Ignored } else { Weights::Compared };
-    let diff = structure::diff(&a, &b, weights)?;
+    let bars = Bars::new(Visibility::Shown);
+    let diff = structure::diff(&a, &b, weights, &|bytes| bars.advance("comparing weights", bytes))?;
+    drop(bars);
     let (a, b) = (args.a.display().to_string(), args.b.display().to_string());
     match Format::from(args.format) {
         Format::Text => anstream::print!("{}", report::text(&diff, &a, &b)),

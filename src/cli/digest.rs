@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{DONE, Failure};
+use super::{
+    DONE, Failure,
+    progress::{Bars, Visibility},
+};
 use crate::{ir::Graph, onnx, verify::structure};
 
 /// Print two digests of a model: of its structure, and of its structure and weights.
@@ -26,7 +29,9 @@ pub struct Args {
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let graph = onnx::open(&args.model).and_then(Graph::load);
     let graph = graph.map_err(|e| Failure::Message(super::about(&args.model, &e)))?;
-    let digests = structure::digests(&graph)?;
+    let bars = Bars::new(Visibility::Shown);
+    let digests = structure::digests(&graph, &|bytes| bars.advance("reading weights", bytes))?;
+    drop(bars);
     if args.json {
         let json = serde_json::to_string_pretty(&digests).map_err(|e| Failure::Message(e.to_string()))?;
         anstream::println!("{json}");

@@ -170,7 +170,7 @@ fn compiled(model: &Path, plan: &Plan, visibility: Visibility) -> Result<PathBuf
         at: None,
         protected: Vec::new(),
     };
-    let progress = |stage, bytes| bars.advance(stage, bytes);
+    let progress = |stage, bytes| bars.compiling(stage, bytes);
     compile_file(&job, Hooks { progress: &progress, stop: interruptible() })?;
     Ok(output)
 }

@@ -38,12 +38,12 @@ pub enum Visibility {
     Hidden,
 }
 
-/// A counter of bytes for each stage of a compilation, drawn once the work has taken a second.
+/// A counter of bytes for each kind of work, drawn once all has taken a second.
 #[derive(Debug)]
 pub struct Bars {
     visibility: Visibility,
     started: Instant,
-    current: Mutex<Option<(Stage, u64, ProgressBar)>>,
+    current: Mutex<Option<(&'static str, u64, ProgressBar)>>,
 }
 
 impl Bars {
@@ -52,15 +52,24 @@ impl Bars {
         Self { visibility, started: Instant::now(), current: Mutex::new(None) }
     }
 
-    /// Counts bytes of `stage`.
-    pub fn advance(&self, stage: Stage, bytes: u64) {
+    /// Counts bytes of a stage of a compilation.
+    pub fn compiling(&self, stage: Stage, bytes: u64) {
+        let work = match stage {
+            Stage::Ranking => "ranking weights",
+            Stage::Writing => "writing",
+        };
+        self.advance(work, bytes);
+    }
+
+    /// Counts bytes of `work`, which is its name on the screen.
+    pub fn advance(&self, work: &'static str, bytes: u64) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = current.as_ref().is_some_and(|(known, ..)| *known == stage);
+        let same = current.as_ref().is_some_and(|(known, ..)| *known == work);
         if !same {
             if let Some((.., bar)) = current.take() {
                 bar.finish_and_clear();
             }
-            *current = Some((stage, 0, hidden_bar(stage)));
+            *current = Some((work, 0, hidden_bar(work)));
         }
         let Some((_, total, bar)) = current.as_mut() else { return };
         *total += bytes;
@@ -80,16 +89,13 @@ impl Drop for Bars {
     }
 }
 
-fn hidden_bar(stage: Stage) -> ProgressBar {
+fn hidden_bar(work: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     if let Ok(style) =
         ProgressStyle::with_template("{spinner} {msg}: {decimal_bytes} at {decimal_bytes_per_sec}")
     {
         bar.set_style(style);
     }
-    bar.set_message(match stage {
-        Stage::Ranking => "ranking weights",
-        Stage::Writing => "writing",
-    });
+    bar.set_message(work);
     bar
 }

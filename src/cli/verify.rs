@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{DOES_NOT_HOLD, DONE, Failure, OutputFormat};
+use super::{
+    DOES_NOT_HOLD, DONE, Failure, OutputFormat,
+    progress::{Bars, Visibility},
+};
 use crate::{
     ir::Graph,
     onnx, plan,
@@ -48,7 +51,10 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let plan = plan::load(&args.plan)?;
     let original = Graph::load(onnx::open(&args.original)?)?;
     let compiled = Graph::load(onnx::open(&args.compiled)?)?;
-    let verdict = conformance::verify(&original, &compiled, &plan, &|_| {})?;
+    let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
+    let verdict =
+        conformance::verify(&original, &compiled, &plan, &|bytes| bars.advance("checking weights", bytes))?;
+    drop(bars);
     if !args.quiet {
         let (original, compiled) = (args.original.display().to_string(), args.compiled.display().to_string());
         let outcome = report::verify::outcome(&original, &compiled, &plan.source, &verdict);

@@ -11,7 +11,8 @@ use prost::Message;
 use serde_json::Value;
 
 use crate::{
-    compiled, crdiff,
+    compiled::compiled,
+    crdiff,
     edit::{changed, fixture, nudge},
     engines, golden,
 };

@@ -2,6 +2,8 @@
 #![cfg(feature = "runner")]
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+#[path = "../common/compiled.rs"]
+mod compiled;
 #[path = "../common/edit.rs"]
 mod edit;
 #[path = "../common/ort.rs"]
@@ -13,14 +15,9 @@ mod inputs;
 use std::{
     path::{Path, PathBuf},
     process::Output,
-    sync::atomic::AtomicBool,
 };
 
 use assert_cmd::Command;
-use crdiff::{
-    compile::{Hooks, Job, Target, compile_file},
-    plan,
-};
 
 fn crdiff(args: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -36,22 +33,4 @@ fn engines() -> [Vec<String>; 2] {
 
 fn golden(name: &str) -> PathBuf {
     edit::fixture("sd15-mini/golden").with_file_name(name)
-}
-
-/// Compiles `model` into `folder`.
-fn compiled(model: &Path, plan: &str, folder: &Path) -> PathBuf {
-    let plan = plan::parse("plan.yaml", plan).unwrap();
-    let output = folder.join("compiled.onnx");
-    let job = Job {
-        model,
-        plan: &plan,
-        target: Target::Pruned,
-        output: Some(&output),
-        weights: None,
-        masks: Default::default(),
-        at: None,
-        protected: Vec::new(),
-    };
-    compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) }).unwrap();
-    output
 }

@@ -9,7 +9,8 @@ use crdiff::{
 use serde_json::Value;
 
 use crate::{
-    compared, compiled,
+    compared,
+    compiled::compiled,
     edit::{changed, fixture, nudge},
     load,
     rearrange::node,

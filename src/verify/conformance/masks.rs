@@ -1,6 +1,8 @@
 //! What masks the plan asks for, by definition: thresholds selected again, and the elements that masked tensors must
 //! have.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use rustc_hash::FxHashMap;
 
@@ -10,7 +12,7 @@ use super::{
 };
 use crate::{
     analysis::weights::{Layout, Weight},
-    ir::{Graph, NodeId},
+    ir::{Graph, NodeId, WeightReader},
     onnx::OnnxError,
     plan::{Mask, Pool, ResolvedPlan, ResolvedPrune, Ties},
 };
@@ -49,65 +51,82 @@ enum Masked {
     Pattern { keep: usize, of: usize, stride: usize },
 }
 
-/// The masks of a rule's weights, in their order; `None` for a weight that stays as it is. `factor` makes the number
-/// that masked elements are multiplied by from the rule's scale.
+/// The weights of a rule whose masks depend on each other, as ranges of them.
+pub(super) fn pools(prune: &ResolvedPrune) -> Vec<Range<usize>> {
+    let all = 0..prune.weights.len();
+    match prune.rule.mask {
+        Mask::Ratio { pool: Pool::Group, .. } => vec![all],
+        _ => all.map(|weight| weight..weight + 1).collect(),
+    }
+}
+
+/// The number that masked elements of a rule's weights are multiplied by. `factor` makes it from the rule's scale.
+pub(super) fn scale(prune: &ResolvedPrune, factor: &dyn Fn(f64) -> f64) -> f32 {
+    factor(prune.rule.scale.value) as f32
+}
+
+/// How many elements of a pool of `n` a ratio masks, at least.
+pub(super) fn rank(n: u64, ratio: f64) -> u64 {
+    (n as f64 * ratio).floor() as u64
+}
+
+/// How the elements of a weight lie.
+///
+/// # Errors
+/// [`OnnxError`] if they are no floats.
+pub(super) fn float_of(weight: &Weight) -> Result<Float, OnnxError> {
+    let fail = || OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is not a float");
+    Float::of(weight.data_type).ok_or_else(fail)
+}
+
+/// The original elements of a weight.
+///
+/// # Errors
+/// [`OnnxError`] if they cannot be read.
+pub(super) fn elements_of(graph: &Graph, weight: &Weight) -> Result<WeightReader, OnnxError> {
+    let missing = || OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is gone");
+    graph.weight_reader(&graph.initializer(weight.initializer).ok_or_else(missing)?.header)
+}
+
+/// The masks of a pool of a rule's weights, in their order; `None` for a weight that stays as it is.
 ///
 /// # Errors
 /// [`OnnxError`] if the weights cannot be read.
 pub(super) fn expected(
     graph: &Graph,
     prune: &ResolvedPrune,
+    pool: Range<usize>,
     factor: &dyn Fn(f64) -> f64,
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Option<Expected>>, OnnxError> {
-    let scale = (factor(prune.rule.scale.value) as f32).to_bits();
-    let float = |weight: &Weight| {
-        Float::of(weight.data_type).ok_or_else(|| {
-            OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is not a float")
-        })
-    };
-    let weights = &prune.weights;
-    match prune.rule.mask {
+    let scale = scale(prune, factor).to_bits();
+    let weights = prune.weights.get(pool).unwrap_or_default();
+    let masked: Vec<Option<Masked>> = match prune.rule.mask {
         Mask::Threshold(threshold) => weights
             .iter()
             .map(|weight| {
-                let float = float(weight)?;
-                let t = given(threshold.value, float);
-                Ok(Some(Expected { masked: Masked::UpTo { t, ties: None }, scale, float }))
+                let t = given(threshold.value, float_of(weight)?);
+                Ok(Some(Masked::UpTo { t, ties: None }))
             })
-            .collect(),
-        Mask::Pattern(pattern) => weights
-            .iter()
-            .map(|weight| {
-                let (keep, of) = (pattern.value.keep().into(), pattern.value.of().into());
-                let masked = Masked::Pattern { keep, of, stride: input_stride(weight) };
-                Ok(Some(Expected { masked, scale, float: float(weight)? }))
-            })
-            .collect(),
-        Mask::Ratio { ratio, pool, ties } => {
-            let mut all = Vec::with_capacity(weights.len());
-            let pools: Vec<&[Weight]> = match pool {
-                Pool::Group => vec![weights],
-                Pool::Tensor => weights.chunks(1).collect(),
-            };
-            for pool in pools {
-                let members = pool
-                    .iter()
-                    .map(|weight| {
-                        let missing =
-                            || OnnxError::invalid(format!("the weight of `{}`", weight.path), "it is gone");
-                        let header = &graph.initializer(weight.initializer).ok_or_else(missing)?.header;
-                        Ok(Member { elements: graph.weight_reader(header)?, float: float(weight)? })
-                    })
-                    .collect::<Result<Vec<_>, OnnxError>>()?;
-                let masked = ratio_masks(&members, ratio.value.get(), ties, read)?;
-                all.extend(masked.into_iter().zip(&members).map(|(masked, member)| {
-                    masked.map(|masked| Expected { masked, scale, float: member.float })
-                }));
-            }
-            Ok(all)
+            .collect::<Result<_, OnnxError>>()?,
+        Mask::Pattern(pattern) => {
+            let (keep, of) = (pattern.value.keep().into(), pattern.value.of().into());
+            let masked = |weight| Some(Masked::Pattern { keep, of, stride: input_stride(weight) });
+            weights.iter().map(masked).collect()
         }
-    }
+        Mask::Ratio { ratio, ties, .. } => {
+            let members = weights
+                .iter()
+                .map(|weight| Ok(Member { elements: elements_of(graph, weight)?, float: float_of(weight)? }))
+                .collect::<Result<Vec<_>, OnnxError>>()?;
+            ratio_masks(&members, ratio.value.get(), ties, read)?
+        }
+    };
+    let all = masked.into_iter().zip(weights).map(|(masked, weight)| {
+        let float = float_of(weight)?;
+        Ok(masked.map(|masked| Expected { masked, scale, float }))
+    });
+    all.collect()
 }
 
 fn ratio_masks(
@@ -117,7 +136,7 @@ fn ratio_masks(
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Option<Masked>>, OnnxError> {
     let n: u64 = members.iter().map(|m| m.elements.len() / m.float.size() as u64).sum();
-    let k = (n as f64 * ratio).floor() as u64;
+    let k = rank(n, ratio);
     let nothing = || vec![None; members.len()];
     if k == 0 {
         return Ok(nothing());
@@ -272,7 +291,7 @@ pub(super) fn apply_operators(piece: &mut [u8], float: Float, mask: OperatorMask
 }
 
 /// The largest pattern of a 16-bit magnitude that is no larger than the finite or infinite magnitude `t`.
-fn last_up_to(t: u32, float: Float) -> u16 {
+pub(super) fn last_up_to(t: u32, float: Float) -> u16 {
     let (mut low, mut high) = (0u16, 0x7FFF);
     while low < high {
         let middle = high - (high - low) / 2;
@@ -300,14 +319,18 @@ fn replace(element: &mut [u8], float: Float, scale: f32) {
             element.copy_from_slice(&(f32::from_le_bytes([a, b, c, d]) * scale).to_le_bytes());
         }
         [a, b] => {
-            let scaled = float.widen(u16::from_le_bytes([a, b])) * scale;
-            let bits = if float == Float::F16 {
-                f16::from_f32(scaled).to_bits()
-            } else {
-                bf16::from_f32(scaled).to_bits()
-            };
+            let bits = replacement(u16::from_le_bytes([a, b]), float, scale);
             element.copy_from_slice(&bits.to_le_bytes());
         }
         _ => {}
+    }
+}
+
+/// The pattern of a masked element of a 16-bit type.
+pub(super) fn replacement(bits: u16, float: Float, scale: f32) -> u16 {
+    let scaled = float.widen(bits) * scale;
+    match float {
+        Float::F16 => f16::from_f32(scaled).to_bits(),
+        Float::F32 | Float::Bf16 => bf16::from_f32(scaled).to_bits(),
     }
 }

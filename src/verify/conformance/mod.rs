@@ -2,19 +2,21 @@
 //!
 //! The compiled graph is walked back from its outputs, and the original with it, through what the plan says is read
 //! in place of what. Every node must agree in operator, attributes, bodies and operands; every tensor must hold the
-//! original's bytes, or what its prune rule makes of them, with the threshold selected again. A fused graph is two
-//! such walks, one for each network, and the mix of both at its outputs.
+//! original's bytes, or what its prune rule makes of them, with the threshold checked by its definition or selected
+//! again. A fused graph is two such walks, one for each network, and the mix of both at its outputs.
 //!
 //! Harmless, and accepted: other names of values and nodes, another order of nodes, more or fewer Identity nodes, dead
 //! nodes that are gone or new, a Constant for an initializer of the same bytes, weights inline or external or shared,
 //! other doc strings, operands of Add and Mul that change places (both operators give the same bits either way,
-//! IEEE 754), masks made by operators in front of a weight, and lost metadata of exporters (`pkg.`).
+//! IEEE 754; where they differ by nothing but the elements of tensors, only if values kept their names), masks made by operators in front of a weight, and lost metadata of exporters (`pkg.`).
 
+mod claim;
 mod classes;
 mod explain;
 mod interface;
 mod masks;
 mod mix;
+mod pairs;
 mod select;
 mod signature;
 mod substitution;
@@ -28,17 +30,15 @@ use std::{
 };
 
 use miette::SourceSpan;
-use rayon::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::{
     classes::{Class, Classes, Interner, Overrides, Side},
     explain::Names,
     interface::Emit,
-    masks::Expected,
+    pairs::Pairs,
     substitution::Substitution,
-    tensors::Comparison,
-    walk::{Cause, Cone, Mismatch, Reader, Sides, TensorPair, Walk},
+    walk::{Cause, Cone, Mismatch, Reader, Sides, Walk},
 };
 use crate::{
     analysis::{flow::Flow, shapes, skip::Facts, weights},
@@ -195,8 +195,8 @@ pub fn verify(
         read(n);
     };
     let factor = factor(plan, emit, &mut differences);
-    let context = TensorContext { names: &names, masks: &masks, factor: &*factor, read: &counted };
-    let mut proof = context.compare_all(&walk, &mut differences)?;
+    let pairs = Pairs { names: &names, masks: &masks, factor: &*factor, read: &counted };
+    let mut proof = pairs.compare_all(&walk, &mut differences)?;
     proof.nodes = walk.matched.len();
     proof.bytes_read = bytes.into_inner();
 
@@ -350,110 +350,5 @@ fn set_aside(
                 }
             }
         }
-    }
-}
-
-struct TensorContext<'a, 'g> {
-    names: &'a Names<'a, 'g>,
-    /// The rule of each mask, and the weight's index in it.
-    masks: &'a [(usize, usize)],
-    factor: &'a (dyn Fn(f64) -> f64 + Sync),
-    read: &'a (dyn Fn(u64) + Sync),
-}
-
-impl TensorContext<'_, '_> {
-    fn compare_all(&self, walk: &Walk, differences: &mut Vec<Difference>) -> Result<Proof, OnnxError> {
-        let mut rules: FxHashMap<usize, Vec<Option<Expected>>> = FxHashMap::default();
-        let mut known = FxHashSet::default();
-        let mut jobs = Vec::new();
-        for (pair, reader) in &walk.tensors {
-            let mask = pair.mask.and_then(|mask| self.masks.get(mask)).copied();
-            let expected = match mask {
-                None => None,
-                Some((rule, weight)) => {
-                    let prune = self.names.plan.prunes.get(rule);
-                    if let (Some(prune), false) = (prune, rules.contains_key(&rule)) {
-                        let graph = self.names.original.graph;
-                        rules.insert(rule, masks::expected(graph, prune, self.factor, self.read)?);
-                    }
-                    rules.get(&rule).and_then(|all| all.get(weight)).copied().flatten()
-                }
-            };
-            if known.insert((pair.compiled, pair.original, expected)) {
-                jobs.push((pair, reader, expected));
-            }
-        }
-        let results: Vec<_> = jobs
-            .par_iter()
-            .map(|(pair, reader, expected)| self.compare(pair, **reader, *expected))
-            .collect::<Result<_, _>>()?;
-        let mut proof = Proof::default();
-        for ((.., expected), (comparison, difference)) in jobs.iter().zip(results) {
-            match comparison {
-                Comparison::Shared => proof.shared += 1,
-                Comparison::Equal if expected.is_some() => proof.masked += 1,
-                Comparison::Equal => proof.identical += 1,
-                Comparison::Unequal(_) => {}
-            }
-            differences.extend(difference);
-        }
-        Ok(proof)
-    }
-
-    fn compare(
-        &self,
-        pair: &TensorPair,
-        reader: Reader,
-        expected: Option<Expected>,
-    ) -> Result<(Comparison, Option<Difference>), OnnxError> {
-        let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
-        let wanted = value::tensor(original, pair.original)?;
-        let found = value::tensor(compiled, pair.compiled)?;
-        let comparison = tensors::compare(&wanted, &found, expected, self.read)?;
-        let mut difference = Difference {
-            module: self.names.module_of(reader),
-            expected: Some(explain::describe(original, pair.original)),
-            found: Some(explain::describe(compiled, pair.compiled)),
-            tensor: Some(found.name.clone()),
-            rank: self.names.rank_of(reader),
-            ..Difference::default()
-        };
-        let (_, reads) = self.names.reader(reader);
-        let masked = pair.mask.and_then(|mask| self.masks.get(mask));
-        let prune = masked.and_then(|(rule, _)| self.names.plan.prunes.get(*rule));
-        if let (Some(prune), Some((_, weight))) = (prune, masked) {
-            difference.module = prune.weights.get(*weight).map(|w| w.path.clone());
-            difference.rule = Some(prune.rule.span);
-        }
-        let overridable = wanted.input != found.input && (expected.is_none() || found.input.is_some());
-        let Comparison::Unequal(unequal) = &comparison else {
-            difference.message = match (&wanted.input, &found.input) {
-                (Some(name), _) => format!("{reads} can no longer be overridden by the input `{name}`"),
-                (None, Some(name)) => format!("{reads} can be overridden by the input `{name}`"),
-                (None, None) => String::new(),
-            };
-            return Ok((comparison, overridable.then_some(difference)));
-        };
-        let what = match &difference.module {
-            Some(path) if expected.is_some() => format!("the masked weight of `{path}`"),
-            _ => reads,
-        };
-        let untouched = expected.is_some()
-            && !matches!(tensors::compare(&wanted, &found, None, self.read)?, Comparison::Unequal(_));
-        difference.message = if untouched {
-            format!("{what} is not masked: `{}` holds the original's elements", found.name)
-        } else {
-            let more = match unequal.count {
-                1 => String::new(),
-                n => format!(" ({n} elements differ)"),
-            };
-            let (element, is, must) = (unequal.element, &unequal.found, &unequal.expected);
-            format!("{what}: element {element} of `{}` is {is}, expected {must}{more}", found.name)
-        };
-        difference.element = Some(unequal.element);
-        difference.values = Some((unequal.expected.clone(), unequal.found.clone()));
-        let threshold = expected.and_then(|e| e.threshold());
-        difference.help = threshold.map(|t| format!("weights with magnitudes up to {t:?} are masked"));
-        Ok((comparison, Some(difference)))
     }
 }

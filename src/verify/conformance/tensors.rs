@@ -96,7 +96,11 @@ pub(super) fn compare(
     Ok(unequal.map_or(Comparison::Equal, Comparison::Unequal))
 }
 
-fn is_same_range(a: &WeightReader, b: &WeightReader) -> Result<bool, OnnxError> {
+/// Whether both are the same bytes of the same file.
+///
+/// # Errors
+/// [`OnnxError`] if the system does not tell.
+pub(super) fn is_same_range(a: &WeightReader, b: &WeightReader) -> Result<bool, OnnxError> {
     let (
         WeightReader::File { file: a, offset: a_offset, len: a_len },
         WeightReader::File { file: b, offset: b_offset, len: b_len },

@@ -181,7 +181,8 @@ impl Walker<'_, '_> {
         }
     }
 
-    /// Whether the operands of a commutative node stand the other way round: more of them agree then.
+    /// Whether the operands of a commutative node stand the other way round: more of them agree then. Where classes
+    /// don't tell, because both operands are computed alike from other tensors, names say where to look.
     fn is_swapped(&self, compiled: NodeId, original: NodeId) -> bool {
         let Sides { compiled: side, original: other, .. } = self.sides;
         let ([Some(a), Some(b)], [Some(x), Some(y)]) = (side.reads(compiled), other.reads(original)) else {
@@ -194,8 +195,14 @@ impl Walker<'_, '_> {
             let want = self.cone.substitution.source(other.graph, want);
             usize::from(class.is_some() && class == self.cone.classes.get(want))
         };
-        side.is_commutative(compiled)
-            && agree((*a, 0), *x) + agree((*b, 1), *y) < agree((*a, 0), *y) + agree((*b, 1), *x)
+        let named = |have: ValueId, want: ValueId| {
+            let have = value::through_identities(side.graph, have);
+            let want = self.cone.substitution.source(other.graph, want);
+            usize::from(side.graph.value(have).name == other.graph.value(want).name)
+        };
+        let straight = (agree((*a, 0), *x) + agree((*b, 1), *y), named(*a, *x) + named(*b, *y));
+        let crossed = (agree((*a, 0), *y) + agree((*b, 1), *x), named(*a, *y) + named(*b, *x));
+        side.is_commutative(compiled) && straight < crossed
     }
 
     /// Finds out why two values differ: here, or further up.

@@ -100,7 +100,7 @@ impl<'g> Canonical<'g> {
         Ok(Hasher::new("tensor")
             .number(header.data_type.0 as u64)
             .dims(&header.dims)
-            .bytes(&content(self.graph, &header)?)
+            .bytes(&content(self.graph, &header, &|_| {})?)
             .finish())
     }
 

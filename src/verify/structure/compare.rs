@@ -7,6 +7,7 @@ use rustc_hash::FxHashSet;
 use serde::Serialize;
 
 use super::{
+    Read,
     canonical::{Canonical, domain},
     constants::{Constant, constant},
     fingerprint::{Fingerprints, compared, inputs, used_opsets},
@@ -112,6 +113,7 @@ pub struct Comparison<'a, 'g> {
     pub fingerprints: [&'a Fingerprints; 2],
     pub modules: [&'a Modules; 2],
     pub matching: &'a Matching,
+    pub read: Read<'a>,
 }
 
 const A: usize = 0;
@@ -365,7 +367,7 @@ impl Comparison<'_, '_> {
                 return Ok(Some((difference, None)));
             };
             let data_type = x.header.data_type;
-            let difference = difference(data_type, x.header.elements(), &a, &b)?;
+            let difference = difference(data_type, x.header.elements(), &a, &b, self.read)?;
             let values = elements_text(data_type, &a).zip(elements_text(data_type, &b));
             Ok((difference.differing > 0).then(|| (difference, values.map(|(a, b)| [a, b]))))
         };

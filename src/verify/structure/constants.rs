@@ -8,7 +8,10 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-use super::hash::{Hash, Hasher};
+use super::{
+    Read,
+    hash::{Hash, Hasher},
+};
 use crate::{
     ir::{Graph, Node, Origin, ValueId, WeightReader},
     onnx::{DataType, OnnxError, Payload, TensorHeader, proto::TensorProto},
@@ -116,11 +119,11 @@ fn of_node(node: &Node, name: &str) -> Result<Option<TensorHeader>, OnnxError> {
     TensorHeader::parse(proto.encode_to_vec().into()).map(Some)
 }
 
-/// SHA-256 of a tensor's elements, read in pieces.
+/// SHA-256 of a tensor's elements, read in pieces. `read` is told how many bytes each has.
 ///
 /// # Errors
 /// [`OnnxError`] if they cannot be read.
-pub fn content(graph: &Graph, header: &TensorHeader) -> Result<Hash, OnnxError> {
+pub fn content(graph: &Graph, header: &TensorHeader, read: Read<'_>) -> Result<Hash, OnnxError> {
     if header.data_type == STRING {
         let tensor = TensorProto::decode(header.raw.clone())
             .map_err(|e| OnnxError::invalid(format!("tensor `{}`", header.name), e.to_string()))?;
@@ -136,7 +139,8 @@ pub fn content(graph: &Graph, header: &TensorHeader) -> Result<Hash, OnnxError> 
     for at in (0..reader.len()).step_by(PIECE) {
         let piece = &mut buffer[..(reader.len() - at).min(PIECE as u64) as usize];
         reader.read_at(at, piece)?;
-        sha.update(piece);
+        sha.update(&*piece);
+        read(piece.len() as u64);
     }
     Ok(sha.finalize().into())
 }
@@ -158,8 +162,12 @@ fn range(graph: &Graph, header: &TensorHeader) -> Option<Range> {
 ///
 /// # Errors
 /// As [`content`].
-pub fn contents(graph: &Graph, constants: &[Option<Constant>]) -> Result<Vec<Option<Hash>>, OnnxError> {
-    constants.par_iter().map(|c| c.as_ref().map(|c| content(graph, &c.header)).transpose()).collect()
+pub fn contents(
+    graph: &Graph,
+    constants: &[Option<Constant>],
+    read: Read<'_>,
+) -> Result<Vec<Option<Hash>>, OnnxError> {
+    constants.par_iter().map(|c| c.as_ref().map(|c| content(graph, &c.header, read)).transpose()).collect()
 }
 
 /// Content hashes of the structural constants of one graph.
@@ -171,7 +179,7 @@ pub fn structural_contents(
     constants: &[Option<Constant>],
 ) -> Result<Vec<Option<Hash>>, OnnxError> {
     let one = |c: &Option<Constant>| match c {
-        Some(c) if c.is_structural() => content(graph, &c.header).map(Some),
+        Some(c) if c.is_structural() => content(graph, &c.header, &|_| {}).map(Some),
         _ => Ok(None),
     };
     constants.iter().map(one).collect()
@@ -186,7 +194,11 @@ pub type Side<'a> = (&'a Graph, &'a [Option<Constant>]);
 ///
 /// # Errors
 /// As [`content`].
-pub fn shared_contents(a: Side<'_>, b: Side<'_>) -> Result<[Vec<Option<Hash>>; 2], OnnxError> {
+pub fn shared_contents(
+    a: Side<'_>,
+    b: Side<'_>,
+    read: Read<'_>,
+) -> Result<[Vec<Option<Hash>>; 2], OnnxError> {
     let sides = [a, b];
     let ranges = sides.map(|(graph, constants)| -> Vec<Option<Range>> {
         constants.iter().map(|c| range(graph, &c.as_ref()?.header)).collect()
@@ -212,13 +224,13 @@ pub fn shared_contents(a: Side<'_>, b: Side<'_>) -> Result<[Vec<Option<Hash>>; 2
             let Some(constant) = constant else { return Ok(None) };
             let header = &constant.header;
             Ok(Some(match ranges[side].get(index).copied().flatten() {
-                _ if constant.is_structural() => content(graph, header)?,
+                _ if constant.is_structural() => content(graph, header, read)?,
                 Some(range) if is_shared(&Some(range)) => {
                     let (device, inode, offset, len) = range;
                     Hasher::new("range").number(device).number(inode).number(offset).number(len).finish()
                 }
                 _ if shapes.get(&(header.data_type, header.dims.as_slice())) == Some(&[true, true]) => {
-                    content(graph, header)?
+                    content(graph, header, read)?
                 }
                 _ => Hasher::new("alone").number(side as u64).number(index as u64).finish(),
             }))

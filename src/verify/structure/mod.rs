@@ -49,14 +49,17 @@ pub struct Digests {
     pub weights: String,
 }
 
+/// Called with the number of bytes of weights that were read since the last call, from several threads.
+pub type Read<'a> = &'a (dyn Fn(u64) + Sync);
+
 /// Computes both digests. Weights are read in parallel, in pieces.
 ///
 /// # Errors
 /// [`OnnxError`] if a tensor or a function of the model is broken or missing.
-pub fn digests(graph: &Graph) -> Result<Digests, OnnxError> {
+pub fn digests(graph: &Graph, read: Read<'_>) -> Result<Digests, OnnxError> {
     let canonical = Canonical::new(graph)?;
     let constants = constants::constants(graph)?;
-    let contents = constants::contents(graph, &constants)?;
+    let contents = constants::contents(graph, &constants, read)?;
     let digest = |contents: &[Option<hash::Hash>]| -> Result<String, OnnxError> {
         let hashed = Hashed { graph, canonical: &canonical, constants: &constants, contents };
         Ok(hex(&hashed.whole(&hashed.fingerprints()?)))
@@ -98,14 +101,14 @@ impl Diff {
 ///
 /// # Errors
 /// [`OnnxError`] if a tensor or a function of a model is broken or missing.
-pub fn diff(a: &Graph, b: &Graph, weights: Weights) -> Result<Diff, OnnxError> {
+pub fn diff(a: &Graph, b: &Graph, weights: Weights, read: Read<'_>) -> Result<Diff, OnnxError> {
     let graphs = [a, b];
     let [constants_a, constants_b] = [constants::constants(a)?, constants::constants(b)?];
     let constants = [&constants_a, &constants_b];
     let structural =
         [constants::structural_contents(a, &constants_a)?, constants::structural_contents(b, &constants_b)?];
     let contents = match weights {
-        Weights::Compared => constants::shared_contents((a, &constants_a), (b, &constants_b))?,
+        Weights::Compared => constants::shared_contents((a, &constants_a), (b, &constants_b), read)?,
         Weights::Ignored => structural.clone(),
     };
     let canonical = [Canonical::new(a)?, Canonical::new(b)?];
@@ -137,6 +140,7 @@ pub fn diff(a: &Graph, b: &Graph, weights: Weights) -> Result<Diff, OnnxError> {
         fingerprints: [&prepared[0].1, &prepared[1].1],
         modules: [&prepared[0].2, &prepared[1].2],
         matching: &matching,
+        read,
     }
     .differences()?;
     Ok(Diff {

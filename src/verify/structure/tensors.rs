@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use serde::Serialize;
 
-use super::constants::PIECE;
+use super::{Read, constants::PIECE};
 use crate::{
     ir::WeightReader,
     onnx::{DataType, OnnxError},
@@ -23,7 +23,7 @@ pub struct TensorDifference {
     pub mean_abs: Option<f64>,
 }
 
-/// Compares the `elements` elements of two tensors of type `data_type`.
+/// Compares the `elements` elements of two tensors of type `data_type`. `read` is told how many bytes were read.
 ///
 /// # Errors
 /// [`OnnxError`] if they cannot be read.
@@ -32,6 +32,7 @@ pub fn difference(
     elements: u64,
     a: &WeightReader,
     b: &WeightReader,
+    read: Read<'_>,
 ) -> Result<TensorDifference, OnnxError> {
     let bits = data_type.bits().unwrap_or(8);
     let number = number(data_type);
@@ -45,6 +46,7 @@ pub fn difference(
         let (x, y) = (&mut x[..piece], &mut y[..piece]);
         a.read_at(at, x)?;
         b.read_at(at, y)?;
+        read(2 * piece as u64);
         if x == y {
             continue;
         }
@@ -122,7 +124,7 @@ mod tests {
     #[test]
     fn counts_and_sizes_of_differences() {
         let (a, b) = (memory(&[1.0, 2.0, -3.0, 4.0]), memory(&[1.0, 0.0, -3.0, 4.5]));
-        let found = difference(DataType::FLOAT, 4, &a, &b).unwrap();
+        let found = difference(DataType::FLOAT, 4, &a, &b, &|_| {}).unwrap();
         let expected =
             TensorDifference { elements: 4, differing: 2, max_abs: Some(2.0), mean_abs: Some(0.625) };
         assert_eq!(found, expected);
@@ -133,13 +135,13 @@ mod tests {
         let mut values = vec![0.5f32; PIECE / 4 + 3];
         let a = memory(&values);
         values[PIECE / 4 + 1] = 0.75;
-        let found = difference(DataType::FLOAT, values.len() as u64, &a, &memory(&values)).unwrap();
+        let found = difference(DataType::FLOAT, values.len() as u64, &a, &memory(&values), &|_| {}).unwrap();
         assert_eq!((found.differing, found.max_abs), (1, Some(0.25)));
     }
 
     #[test]
     fn what_is_not_a_number_is_infinitely_far_away() {
-        let found = difference(DataType::FLOAT, 1, &memory(&[f32::NAN]), &memory(&[0.0])).unwrap();
+        let found = difference(DataType::FLOAT, 1, &memory(&[f32::NAN]), &memory(&[0.0]), &|_| {}).unwrap();
         assert_eq!((found.differing, found.max_abs), (1, Some(f64::INFINITY)));
     }
 
@@ -147,7 +149,7 @@ mod tests {
     fn elements_of_four_bits_are_counted() {
         let (a, b) = (Bytes::from_static(&[0x12, 0x34]), Bytes::from_static(&[0x13, 0x43]));
         let (a, b) = (WeightReader::Memory(a), WeightReader::Memory(b));
-        let found = difference(DataType(22), 4, &a, &b).unwrap();
+        let found = difference(DataType(22), 4, &a, &b, &|_| {}).unwrap();
         assert_eq!((found.differing, found.max_abs), (3, None));
     }
 

@@ -1,0 +1,241 @@
+//! Comparing every pair of tensors that a walk found: most by a pass over their bytes, the pools of ratios by
+//! [`claim`] where it can tell.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{
+    Difference, Proof, claim,
+    explain::{self, Names},
+    masks::{self, Expected},
+    tensors::{self, Comparison},
+    value,
+    walk::{Reader, TensorPair, Walk},
+};
+use crate::{
+    analysis::weights::Weight,
+    ir::Origin,
+    onnx::OnnxError,
+    plan::{Mask, ResolvedPrune},
+};
+
+/// What the pairs are compared by.
+pub(super) struct Pairs<'a, 'g> {
+    pub names: &'a Names<'a, 'g>,
+    /// The rule of each mask, and the weight's index in it.
+    pub masks: &'a [(usize, usize)],
+    /// What makes the number that masked weights are multiplied by from the scale of their rule.
+    pub factor: &'a (dyn Fn(f64) -> f64 + Sync),
+    /// Told how many bytes were read.
+    pub read: &'a (dyn Fn(u64) + Sync),
+}
+
+/// What a tensor must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Wanted {
+    /// The original's elements.
+    Original,
+    /// Those, masked.
+    Masked(Expected),
+    /// Those, masked; it does.
+    Proven,
+}
+
+/// Weights of one rule whose masks depend on each other, at least one of which is in the compiled graph.
+struct Pool<'a> {
+    prune: &'a ResolvedPrune,
+    /// Which of the rule's weights.
+    range: Range<usize>,
+    /// For each of them its mask and the pairs that have it.
+    weights: Vec<(usize, Vec<TensorPair>)>,
+}
+
+impl Pairs<'_, '_> {
+    /// Compares the tensors of `walk`.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if elements cannot be read.
+    pub fn compare_all(&self, walk: &Walk, differences: &mut Vec<Difference>) -> Result<Proof, OnnxError> {
+        let wanted = self.wanted(walk)?;
+        let mut known = FxHashSet::default();
+        let mut jobs = Vec::new();
+        for (pair, reader) in &walk.tensors {
+            let wanted = pair.mask.and_then(|mask| wanted.get(&mask)).copied().unwrap_or(Wanted::Original);
+            if known.insert((pair.compiled, pair.original, wanted)) {
+                jobs.push((pair, *reader, wanted));
+            }
+        }
+        let results: Vec<_> = jobs
+            .par_iter()
+            .map(|(pair, reader, wanted)| self.compare(pair, *reader, *wanted))
+            .collect::<Result<_, _>>()?;
+        let mut proof = Proof::default();
+        for ((.., wanted), (comparison, difference)) in jobs.iter().zip(results) {
+            match comparison {
+                Comparison::Shared => proof.shared += 1,
+                Comparison::Equal if *wanted == Wanted::Original => proof.identical += 1,
+                Comparison::Equal => proof.masked += 1,
+                Comparison::Unequal(_) => {}
+            }
+            differences.extend(difference);
+        }
+        Ok(proof)
+    }
+
+    /// What the tensors of each mask must hold.
+    fn wanted(&self, walk: &Walk) -> Result<FxHashMap<usize, Wanted>, OnnxError> {
+        let pools = self.pools(walk);
+        let mut claims = Vec::new();
+        for (index, pool) in pools.iter().enumerate() {
+            claims.extend(self.claim(pool)?.map(|claim| (index, claim)));
+        }
+        let (of, claims): (Vec<usize>, Vec<claim::Pool>) = claims.into_iter().unzip();
+        let found = claim::proven(&claims, self.read)?;
+        let proven: FxHashSet<usize> =
+            of.into_iter().zip(found).filter_map(|(pool, is_right)| is_right.then_some(pool)).collect();
+        let mut wanted = FxHashMap::default();
+        for (index, pool) in pools.iter().enumerate() {
+            let masks = pool.weights.iter().map(|(mask, _)| *mask);
+            if proven.contains(&index) {
+                wanted.extend(masks.map(|mask| (mask, Wanted::Proven)));
+                continue;
+            }
+            let graph = self.names.original.graph;
+            let expected = masks::expected(graph, pool.prune, pool.range.clone(), self.factor, self.read)?;
+            let masked = masks.zip(expected);
+            wanted.extend(masked.filter_map(|(mask, expected)| Some((mask, Wanted::Masked(expected?)))));
+        }
+        Ok(wanted)
+    }
+
+    fn pools(&self, walk: &Walk) -> Vec<Pool<'_>> {
+        let mut pairs: FxHashMap<usize, Vec<TensorPair>> = FxHashMap::default();
+        let mut known = FxHashSet::default();
+        for (pair, _) in &walk.tensors {
+            if let (Some(mask), true) = (pair.mask, known.insert(*pair)) {
+                pairs.entry(mask).or_default().push(*pair);
+            }
+        }
+        let mut pools = Vec::new();
+        let mut first = 0;
+        for prune in &self.names.plan.prunes {
+            for range in masks::pools(prune) {
+                let mask = |weight: usize| first + weight;
+                let weights: Vec<_> = range
+                    .clone()
+                    .map(|weight| (mask(weight), pairs.remove(&mask(weight)).unwrap_or_default()))
+                    .collect();
+                if weights.iter().any(|(_, pairs)| !pairs.is_empty()) {
+                    pools.push(Pool { prune, range, weights });
+                }
+            }
+            first += prune.weights.len();
+        }
+        pools
+    }
+
+    /// What `pool` claims to be; `None` if it is not of a ratio, or has a form that cannot be checked as one.
+    fn claim(&self, pool: &Pool<'_>) -> Result<Option<claim::Pool>, OnnxError> {
+        let Mask::Ratio { ratio, ties, .. } = pool.prune.rule.mask else { return Ok(None) };
+        let scale = masks::scale(pool.prune, self.factor);
+        let mut members = Vec::with_capacity(pool.weights.len());
+        for (weight, (_, pairs)) in
+            pool.prune.weights.get(pool.range.clone()).into_iter().flatten().zip(&pool.weights)
+        {
+            let original = masks::elements_of(self.names.original.graph, weight)?;
+            let form = match pairs.as_slice() {
+                [] => claim::Form::Gone,
+                [pair] => match self.form(weight, pair, scale)? {
+                    Some(form) => form,
+                    None => return Ok(None),
+                },
+                _ => return Ok(None),
+            };
+            members.push(claim::Member { original, float: masks::float_of(weight)?, form });
+        }
+        let n = members.iter().map(|m| m.original.len() / m.float.size() as u64).sum();
+        let k = masks::rank(n, ratio.value.get());
+        Ok((k > 0).then_some(claim::Pool { members, k, ties, scale }))
+    }
+
+    fn form(&self, weight: &Weight, pair: &TensorPair, scale: f32) -> Result<Option<claim::Form>, OnnxError> {
+        let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
+        if original.value(pair.original).origin != Origin::Initializer(weight.initializer) {
+            return Ok(None);
+        }
+        let (wanted, found) =
+            (value::tensor(original, pair.original)?, value::tensor(compiled, pair.compiled)?);
+        let Some(mask) = found.mask else { return Ok(Some(claim::Form::Stored(found.elements))) };
+        if scale != 0.0 {
+            return Ok(None);
+        }
+        let shared = tensors::is_same_range(&wanted.elements, &found.elements)?;
+        Ok(Some(claim::Form::Computed { t: mask.t, copy: (!shared).then_some(found.elements) }))
+    }
+
+    fn compare(
+        &self,
+        pair: &TensorPair,
+        reader: Reader,
+        wanted: Wanted,
+    ) -> Result<(Comparison, Option<Difference>), OnnxError> {
+        let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
+        let (tensor, found) =
+            (value::tensor(original, pair.original)?, value::tensor(compiled, pair.compiled)?);
+        let (comparison, expected) = match wanted {
+            Wanted::Proven => (Comparison::Equal, None),
+            Wanted::Original => (tensors::compare(&tensor, &found, None, self.read)?, None),
+            Wanted::Masked(expected) => {
+                (tensors::compare(&tensor, &found, Some(expected), self.read)?, Some(expected))
+            }
+        };
+        let mut difference = Difference {
+            module: self.names.module_of(reader),
+            expected: Some(explain::describe(original, pair.original)),
+            found: Some(explain::describe(compiled, pair.compiled)),
+            tensor: Some(found.name.clone()),
+            rank: self.names.rank_of(reader),
+            ..Difference::default()
+        };
+        let (_, reads) = self.names.reader(reader);
+        let masked = pair.mask.and_then(|mask| self.masks.get(mask));
+        let prune = masked.and_then(|(rule, _)| self.names.plan.prunes.get(*rule));
+        if let (Some(prune), Some((_, weight))) = (prune, masked) {
+            difference.module = prune.weights.get(*weight).map(|w| w.path.clone());
+            difference.rule = Some(prune.rule.span);
+        }
+        let overridable =
+            tensor.input != found.input && (wanted == Wanted::Original || found.input.is_some());
+        let Comparison::Unequal(unequal) = &comparison else {
+            difference.message = match (&tensor.input, &found.input) {
+                (Some(name), _) => format!("{reads} can no longer be overridden by the input `{name}`"),
+                (None, Some(name)) => format!("{reads} can be overridden by the input `{name}`"),
+                (None, None) => String::new(),
+            };
+            return Ok((comparison, overridable.then_some(difference)));
+        };
+        let what = match &difference.module {
+            Some(path) if expected.is_some() => format!("the masked weight of `{path}`"),
+            _ => reads,
+        };
+        let untouched = expected.is_some()
+            && !matches!(tensors::compare(&tensor, &found, None, self.read)?, Comparison::Unequal(_));
+        difference.message = if untouched {
+            format!("{what} is not masked: `{}` holds the original's elements", found.name)
+        } else {
+            let more = match unequal.count {
+                1 => String::new(),
+                n => format!(" ({n} elements differ)"),
+            };
+            let (element, is, must) = (unequal.element, &unequal.found, &unequal.expected);
+            format!("{what}: element {element} of `{}` is {is}, expected {must}{more}", found.name)
+        };
+        difference.element = Some(unequal.element);
+        difference.values = Some((unequal.expected.clone(), unequal.found.clone()));
+        let threshold = expected.and_then(|e| e.threshold());
+        difference.help = threshold.map(|t| format!("weights with magnitudes up to {t:?} are masked"));
+        Ok((comparison, Some(difference)))
+    }
+}
