@@ -91,11 +91,10 @@ def worker(args):
         dims = [size or (fixed if isinstance(fixed, int) else 768) for size, fixed in zip(wanted, info.shape)]
         inputs[info.name] = rng.standard_normal(dims, dtype=np.float32).astype(kinds[info.type])
     for _ in sys.stdin:
-        before, started = os.times(), time.perf_counter()
+        before, started = time.process_time(), time.perf_counter()
         outputs = [session.run(None, inputs)[0] for session in sessions]
-        wall, after = time.perf_counter() - started, os.times()
+        wall, cpu = time.perf_counter() - started, time.process_time() - before
         mean = float(np.mean(np.abs(outputs[-1].astype(np.float64))))
-        cpu = after.user - before.user + after.system - before.system
         print(json.dumps({"wall": wall, "cpu": cpu, "mean": mean}), flush=True)
 
 
@@ -180,14 +179,13 @@ def main():
         args.crdiff = REPOSITORY / "target" / "release" / "crdiff-compile"
     python = python_with_peers()
     model = args.folder.resolve() / "model.onnx"
-    report = {"processors": os.cpu_count(), "load_before": os.getloadavg(), "options": args.option}
-    report["plans"] = {
-        name: measure(name, PLANS[name], model, args, python) for name in args.plan or PLANS
-    }
-    report["load_after"] = os.getloadavg()
+    report = {"processors": os.cpu_count(), "load_before": os.getloadavg(), "options": args.option, "plans": {}}
+    for name in args.plan or PLANS:
+        report["plans"][name] = measure(name, PLANS[name], model, args, python)
+        report["load_after"] = os.getloadavg()
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
     print(table(report["plans"]))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
