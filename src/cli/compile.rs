@@ -131,6 +131,10 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     if targets.is_empty() {
         targets.push(Target::Pruned);
     }
+    if args.poa_weight == PoaWeight::Input && !targets.contains(&Target::FusedWithInput) {
+        let what = "--poa-weight says where a fused graph has w from: it needs --emit fused";
+        return Err(Failure::Message(what.to_string()));
+    }
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
     let hooks = Hooks { progress: &|stage, bytes| bars.compiling(stage, bytes), stop };
     let mut reports = Vec::new();

@@ -26,20 +26,22 @@ pub fn compile(report: &CompileReport) -> String {
 }
 
 fn bypass_table(text: &mut String, report: &CompileReport) {
-    let with_macs = report.bypass.iter().any(|b| b.macs.is_some());
-    let mut header = vec!["bypassed", "kind", "via", "nodes gone", "parameters gone"];
+    // In a fused graph nothing is gone: the dense branch has it all.
+    let gone = report.fused.is_none();
+    let with_macs = gone && report.bypass.iter().any(|b| b.macs.is_some());
+    let mut header = vec!["bypassed", "kind", "via"];
+    if gone {
+        header.extend(["nodes gone", "parameters gone"]);
+    }
     if with_macs {
         header.push("MACs gone");
     }
     let mut table = table(&header, 3);
     for bypass in &report.bypass {
-        let mut row = vec![
-            bypass.module.clone(),
-            bypass.kind.clone(),
-            bypass.via.clone(),
-            bypass.nodes.to_string(),
-            count(bypass.parameters),
-        ];
+        let mut row = vec![bypass.module.clone(), bypass.kind.clone(), bypass.via.clone()];
+        if gone {
+            row.extend([bypass.nodes.to_string(), count(bypass.parameters)]);
+        }
         if with_macs {
             row.push(bypass.macs.map(count).unwrap_or_default());
         }
@@ -139,7 +141,7 @@ fn honest(report: &CompileReport) -> Vec<&'static str> {
     let emit = report.outputs.first().map_or("pruned", |o| o.emit.as_str());
     if report.prune.is_empty() && report.bypass.is_empty() {
         lines.push("The plan changes nothing.");
-    } else if emit == "fused" {
+    } else if report.fused.is_some() {
         lines.push(
             "A drop-in for the original: same inputs and outputs, amplified. It costs more than the original and less \
              than two runs.",
