@@ -125,10 +125,15 @@ impl EngineArgs {
 ///
 /// # Errors
 /// [`Failure`] if the plan doesn't fit the model, or nothing can be written.
-pub fn unets(model: &Path, plan: &Plan, visibility: Visibility) -> Result<Unets, Failure> {
+pub fn unets(model: &Path, plan: &Plan, memory: Memory, visibility: Visibility) -> Result<Unets, Failure> {
+    // Masked weights of their own would be a part of the weights a second time.
+    let masks = match memory {
+        Memory::Fast => MaskForm::Stored,
+        Memory::Low => MaskForm::Computed,
+    };
     Ok(match plan.amplify.mode {
-        Mode::Weights => Unets::Instead(compiled(model, plan, Target::Amplified, visibility)?),
-        Mode::Outputs => Unets::WithPruned(compiled(model, plan, Target::Pruned, visibility)?),
+        Mode::Weights => Unets::Instead(compiled(model, plan, Target::Amplified, masks, visibility)?),
+        Mode::Outputs => Unets::WithPruned(compiled(model, plan, Target::Pruned, masks, visibility)?),
     })
 }
 
@@ -138,14 +143,20 @@ pub fn unets(model: &Path, plan: &Plan, visibility: Visibility) -> Result<Unets,
 /// folder, so only there can it share the model's weights. Where that folder cannot be written, a copy with all its
 /// weights goes to `crdiff/compiled/KEY` in the user's cache folder. The key is of the model's path, size and time of
 /// change (its data files' too), the plan's digest and this program's version.
-fn compiled(model: &Path, plan: &Plan, target: Target, visibility: Visibility) -> Result<PathBuf, Failure> {
+fn compiled(
+    model: &Path,
+    plan: &Plan,
+    target: Target,
+    masks: MaskForm,
+    visibility: Visibility,
+) -> Result<PathBuf, Failure> {
     let cannot = |action: &str, path: &Path, e: std::io::Error| {
         Failure::Message(format!("{}: cannot {action}: {e}", path.display()))
     };
     let model = model.canonicalize().map_err(|e| cannot("open", model, e))?;
     let folder = model.parent().unwrap_or(Path::new("/"));
     let stem = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let key = key(&model, &stem, plan);
+    let key = key(&model, &stem, plan, masks);
     let beside = folder.join(format!("{stem}.crdiff-{key}.onnx"));
     let cached = cache_folder().and_then(|folder| Some(folder.parent()?.join("compiled").join(&key)));
     let cached = cached.map(|folder| folder.join("model.onnx"));
@@ -168,7 +179,7 @@ fn compiled(model: &Path, plan: &Plan, target: Target, visibility: Visibility) -
         target,
         output: Some(&output),
         weights: Some(weights),
-        masks: MaskForm::Stored,
+        masks,
         at: None,
         protected: Vec::new(),
     };
@@ -177,10 +188,11 @@ fn compiled(model: &Path, plan: &Plan, target: Target, visibility: Visibility) -
     Ok(output)
 }
 
-fn key(model: &Path, stem: &str, plan: &Plan) -> String {
+fn key(model: &Path, stem: &str, plan: &Plan, masks: MaskForm) -> String {
     let mut hash = Sha256::new();
     hash.update(env!("CARGO_PKG_VERSION"));
     hash.update(&plan.digest);
+    hash.update(format!("{masks:?}"));
     hash.update(model.as_os_str().as_encoded_bytes());
     let data = ["onnx_data", "onnx.data", "data"].map(|end| model.with_file_name(format!("{stem}.{end}")));
     for path in data.iter().map(PathBuf::as_path).chain([model]) {

@@ -193,8 +193,8 @@ pub enum MemoryMode {
     /// Weights may be rearranged for speed: several times the file's size for each session.
     #[default]
     Fast,
-    /// Weights stay as they are, so that sessions that map the same file share its pages: on the CPU no NCHWc layout
-    /// and no prepacking, 10 to 20 % slower.
+    /// Weights stay as they are, so that sessions that map the same file share its pages: on the CPU no NCHWc layout,
+    /// no prepacking, and nothing computed from weights ahead. Slower.
     Low,
 }
 

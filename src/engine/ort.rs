@@ -219,8 +219,9 @@ fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<S
         builder = builder.with_intra_threads(threads.get())?;
     }
     if options.memory == MemoryMode::Low {
-        // Both copy weights into layouts of their own, which no two sessions can share.
-        builder = builder.with_disabled_optimizers("NchwcTransformer")?.with_prepacking(false)?;
+        // All three make weights of their own, which no two sessions can share.
+        let copying = "NchwcTransformer;ConstantFolding";
+        builder = builder.with_disabled_optimizers(copying)?.with_prepacking(false)?;
     }
     if options.providers.is_empty() {
         // The crate asks for the most efficient device otherwise, whatever that is.
