@@ -283,7 +283,7 @@ fn folders_that_are_no_pipeline_or_cannot_be_written() {
     fs::remove_file(prepared.pipeline.join("tokenizer/vocab.json")).unwrap();
     let output = run(&prepared, "--dense");
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("vocab.json"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("pipeline/tokenizer: there is no vocab.json"), "{}", stderr(&output));
     assert_eq!(files(folder).iter().filter(|name| name.ends_with("png")).count(), 0);
 }
 
