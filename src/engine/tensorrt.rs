@@ -297,7 +297,7 @@ mod tests {
             [profile.min, profile.opt, profile.max],
             ["sample:1x4x64x64", "sample:2x4x64x96", "sample:2x4x64x96"]
         );
-        let error = |range| Profile::of(&[sample.clone()], &BTreeMap::from([range])).unwrap_err();
+        let error = |range| Profile::of(std::slice::from_ref(&sample), &BTreeMap::from([range])).unwrap_err();
         assert!(error(range("other", &[1], &[1])).contains("`sample` float32[?, 4, ?, ?]: nothing says"));
         for (min, max) in [
             (&[1, 4, 64, 64][..], &[1, 4, 32, 64][..]), // the smallest is the largest

@@ -300,7 +300,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
             }
         }
         let mut feeds: Vec<(&str, Feed<'_>)> =
-            inputs.iter().map(|(name, tensor)| (name.as_str(), Feed::Device(*tensor))).collect();
+            inputs.iter().map(|(name, tensor)| (name.as_str(), Feed::Device(tensor))).collect();
         feeds.push(("coefficients", Feed::Host(&coefficients)));
         let names: Vec<String> = written
             .iter()
