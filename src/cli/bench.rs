@@ -101,7 +101,8 @@ struct Kind {
     decoding_ms: f64,
     total_ms: f64,
     steps_per_second: f64,
-    /// The most resident memory of the process so far (VmHWM), in bytes; unknown where the system doesn't say.
+    /// The most memory of the process after a call of the warm-up run, in bytes, each page once (Pss): two sessions
+    /// that map one file share its pages. Unknown where the system doesn't say.
     peak_bytes: Option<u64>,
 }
 
@@ -110,7 +111,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let folder = Folder::open(&args.pipeline)?;
     let planned = match (&args.pruned, &plan) {
         (Some(pruned), _) => Some(Unets::WithPruned(pruned.clone())),
-        (None, Some(plan)) => Some(unets(&folder.unet(), plan, Visibility::Shown)?),
+        (None, Some(plan)) => Some(unets(&folder.unet(), plan, args.engine.memory(), Visibility::Shown)?),
         (None, None) => None,
     };
     let runtime = plan.as_ref().map_or_else(Runtime::default, |plan| plan.runtime.clone());
@@ -177,16 +178,21 @@ fn measure(
     request: &Request,
     runs: u32,
 ) -> Result<Kind, Failure> {
-    let mut once = || -> Result<(Duration, Timings), Failure> {
+    let mut once = |each_event: &mut dyn FnMut()| -> Result<(Duration, Timings), Failure> {
         let started = Instant::now();
-        let output = pipeline.run(request, &mut |_| match interruptible().load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        let output = pipeline.run(request, &mut |_| {
+            each_event();
+            match interruptible().load(Ordering::Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
         })?;
         Ok((started.elapsed(), output.timings))
     };
-    let (_, warm) = once()?;
-    let mut timed = (0..runs).map(|_| once()).collect::<Result<Vec<_>, _>>()?;
+    // Asking takes a while: not in the runs that are timed.
+    let mut peak = None;
+    let (_, warm) = once(&mut || peak = peak.max(resident()))?;
+    let mut timed = (0..runs).map(|_| once(&mut || {})).collect::<Result<Vec<_>, _>>()?;
     timed.sort_by_key(|(total, _)| *total);
     let (total, timings) = timed.get(timed.len() / 2).copied().unwrap_or_default();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
@@ -204,14 +210,14 @@ fn measure(
         decoding_ms: ms(timings.decoding),
         total_ms: ms(total),
         steps_per_second: request.steps as f64 / timings.sampling.as_secs_f64().max(f64::MIN_POSITIVE),
-        peak_bytes: peak(),
+        peak_bytes: peak,
     })
 }
 
-/// The peak of resident memory, where the system tells it as Linux does.
-fn peak() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// Resident memory with each page counted once, where the system tells it as Linux does.
+fn resident() -> Option<u64> {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 

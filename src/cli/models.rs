@@ -15,14 +15,14 @@ use super::{
 };
 use crate::{
     compile::{Hooks, Job, Target, compile_file},
-    diffusion::{amplify::in_weights, pipeline::Unets},
+    diffusion::pipeline::Unets,
     engine::{
         Chosen, EngineKind, EngineRequest, MemoryMode, Provider, ProviderKind, SessionOptions, choose,
         fetch::cache_folder,
     },
     onnx::WeightPolicy,
     passes::MaskForm,
-    plan::{Plan, Runtime},
+    plan::{Mode, Plan, Runtime},
 };
 
 /// On what to run.
@@ -74,6 +74,7 @@ impl EngineArgs {
                 Memory::Low => MemoryMode::Low,
             },
             providers: self.providers(runtime)?,
+            engine_cache: cache_folder().and_then(|folder| Some(folder.parent()?.join("engines"))),
             ..SessionOptions::default()
         };
         Ok((chosen, options))
@@ -114,6 +115,7 @@ impl EngineArgs {
                 })?;
             provider.options.insert(key.to_string(), value.to_string());
         }
+        providers.iter().try_for_each(Provider::check)?;
         Ok(providers)
     }
 }
@@ -123,27 +125,38 @@ impl EngineArgs {
 ///
 /// # Errors
 /// [`Failure`] if the plan doesn't fit the model, or nothing can be written.
-pub fn unets(model: &Path, plan: &Plan, visibility: Visibility) -> Result<Unets, Failure> {
-    Ok(match in_weights(plan)? {
-        Some(plan) => Unets::Instead(compiled(model, &plan, visibility)?),
-        None => Unets::WithPruned(compiled(model, plan, visibility)?),
+pub fn unets(model: &Path, plan: &Plan, memory: Memory, visibility: Visibility) -> Result<Unets, Failure> {
+    // Masked weights of their own would be a part of the weights a second time.
+    let masks = match memory {
+        Memory::Fast => MaskForm::Stored,
+        Memory::Low => MaskForm::Computed,
+    };
+    Ok(match plan.amplify.mode {
+        Mode::Weights => Unets::Instead(compiled(model, plan, Target::Amplified, masks, visibility)?),
+        Mode::Outputs => Unets::WithPruned(compiled(model, plan, Target::Pruned, masks, visibility)?),
     })
 }
 
-/// The pruned graph of a plan, compiled unless it already is.
+/// The graph of a plan, compiled unless it already is.
 ///
 /// It lies beside the model, as `model.crdiff-KEY.onnx`: ONNX Runtime reads external data only from below a graph's own
 /// folder, so only there can it share the model's weights. Where that folder cannot be written, a copy with all its
 /// weights goes to `crdiff/compiled/KEY` in the user's cache folder. The key is of the model's path, size and time of
 /// change (its data files' too), the plan's digest and this program's version.
-fn compiled(model: &Path, plan: &Plan, visibility: Visibility) -> Result<PathBuf, Failure> {
+fn compiled(
+    model: &Path,
+    plan: &Plan,
+    target: Target,
+    masks: MaskForm,
+    visibility: Visibility,
+) -> Result<PathBuf, Failure> {
     let cannot = |action: &str, path: &Path, e: std::io::Error| {
         Failure::Message(format!("{}: cannot {action}: {e}", path.display()))
     };
     let model = model.canonicalize().map_err(|e| cannot("open", model, e))?;
     let folder = model.parent().unwrap_or(Path::new("/"));
     let stem = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let key = key(&model, &stem, plan);
+    let key = key(&model, &stem, plan, masks);
     let beside = folder.join(format!("{stem}.crdiff-{key}.onnx"));
     let cached = cache_folder().and_then(|folder| Some(folder.parent()?.join("compiled").join(&key)));
     let cached = cached.map(|folder| folder.join("model.onnx"));
@@ -163,10 +176,10 @@ fn compiled(model: &Path, plan: &Plan, visibility: Visibility) -> Result<PathBuf
     let job = Job {
         model: &model,
         plan,
-        target: Target::Pruned,
+        target,
         output: Some(&output),
         weights: Some(weights),
-        masks: MaskForm::Stored,
+        masks,
         at: None,
         protected: Vec::new(),
     };
@@ -175,10 +188,11 @@ fn compiled(model: &Path, plan: &Plan, visibility: Visibility) -> Result<PathBuf
     Ok(output)
 }
 
-fn key(model: &Path, stem: &str, plan: &Plan) -> String {
+fn key(model: &Path, stem: &str, plan: &Plan, masks: MaskForm) -> String {
     let mut hash = Sha256::new();
     hash.update(env!("CARGO_PKG_VERSION"));
     hash.update(&plan.digest);
+    hash.update(format!("{masks:?}"));
     hash.update(model.as_os_str().as_encoded_bytes());
     let data = ["onnx_data", "onnx.data", "data"].map(|end| model.with_file_name(format!("{stem}.{end}")));
     for path in data.iter().map(PathBuf::as_path).chain([model]) {

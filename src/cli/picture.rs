@@ -15,21 +15,35 @@ const SETTINGS: &str = "crdiff";
 /// Columns of white between pictures that stand side by side.
 const GAP: usize = 8;
 
-/// Pictures of one height side by side.
-pub fn side_by_side(images: &[&Image]) -> Image {
-    let height = images.iter().map(|image| image.height).max().unwrap_or(0);
-    let width = images.iter().map(|image| image.width + GAP).sum::<usize>().saturating_sub(GAP);
-    let mut pixels = Vec::with_capacity(3 * height * width);
-    for y in 0..height {
-        for (i, image) in images.iter().enumerate() {
-            if i > 0 {
-                pixels.extend([255; 3 * GAP]);
-            }
-            match image.pixels.chunks_exact((3 * image.width).max(1)).nth(y) {
-                Some(line) => pixels.extend_from_slice(line),
-                None => pixels.extend(std::iter::repeat_n(255, 3 * image.width)),
+/// Pictures side by side, each below its name. A name that is wider than its picture is cut off.
+pub fn side_by_side(pictures: &[(&str, &Image)]) -> Image {
+    let height = pictures.iter().map(|(_, image)| image.height).max().unwrap_or(0);
+    let width = pictures.iter().map(|(_, image)| image.width + GAP).sum::<usize>().saturating_sub(GAP);
+    // Letters of 8 pixels on small pictures, of 16 from 256 pixels on, and so on.
+    let widest = pictures.iter().map(|(_, image)| image.width).max().unwrap_or(0);
+    let scale = (widest / 128).max(1);
+    let strip = 2 * GAP + 8 * scale;
+    let (height, line) = (height + strip, 3 * width);
+    let mut pixels = vec![255; line * height];
+    let mut left = 0;
+    for (name, image) in pictures {
+        let rows = pixels.chunks_exact_mut(line.max(1)).skip(strip);
+        for (row, source) in rows.zip(image.pixels.chunks_exact((3 * image.width).max(1))) {
+            if let Some(row) = row.get_mut(3 * left..3 * (left + image.width)) {
+                row.copy_from_slice(source);
             }
         }
+        for (i, letter) in name.chars().take(image.width / (8 * scale)).enumerate() {
+            let bits = font8x8::UnicodeFonts::get(&font8x8::BASIC_FONTS, letter).unwrap_or_default();
+            for (y, x) in (0..8 * scale).flat_map(|y| (0..8 * scale).map(move |x| (y, x))) {
+                let is_ink = bits.get(y / scale).is_some_and(|row| row >> (x / scale) & 1 == 1);
+                let at = line * (GAP + y) + 3 * (left + 8 * scale * i + x);
+                if let (true, Some(pixel)) = (is_ink, pixels.get_mut(at..at + 3)) {
+                    pixel.fill(0);
+                }
+            }
+        }
+        left += image.width + GAP;
     }
     Image { height, width, pixels }
 }
@@ -102,11 +116,21 @@ mod tests {
     }
 
     #[test]
-    fn pictures_stand_side_by_side() {
-        let joined = side_by_side(&[&grey(2, 1, 10), &grey(2, 2, 20)]);
-        assert_eq!((joined.height, joined.width, joined.pixels.len()), (2, 1 + GAP + 2, 2 * 3 * (3 + GAP)));
-        assert_eq!(&joined.pixels[..4], [10, 10, 10, 255]);
-        assert_eq!(joined.pixels.last(), Some(&20));
+    fn pictures_stand_side_by_side_below_their_names() {
+        let joined = side_by_side(&[("l", &grey(2, 9, 10)), ("ll", &grey(2, 12, 20))]);
+        let (strip, width) = (2 * GAP + 8, 9 + GAP + 12);
+        assert_eq!((joined.height, joined.width), (strip + 2, width));
+        let line = |y: usize| &joined.pixels[3 * width * y..3 * width * (y + 1)];
+        assert_eq!(line(strip)[..3 * 9], [10; 27]);
+        assert_eq!(line(strip)[3 * 9..3 * (9 + GAP)], [255; 3 * GAP]);
+        assert_eq!(line(strip + 1)[3 * (9 + GAP)..], [20; 36]);
+        // Both are named; of the second name there is room for one letter.
+        let ink = |from: usize, to: usize| {
+            (0..strip).flat_map(|y| &line(y)[3 * from..3 * to]).filter(|value| **value == 0).count()
+        };
+        assert!(ink(0, 8) > 0);
+        assert_eq!(ink(9 + GAP, 9 + GAP + 8), ink(0, 8));
+        assert_eq!(ink(9 + GAP + 8, width), 0);
     }
 
     #[test]

@@ -89,7 +89,7 @@ struct NetworkArgs {
     /// The pipeline as it is.
     #[arg(long, conflicts_with_all = ["plan", "pruned", "fused", "compare"])]
     dense: bool,
-    /// Dense, pruned and amplified side by side.
+    /// Dense, pruned and amplified side by side, each below its name.
     #[arg(long, conflicts_with = "fused")]
     compare: bool,
     /// The amplification w, instead of the plan's.
@@ -159,7 +159,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let unets = match (&settings.pruned, &settings.fused, &plan) {
         (Some(pruned), ..) => Unets::WithPruned(pruned.clone()),
         (None, Some(fused), _) => Unets::Instead(fused.clone()),
-        (None, None, Some(plan)) => unets(&folder.unet(), plan, visibility)?,
+        (None, None, Some(plan)) => unets(&folder.unet(), plan, args.engine.memory(), visibility)?,
         (None, None, None) => Unets::Dense,
     };
     if settings.compare && !matches!(unets, Unets::WithPruned(_)) {
@@ -182,7 +182,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let reporter = Reporter { json: args.json, bar: bar(visibility) };
     let variants = variants(&settings, &request.amplify);
     let mut outputs = Vec::with_capacity(variants.len());
+    let mut names = Vec::with_capacity(variants.len());
     for (name, amplify) in variants {
+        names.push(name);
         request.amplify = amplify;
         reporter.bar.set_message(name);
         outputs.push(pipeline.run(&request, &mut |event| reporter.event(&event))?);
@@ -194,11 +196,21 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     }
     let paths = paths(&args.output, request.batch);
     for (i, path) in paths.iter().enumerate() {
-        let images: Vec<&Image> = outputs.iter().filter_map(|output| output.images.get(i)).collect();
+        let images =
+            names.iter().zip(&outputs).filter_map(|(name, output)| Some((*name, output.images.get(i)?)));
+        let images: Vec<(&str, &Image)> = images.collect();
+        let joined;
+        let image = match images.as_slice() {
+            [(_, one)] => *one,
+            several => {
+                joined = picture::side_by_side(several);
+                &joined
+            }
+        };
         let seed =
             request.seeds.get(if request.seeds.len() == 1 { 0 } else { i }).copied().unwrap_or_default();
         let texts = texts(&settings, plan.as_ref(), &outputs, seed);
-        picture::write(path, &picture::side_by_side(&images), &settings.to_json(&versions)?, &texts)?;
+        picture::write(path, image, &settings.to_json(&versions)?, &texts)?;
         reporter.tell(&json!({ "event": "picture", "path": path, "seed": seed, "index": i }));
         if !args.quiet && !args.json {
             anstream::println!("{}", path.display());

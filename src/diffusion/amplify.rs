@@ -1,7 +1,7 @@
 //! A plan's `amplify:` for the calls of one sampling: what each call mixes its output from.
 
 use super::{PipelineError, sampler::Row};
-use crate::plan::{Amplify, Curve, During, Mode, On, Plan, Rule, Weight};
+use crate::plan::{Amplify, Curve, During, Mode, Weight};
 
 /// What the output of a call is made from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,7 +39,7 @@ pub enum Difference {
 ///
 /// # Errors
 /// [`PipelineError::Request`] if a list of weights isn't one a step, or the mode is [`Mode::Weights`], which is a
-/// property of the compiled graph ([`in_weights`]).
+/// property of the compiled graph ([`crate::compile::Target::Amplified`]).
 pub fn mixes(amplify: &Amplify, rows: &[Row]) -> Result<Vec<Mix>, PipelineError> {
     if amplify.mode == Mode::Weights {
         let what = "`mode: weights` amplifies within one network; there are no outputs to mix";
@@ -113,41 +113,6 @@ fn is_during(during: During, row: &Row) -> bool {
         During::Fraction { from, to } => (from..=to).contains(&row.fraction),
         During::Sigma { low, high } => (low..=high).contains(&row.sigma),
     }
-}
-
-/// A plan of `mode: weights` as a plan whose pruned graph is the amplified one: masked weights, which are multiplied
-/// by s, are multiplied by `1 + w (s - 1)` instead (1 - w where they would be zero). `None` for `mode: outputs`.
-///
-/// # Errors
-/// [`PipelineError::Request`] where one network cannot do it: the plan bypasses modules, or the weight or part of the
-/// sampling changes from step to step, or only one branch is meant.
-pub fn in_weights(plan: &Plan) -> Result<Option<Plan>, PipelineError> {
-    if plan.amplify.mode != Mode::Weights {
-        return Ok(None);
-    }
-    let refuse = |what: &str| {
-        Err(PipelineError::Request(format!(
-            "`amplify.mode: weights` makes one network for all steps, but the plan {what}"
-        )))
-    };
-    let Weight::Constant(weight) = plan.amplify.weight.value else { return refuse("changes the weight") };
-    if plan.amplify.during != During::default() {
-        return refuse("has `during`");
-    }
-    if plan.amplify.every.value.get() != 1 {
-        return refuse("has `every`");
-    }
-    if plan.amplify.on != On::Both {
-        return refuse("has `on: cond`");
-    }
-    let mut plan = plan.clone();
-    for rule in &mut plan.rules {
-        match rule {
-            Rule::Bypass(_) => return refuse("bypasses modules, which weights cannot amplify"),
-            Rule::Prune(rule) => rule.scale.value = 1.0 + weight * (rule.scale.value - 1.0),
-        }
-    }
-    Ok(Some(plan))
 }
 
 #[cfg(test)]
@@ -229,19 +194,5 @@ mod tests {
     fn a_list_must_have_a_weight_a_step() {
         let error = mixes(&amplify(Weight::Steps(vec![1.0; 3]), 1), &rows("DDIMScheduler", 4)).unwrap_err();
         assert_eq!(error.to_string(), "the plan's `amplify.weight` lists 3 steps, but 4 are run");
-    }
-
-    #[test]
-    fn amplified_weights_are_scaled_by_one_minus_w() {
-        let plan = |text: &str| crate::plan::parse("plan.yaml", text).unwrap();
-        let mode = "version: 1\namplify: {mode: weights, weight: 1.5}\nrules:\n";
-        let outcome =
-            in_weights(&plan(&format!("{mode}- prune: {{weights: '**.ff.**', ratio: 0.2}}"))).unwrap();
-        let Rule::Prune(rule) = &outcome.unwrap().rules[0] else { panic!("a prune rule") };
-        assert_eq!(rule.scale.value, -0.5);
-        let part = "version: 1\namplify: {mode: weights, during: [0, 0.5]}\nrules: []";
-        let error = in_weights(&plan(part)).unwrap_err().to_string();
-        assert!(error.ends_with("but the plan has `during`"), "{error}");
-        assert!(in_weights(&plan("version: 1\ncrdiff: {mid: 0.3}")).unwrap().is_none());
     }
 }

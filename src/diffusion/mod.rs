@@ -2,9 +2,11 @@
 //!
 //! [`Pipeline`] goes from a prompt to pictures. Its parts stand on their own: [`text`] (tokens and text encoders),
 //! [`random`] (the first latents), [`sampler`] (tables and the loop that runs them), [`amplify`] and [`interleave`]
-//! (the dense and the pruned network as one), [`guidance`], [`unet`] and [`vae`].
+//! (the dense and the pruned network as one), [`device`] (the same without leaving a GPU), [`guidance`], [`unet`] and
+//! [`vae`].
 
 pub mod amplify;
+pub mod device;
 mod error;
 pub mod guidance;
 pub mod interleave;

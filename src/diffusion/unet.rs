@@ -1,6 +1,10 @@
 //! A UNet of a pipeline: its inputs as the graph declares them, fed from one description of the conditioning.
 
+mod device;
+
 use std::path::Path;
+
+pub(super) use device::Placed;
 
 use super::PipelineError;
 use crate::{
@@ -98,6 +102,11 @@ impl Unet {
     /// The session.
     pub fn session(&self) -> &dyn Session {
         &*self.session
+    }
+
+    /// The inputs that it takes.
+    pub fn inputs(&self) -> &[TensorInfo] {
+        self.session.inputs()
     }
 
     /// The number of channels of its samples, if the graph says it.

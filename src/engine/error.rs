@@ -52,6 +52,16 @@ pub enum EngineError {
         /// The name.
         name: String,
     },
+    /// An option of an execution provider cannot be given.
+    #[error("option `{name}` of the {provider} provider: {what}")]
+    ProviderOption {
+        /// The provider.
+        provider: ProviderKind,
+        /// The option.
+        name: String,
+        /// What is wrong, and what would be right.
+        what: String,
+    },
     /// The engine is not in this build.
     #[error("engine `{engine}` is not in this build of crdiff: build it with `--features {engine}`")]
     NotBuilt {

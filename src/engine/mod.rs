@@ -5,6 +5,7 @@
 //! and why, and an execution provider that was asked for and doesn't run the model is an error.
 
 mod choose;
+pub mod device;
 pub mod doctor;
 mod error;
 pub mod fetch;
@@ -16,6 +17,7 @@ mod providers;
 mod rten;
 mod signature;
 mod tensor;
+pub mod tensorrt;
 #[cfg(feature = "tract")]
 mod tract;
 
@@ -24,7 +26,7 @@ use std::{
     fmt,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     str::FromStr,
 };
 
@@ -35,10 +37,12 @@ pub use self::rten::RtenEngine;
 #[cfg(feature = "tract")]
 pub use self::tract::TractEngine;
 pub use choose::{Chosen, EngineRequest, choose, choose_among};
+pub use device::{Capture, DeviceSession, DeviceTensor, Feed};
 pub use error::EngineError;
 pub use providers::{Provider, ProviderKind};
 pub use signature::{Dim, Signature, TensorInfo};
 pub use tensor::{HostTensor, TensorData, UINT8};
+pub use tensorrt::ShapeRange;
 
 /// Loads models.
 pub trait Engine: Send + Sync {
@@ -85,6 +89,11 @@ pub trait Session: Send {
     /// one place.
     fn placement(&self) -> &[Placement] {
         &[]
+    }
+
+    /// Itself, if it can be run from and into memory of its device; `None` for engines that have no such memory.
+    fn device(&mut self) -> Option<&mut dyn DeviceSession> {
+        None
     }
 }
 
@@ -148,8 +157,20 @@ pub struct SessionOptions {
     /// Concrete dimensions, by input. tract needs them for all inputs that have dynamic ones; ONNX Runtime specialises
     /// named dimensions to them; rten doesn't need them.
     pub fixed_dims: BTreeMap<String, Vec<usize>>,
+    /// The sizes that inputs will be fed, by input: what TensorRT's engines are built for. It finds them out at the
+    /// first run else, and builds again where they change.
+    pub profile: BTreeMap<String, ShapeRange>,
+    /// The folder that TensorRT's engines are kept in; `None` keeps none.
+    pub engine_cache: Option<PathBuf>,
     /// Further ONNX Runtime session configuration entries, by key.
     pub config: BTreeMap<String, String>,
+}
+
+impl SessionOptions {
+    /// Whether sessions compute in memory of their own, apart from the host's.
+    pub fn runs_on_a_device(&self) -> bool {
+        self.providers.first().is_some_and(|provider| provider.kind != ProviderKind::Cpu)
+    }
 }
 
 /// How far an engine optimises the graph when loading it (ONNX Runtime's levels; rten and tract know only on and off).
@@ -172,8 +193,8 @@ pub enum MemoryMode {
     /// Weights may be rearranged for speed: several times the file's size for each session.
     #[default]
     Fast,
-    /// Weights stay as they are, so that sessions that map the same file share its pages: on the CPU no NCHWc layout
-    /// and no prepacking, 10 to 20 % slower.
+    /// Weights stay as they are, so that sessions that map the same file share its pages: on the CPU no NCHWc layout,
+    /// no prepacking, and nothing computed from weights ahead. Slower.
     Low,
 }
 

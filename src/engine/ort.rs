@@ -1,5 +1,6 @@
 //! ONNX Runtime, by a library that is loaded at run time.
 
+mod device;
 mod log;
 mod values;
 
@@ -20,14 +21,15 @@ use ort::{
 };
 
 use self::{
+    device::Memory,
     log::{Messages, plain},
     values::{owned, tensor_info, view},
 };
 use super::{
-    CpuFallback, Engine, EngineError, EngineKind, HostTensor, MemoryMode, Optimization, Placement,
-    ProviderKind, Session, SessionOptions, Signature, TensorInfo,
-    providers::{self, ModelIdentity},
+    CpuFallback, DeviceSession, Engine, EngineError, EngineKind, HostTensor, MemoryMode, Optimization,
+    Placement, Provider, ProviderKind, Session, SessionOptions, Signature, TensorInfo, providers,
     signature::{match_inputs, match_outputs, named_dims},
+    tensorrt,
 };
 use crate::onnx;
 
@@ -96,8 +98,8 @@ impl OrtEngine {
     fn create(
         &self,
         model: &str,
-        signature: &Signature,
-        identity: ModelIdentity,
+        source: &onnx::Source,
+        from: Origin<'_>,
         options: &SessionOptions,
     ) -> Result<Box<dyn Session>, EngineError> {
         let failed =
@@ -108,18 +110,39 @@ impl OrtEngine {
             provider,
             what,
         };
+        options.providers.iter().try_for_each(Provider::check)?;
+        let signature = Signature::of(source)
+            .map_err(|source| EngineError::Model { model: model.to_string(), source })?;
         let setting = |e: ort::Error<SessionBuilder>| failed(e.message().to_string());
         let mut builder = builder(&self.environment, options).map_err(|e| failed(e.message().to_string()))?;
         for (name, size) in named_dims(model, &signature.inputs, &options.fixed_dims)? {
             builder = builder.with_dimension_override(name, size).map_err(setting)?;
         }
         for provider in &options.providers {
+            let needs = provider.kind.needs();
+            let cannot = |reason: &str, said: &str| {
+                refused(provider.kind, format!("{reason}{said}\nit needs {needs}"))
+            };
+            if !provider.kind.is_built_in() {
+                return Err(cannot(
+                    "this build of ONNX Runtime doesn't have it",
+                    &format!(" ({})", self.path.display()),
+                ));
+            }
+            let mut provider = provider.clone();
+            let cache = options.engine_cache.as_deref();
+            tensorrt::complete(
+                &mut provider,
+                source,
+                &signature.inputs,
+                &options.profile,
+                cache,
+                &self.version,
+            )
+            .map_err(|what| refused(provider.kind, what))?;
             self.messages.clear();
-            providers::register(provider, &identity, &mut builder).map_err(|reason| {
-                let said = self.messages.joined();
-                let needs = provider.kind.needs();
-                refused(provider.kind, format!("{}{said}\nit needs {needs}", plain(&reason)))
-            })?;
+            providers::register(&provider, &mut builder)
+                .map_err(|reason| cannot(plain(&reason), &self.messages.joined()))?;
         }
         let accelerators: Vec<_> =
             options.providers.iter().map(|p| p.kind).filter(|kind| *kind != ProviderKind::Cpu).collect();
@@ -129,9 +152,9 @@ impl OrtEngine {
             builder = builder.with_log_level(LogLevel::Verbose).map_err(setting)?;
             builder = builder.with_logger(log.placement_logger()).map_err(setting)?;
         }
-        let session = match identity {
-            ModelIdentity::File(path) => builder.commit_from_file(path),
-            ModelIdentity::Bytes(bytes) => builder.commit_from_memory(bytes),
+        let session = match from {
+            Origin::File(path) => builder.commit_from_file(path),
+            Origin::Memory(bytes) => builder.commit_from_memory(bytes),
         }
         .map_err(|e| match accelerators.first() {
             Some(provider) => refused(*provider, e.message().to_string()),
@@ -147,7 +170,10 @@ impl OrtEngine {
             outlets.iter().map(|o| tensor_info(o.name(), o.dtype()).map_err(failed)).collect()
         };
         let (inputs, outputs) = (describe(session.inputs())?, describe(session.outputs())?);
-        Ok(Box::new(OrtSession { model: model.to_string(), session, inputs, outputs, placement }))
+        let memory = Memory::of(&options.providers).map_err(failed)?;
+        let captures = options.providers.iter().any(Provider::captures_cuda_graphs);
+        let model = model.to_string();
+        Ok(Box::new(OrtSession { model, session, inputs, outputs, placement, memory, captures }))
     }
 }
 
@@ -162,19 +188,23 @@ impl Engine for OrtEngine {
 
     fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
         let model = path.display().to_string();
-        let signature = onnx::open(path)
-            .and_then(|source| Signature::of(&source))
-            .map_err(|source| EngineError::Model { model: model.clone(), source })?;
-        self.create(&model, &signature, ModelIdentity::File(path), options)
+        let source =
+            onnx::open(path).map_err(|source| EngineError::Model { model: model.clone(), source })?;
+        self.create(&model, &source, Origin::File(path), options)
     }
 
     fn load_bytes(&self, bytes: Bytes, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
         let model = "a model in memory";
-        let signature = onnx::open_bytes(bytes.clone(), ".")
-            .and_then(|source| Signature::of(&source))
+        let source = onnx::open_bytes(bytes.clone(), ".")
             .map_err(|source| EngineError::Model { model: model.to_string(), source })?;
-        self.create(model, &signature, ModelIdentity::Bytes(&bytes), options)
+        self.create(model, &source, Origin::Memory(&bytes), options)
     }
+}
+
+/// Where ONNX Runtime reads a model from.
+enum Origin<'a> {
+    File(&'a Path),
+    Memory(&'a [u8]),
 }
 
 fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<SessionBuilder> {
@@ -189,8 +219,9 @@ fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<S
         builder = builder.with_intra_threads(threads.get())?;
     }
     if options.memory == MemoryMode::Low {
-        // Both copy weights into layouts of their own, which no two sessions can share.
-        builder = builder.with_disabled_optimizers("NchwcTransformer")?.with_prepacking(false)?;
+        // All three make weights of their own, which no two sessions can share.
+        let copying = "NchwcTransformer;ConstantFolding";
+        builder = builder.with_disabled_optimizers(copying)?.with_prepacking(false)?;
     }
     if options.providers.is_empty() {
         // The crate asks for the most efficient device otherwise, whatever that is.
@@ -211,6 +242,9 @@ struct OrtSession {
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
     placement: Vec<Placement>,
+    memory: Memory,
+    /// Whether runs are captured as CUDA graphs where they say what is to be replayed.
+    captures: bool,
 }
 
 impl Session for OrtSession {
@@ -245,7 +279,12 @@ impl Session for OrtSession {
             }
         }
         let selector = selected.iter().fold(OutputSelector::no_default(), |s, name| s.with(*name));
-        let options = RunOptions::new().map_err(message)?.with_outputs(selector);
+        let mut options = RunOptions::new().map_err(message)?;
+        if self.captures {
+            // What is fed and what comes out lies elsewhere in each run: nothing to replay.
+            options.set("gpu_graph_id", "-1").map_err(message)?;
+        }
+        let options = options.with_outputs(selector);
         let results = self.session.run_with_options(values, &options).map_err(message)?;
         let mut tensors = Vec::with_capacity(names.len());
         for name in names {
@@ -258,6 +297,10 @@ impl Session for OrtSession {
 
     fn placement(&self) -> &[Placement] {
         &self.placement
+    }
+
+    fn device(&mut self) -> Option<&mut dyn DeviceSession> {
+        Some(self)
     }
 }
 

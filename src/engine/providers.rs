@@ -1,12 +1,11 @@
 //! ONNX Runtime's execution providers: names, options, and what each needs to work.
 
-use std::{collections::BTreeMap, fmt, path::Path, str::FromStr, time::UNIX_EPOCH};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use ort::{
     ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch},
     session::builder::SessionBuilder,
 };
-use sha2::{Digest, Sha256};
 
 use super::EngineError;
 
@@ -109,25 +108,201 @@ impl From<ProviderKind> for Provider {
     }
 }
 
-/// Registers one provider with a session that is being made. `model` identifies the model for TensorRT's engine cache.
-pub(super) fn register(
-    provider: &Provider,
-    model: &ModelIdentity,
-    builder: &mut SessionBuilder,
-) -> Result<(), String> {
-    if let Some((key, value)) = provider.options.iter().find(|(k, v)| k.contains('\0') || v.contains('\0')) {
-        return Err(format!("option {key:?} = {value:?} contains a NUL character"));
-    }
-    let mut options = provider.options.clone();
-    let dispatch: ExecutionProviderDispatch = match provider.kind {
-        ProviderKind::Cpu if options.is_empty() => ep::CPU::default().with_arena_allocator(true).build(),
-        ProviderKind::Cpu => return Err("the CPU provider has no options".to_string()),
-        ProviderKind::Cuda => with_options(ep::CUDA::default(), &options).build(),
-        ProviderKind::TensorRt => {
-            separate_engine_cache(&mut options, model);
-            with_options(ep::TensorRT::default(), &options).build()
+impl Provider {
+    /// Checks the names of the options. Their values are ONNX Runtime's to judge.
+    ///
+    /// # Errors
+    /// [`EngineError::ProviderOption`] for a name that the provider doesn't have, or that a text cannot give.
+    pub fn check(&self) -> Result<(), EngineError> {
+        let known = self.kind.options();
+        let wrong = |name: &str, what: String| EngineError::ProviderOption {
+            provider: self.kind,
+            name: name.to_string(),
+            what,
+        };
+        for (name, value) in &self.options {
+            if name.contains('\0') || value.contains('\0') {
+                return Err(wrong(name, "a NUL character cannot be in an option".to_string()));
+            }
+            if ADDRESSES.contains(&name.as_str()) {
+                return Err(wrong(
+                    name,
+                    "it is the address of something in memory, which no text can give".to_string(),
+                ));
+            }
+            if known.is_empty() {
+                return Err(wrong(
+                    name,
+                    "there is none of this name; this provider has no options".to_string(),
+                ));
+            }
+            if !known.contains(&name.as_str()) {
+                let near = known
+                    .iter()
+                    .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
+                let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                return Err(wrong(name, format!("there is none of this name{near}")));
+            }
         }
-        ProviderKind::NvTensorRtRtx => with_options(ep::NVRTX::default(), &options).build(),
+        Ok(())
+    }
+
+    /// Whether an option is given and switched on.
+    pub(super) fn is_on(&self, option: &str) -> bool {
+        self.options.get(option).is_some_and(|value| ["1", "True", "true"].contains(&value.as_str()))
+    }
+
+    /// Whether its options ask for CUDA graphs.
+    pub fn captures_cuda_graphs(&self) -> bool {
+        self.kind.cuda_graph_option().is_some_and(|option| self.is_on(option))
+    }
+
+    /// The same provider without CUDA graphs, for models that are not run from and into device memory.
+    #[must_use]
+    pub fn without_cuda_graphs(mut self) -> Self {
+        if let Some(option) = self.kind.cuda_graph_option() {
+            self.options.remove(option);
+        }
+        self
+    }
+
+    /// On what to run graphs of a few operators that are fed what this provider's models give. TensorRT would build an
+    /// engine for each, so that CUDA, which it stands on and whose memory it uses, runs them.
+    pub fn for_small_graphs(&self) -> Self {
+        let kind = match self.kind {
+            ProviderKind::TensorRt => ProviderKind::Cuda,
+            kind => kind,
+        };
+        let mut small = Self::from(kind);
+        let device = self.options.get_key_value("device_id");
+        small.options.extend(device.map(|(key, value)| (key.clone(), value.clone())));
+        if kind == ProviderKind::Cuda {
+            small.options.insert("arena_extend_strategy".to_string(), "kSameAsRequested".to_string());
+        }
+        small
+    }
+}
+
+/// Options that are pointers: of whoever calls ONNX Runtime's C interface.
+const ADDRESSES: [&str; 11] = [
+    "user_compute_stream",
+    "has_user_compute_stream",
+    "gpu_external_alloc",
+    "gpu_external_free",
+    "gpu_external_empty_cache",
+    "trt_onnx_bytestream",
+    "trt_onnx_bytestream_size",
+    "trt_external_data_bytestream",
+    "trt_external_data_bytestream_size",
+    "nv_onnx_bytestream",
+    "nv_onnx_bytestream_size",
+];
+
+impl ProviderKind {
+    /// The option that switches CUDA graphs on.
+    pub(super) fn cuda_graph_option(self) -> Option<&'static str> {
+        match self {
+            Self::Cpu => None,
+            Self::Cuda | Self::NvTensorRtRtx => Some("enable_cuda_graph"),
+            Self::TensorRt => Some("trt_cuda_graph_enable"),
+        }
+    }
+
+    /// The names of its options in ONNX Runtime 1.31, without the ones that are pointers.
+    pub fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Cpu => &[],
+            Self::Cuda => &[
+                "arena_extend_strategy",
+                "cudnn_conv1d_pad_to_nc1d",
+                "cudnn_conv_algo_search",
+                "cudnn_conv_use_max_workspace",
+                "device_id",
+                "do_copy_in_default_stream",
+                "enable_cuda_graph",
+                "enable_skip_layer_norm_strict_mode",
+                "fuse_conv_bias",
+                "gpu_mem_limit",
+                "prefer_nhwc",
+                "sdpa_kernel",
+                "tunable_op_enable",
+                "tunable_op_max_tuning_duration_ms",
+                "tunable_op_tuning_enable",
+                "use_ep_level_unified_stream",
+                "use_tf32",
+            ],
+            Self::TensorRt => &[
+                "device_id",
+                "trt_auxiliary_streams",
+                "trt_bf16_enable",
+                "trt_build_heuristics_enable",
+                "trt_builder_optimization_level",
+                "trt_context_memory_sharing_enable",
+                "trt_cuda_graph_enable",
+                "trt_detailed_build_log",
+                "trt_dla_core",
+                "trt_dla_enable",
+                "trt_dump_ep_context_model",
+                "trt_dump_subgraphs",
+                "trt_engine_cache_enable",
+                "trt_engine_cache_path",
+                "trt_engine_cache_prefix",
+                "trt_engine_decryption_enable",
+                "trt_engine_decryption_lib_path",
+                "trt_engine_hw_compatible",
+                "trt_ep_context_embed_mode",
+                "trt_ep_context_file_path",
+                "trt_extra_plugin_lib_paths",
+                "trt_force_sequential_engine_build",
+                "trt_force_timing_cache",
+                "trt_fp16_enable",
+                "trt_int8_calibration_table_name",
+                "trt_int8_enable",
+                "trt_int8_use_native_calibration_table",
+                "trt_layer_norm_fp32_fallback",
+                "trt_load_user_initializer",
+                "trt_max_partition_iterations",
+                "trt_max_workspace_size",
+                "trt_min_subgraph_size",
+                "trt_onnx_model_folder_path",
+                "trt_op_types_to_exclude",
+                "trt_preview_features",
+                "trt_profile_max_shapes",
+                "trt_profile_min_shapes",
+                "trt_profile_opt_shapes",
+                "trt_sparsity_enable",
+                "trt_tactic_sources",
+                "trt_timing_cache_enable",
+                "trt_timing_cache_path",
+                "trt_weight_stripped_engine_enable",
+            ],
+            Self::NvTensorRtRtx => &[
+                "device_id",
+                "enable_cuda_graph",
+                "nv_detailed_build_log",
+                "nv_dump_subgraphs",
+                "nv_max_shared_mem_size",
+                "nv_max_workspace_size",
+                "nv_multi_profile_enable",
+                "nv_op_types_to_exclude",
+                "nv_profile_max_shapes",
+                "nv_profile_min_shapes",
+                "nv_profile_opt_shapes",
+                "nv_runtime_cache_path",
+                "nv_use_external_data_initializer",
+            ],
+        }
+    }
+}
+
+/// Registers one provider, whose options are complete, with a session that is being made.
+pub(super) fn register(provider: &Provider, builder: &mut SessionBuilder) -> Result<(), String> {
+    let options = &provider.options;
+    let dispatch: ExecutionProviderDispatch = match provider.kind {
+        ProviderKind::Cpu => ep::CPU::default().with_arena_allocator(true).build(),
+        ProviderKind::Cuda => with_options(ep::CUDA::default(), options).build(),
+        ProviderKind::TensorRt => with_options(ep::TensorRT::default(), options).build(),
+        ProviderKind::NvTensorRtRtx => with_options(ep::NVRTX::default(), options).build(),
     };
     dispatch.register(builder).map_err(|e| e.message().to_string())
 }
@@ -139,57 +314,48 @@ fn with_options<P: ArbitrarilyConfigurableExecutionProvider>(
     options.iter().fold(provider, |p, (key, value)| p.with_arbitrary_config(key, value))
 }
 
-/// What tells one model file from another without reading its weights.
-pub(super) enum ModelIdentity<'a> {
-    /// A file, by its path, length and time of change.
-    File(&'a Path),
-    /// A model in memory, by its bytes.
-    Bytes(&'a [u8]),
-}
-
-/// Gives each model an engine cache of its own. TensorRT's provider names cached engines by graph structure, not by
-/// weights (onnxruntime issues 6455 and 21672): with one cache, a pruned graph would silently run the dense engine.
-fn separate_engine_cache(options: &mut BTreeMap<String, String>, model: &ModelIdentity) {
-    let cached =
-        options.get("trt_engine_cache_enable").is_some_and(|v| matches!(v.as_str(), "1" | "True" | "true"));
-    if !cached || options.contains_key("trt_engine_cache_prefix") {
-        return;
-    }
-    let mut hash = Sha256::new();
-    match model {
-        ModelIdentity::Bytes(bytes) => hash.update(bytes),
-        ModelIdentity::File(path) => {
-            let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-            hash.update(path.as_os_str().as_encoded_bytes());
-            if let Ok(meta) = path.metadata() {
-                hash.update(meta.len().to_le_bytes());
-                let changed = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-                hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
-            }
-        }
-    }
-    let digest: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
-    options.insert("trt_engine_cache_prefix".to_string(), format!("crdiff_{digest}"));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cache_prefix(options: &[(&str, &str)], model: &[u8]) -> Option<String> {
-        let mut options = options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        separate_engine_cache(&mut options, &ModelIdentity::Bytes(model));
-        options.remove("trt_engine_cache_prefix")
+    fn provider(kind: ProviderKind, options: &[(&str, &str)]) -> Provider {
+        Provider { kind, options: options.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect() }
     }
 
     #[test]
-    fn cached_engines_of_two_models_never_share_a_name() {
-        let cached = [("trt_engine_cache_enable", "1")];
-        assert_ne!(cache_prefix(&cached, b"dense"), cache_prefix(&cached, b"pruned"));
-        assert_eq!(cache_prefix(&cached, b"dense"), cache_prefix(&cached, b"dense"));
-        assert_eq!(cache_prefix(&[], b"dense"), None);
-        let own = [("trt_engine_cache_enable", "1"), ("trt_engine_cache_prefix", "mine")];
-        assert_eq!(cache_prefix(&own, b"dense").as_deref(), Some("mine"));
+    fn options_are_known_by_provider() {
+        let error = |kind, option| provider(kind, &[option]).check().unwrap_err().to_string();
+        assert_eq!(
+            error(ProviderKind::Cuda, ("device", "0")),
+            "option `device` of the cuda provider: there is none of this name; did you mean `device_id`?"
+        );
+        assert!(error(ProviderKind::TensorRt, ("fp16_enable", "1")).contains("of the tensorrt provider"));
+        assert!(
+            error(ProviderKind::NvTensorRtRtx, ("trt_fp16_enable", "1")).contains("nvtensorrtrtx provider")
+        );
+        assert!(error(ProviderKind::Cpu, ("device_id", "0")).contains("this provider has no options"));
+        assert!(error(ProviderKind::Cuda, ("user_compute_stream", "4096")).contains("address"));
+        assert!(error(ProviderKind::Cuda, ("device_id", "0\0")).contains("NUL"));
+        provider(ProviderKind::Cuda, &[("device_id", "1"), ("use_tf32", "0")]).check().unwrap();
+        for kind in ProviderKind::ALL {
+            assert!(kind.options().is_sorted(), "{kind}");
+            assert!(kind.cuda_graph_option().is_none_or(|option| kind.options().contains(&option)), "{kind}");
+        }
+    }
+
+    #[test]
+    fn small_graphs_run_beside_the_network_without_its_options() {
+        let cuda = provider(ProviderKind::Cuda, &[("device_id", "1"), ("enable_cuda_graph", "1")]);
+        assert!(cuda.captures_cuda_graphs());
+        assert!(!cuda.clone().without_cuda_graphs().captures_cuda_graphs());
+        let same = [("arena_extend_strategy", "kSameAsRequested"), ("device_id", "1")];
+        assert_eq!(cuda.for_small_graphs(), provider(ProviderKind::Cuda, &same));
+        let tensorrt = provider(ProviderKind::TensorRt, &[("device_id", "1"), ("trt_fp16_enable", "1")]);
+        assert_eq!(tensorrt.for_small_graphs(), provider(ProviderKind::Cuda, &same));
+        let rtx = provider(ProviderKind::NvTensorRtRtx, &[("nv_max_workspace_size", "1")]);
+        assert_eq!(rtx.for_small_graphs(), Provider::from(ProviderKind::NvTensorRtRtx));
+        let cpu = Provider::from(ProviderKind::Cpu);
+        assert_eq!(cpu.for_small_graphs(), cpu);
     }
 
     #[test]

@@ -13,10 +13,10 @@ use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrVi
 use rten_tensor::{AsView, Layout};
 
 use super::{
-    Engine, EngineError, EngineKind, HostTensor, MemoryMode, Optimization, ProviderKind, Session,
-    SessionOptions, Signature, TensorData, TensorInfo, guarded,
+    Engine, EngineError, EngineKind, HostTensor, MemoryMode, Optimization, Session, SessionOptions,
+    Signature, TensorData, TensorInfo, guarded,
     inline::{inline, needs_inlining},
-    signature::{match_inputs, match_outputs, named_dims},
+    signature::{for_cpu_engine, match_inputs, match_outputs},
 };
 use crate::onnx::{self, DataType, OnnxError, Source};
 
@@ -77,20 +77,7 @@ fn session(
     load: impl FnOnce(ModelOptions) -> Result<Model, String>,
 ) -> Result<Box<dyn Session>, EngineError> {
     let failed = |what: String| EngineError::Load { engine: EngineKind::Rten, model: model.clone(), what };
-    if let Some(provider) = options.providers.iter().find(|p| p.kind != ProviderKind::Cpu) {
-        return Err(EngineError::Provider {
-            engine: EngineKind::Rten,
-            model,
-            provider: provider.kind,
-            what: "rten runs on the CPU only; use ort".to_string(),
-        });
-    }
-    if let Some(key) = options.config.keys().next() {
-        return Err(failed(format!("`{key}` is a setting of ONNX Runtime; rten has no such settings")));
-    }
-    let signature =
-        Signature::of(source).map_err(|source| EngineError::Model { model: model.clone(), source })?;
-    named_dims(&model, &signature.inputs, &options.fixed_dims)?;
+    let signature = for_cpu_engine(EngineKind::Rten, &model, source, options)?;
     let mut load_options = ModelOptions::with_all_ops();
     load_options.enable_optimization(options.optimization != Optimization::Disabled);
     load_options.prepack_weights(options.memory == MemoryMode::Fast);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use prost::Message;
 
-use super::{EngineError, HostTensor};
+use super::{EngineError, EngineKind, HostTensor, ProviderKind, SessionOptions};
 use crate::onnx::{DataType, OnnxError, Source, TensorHeader, graph_field, proto};
 
 /// An input or output of a model.
@@ -74,6 +74,32 @@ impl Signature {
         inputs.retain(|i| defaults.binary_search(&i.name).is_err());
         Ok(Self { inputs, outputs })
     }
+}
+
+/// The declarations of a model that an engine without providers and settings of its own is to run.
+///
+/// # Errors
+/// What `options` ask for that only ONNX Runtime has; [`EngineError::Model`] if a declaration is broken;
+/// [`EngineError::Signature`] if dimensions are fixed that the model doesn't have.
+pub(super) fn for_cpu_engine(
+    engine: EngineKind,
+    model: &str,
+    source: &Source,
+    options: &SessionOptions,
+) -> Result<Signature, EngineError> {
+    let model = model.to_string();
+    if let Some(provider) = options.providers.iter().find(|p| p.kind != ProviderKind::Cpu) {
+        let what = format!("{engine} runs on the CPU only; use ort");
+        return Err(EngineError::Provider { engine, model, provider: provider.kind, what });
+    }
+    if let Some(key) = options.config.keys().next() {
+        let what = format!("`{key}` is a setting of ONNX Runtime; {engine} has no such settings");
+        return Err(EngineError::Load { engine, model, what });
+    }
+    let signature =
+        Signature::of(source).map_err(|source| EngineError::Model { model: model.clone(), source })?;
+    named_dims(&model, &signature.inputs, &options.fixed_dims)?;
+    Ok(signature)
 }
 
 fn tensor_info(message: bytes::Bytes) -> Result<TensorInfo, OnnxError> {

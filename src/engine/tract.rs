@@ -9,9 +9,9 @@ use tract_onnx::prelude::{
 };
 
 use super::{
-    Dim, Engine, EngineError, EngineKind, HostTensor, Optimization, ProviderKind, Session, SessionOptions,
-    Signature, TensorData, TensorInfo, UINT8, guarded,
-    signature::{match_inputs, match_outputs, named_dims},
+    Dim, Engine, EngineError, EngineKind, HostTensor, Optimization, Session, SessionOptions, Signature,
+    TensorData, TensorInfo, UINT8, guarded,
+    signature::{for_cpu_engine, match_inputs, match_outputs},
 };
 use crate::onnx::{self, DataType, Source};
 
@@ -54,20 +54,7 @@ fn session(
     options: &SessionOptions,
 ) -> Result<Box<dyn Session>, EngineError> {
     let failed = |what: String| EngineError::Load { engine: EngineKind::Tract, model: model.clone(), what };
-    if let Some(provider) = options.providers.iter().find(|p| p.kind != ProviderKind::Cpu) {
-        return Err(EngineError::Provider {
-            engine: EngineKind::Tract,
-            model,
-            provider: provider.kind,
-            what: "tract runs on the CPU only; use ort".to_string(),
-        });
-    }
-    if let Some(key) = options.config.keys().next() {
-        return Err(failed(format!("`{key}` is a setting of ONNX Runtime; tract has no such settings")));
-    }
-    let mut signature =
-        Signature::of(source).map_err(|source| EngineError::Model { model: model.clone(), source })?;
-    named_dims(&model, &signature.inputs, &options.fixed_dims)?;
+    let mut signature = for_cpu_engine(EngineKind::Tract, &model, source, options)?;
     for info in &mut signature.inputs {
         fix(info, options).map_err(failed)?;
     }

@@ -34,7 +34,7 @@ pub mod field {
 }
 
 /// An element type of the ONNX spec (`TensorProto.DataType`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DataType(pub i32);
 
 #[allow(missing_docs, reason = "the names are the spec's")]

@@ -130,12 +130,14 @@ fn pictures_side_by_side_and_several_seeds() {
     let folder = prepared.pipeline.parent().unwrap();
     done(&run(&prepared, "--plan plan.yaml --compare --seed 1 --seed 2 -o c.png"));
     let [first, second] = ["c-1.png", "c-2.png"].map(|name| Picture::open(&folder.join(name)));
-    assert_eq!((first.height, first.width), (32, 3 * 40 + 16));
+    // Below a strip with their names.
+    assert_eq!((first.height, first.width), (24 + 32, 3 * 40 + 16));
     assert_eq!((first.text("seed"), second.text("seed")), ("1", "2"));
     assert_ne!(first.pixels, second.pixels);
     // Each part is what a run of its own makes.
     let part = |left: usize| -> Vec<u8> {
-        first.pixels.chunks_exact(3 * 136).flat_map(|line| line[3 * left..3 * (left + 40)].to_vec()).collect()
+        let lines = first.pixels.chunks_exact(3 * 136).skip(24);
+        lines.flat_map(|line| line[3 * left..3 * (left + 40)].to_vec()).collect()
     };
     for (left, arguments) in [
         (0, "--dense -o d.png"),
@@ -192,6 +194,12 @@ fn what_cannot_be_done_is_said_with_exit_code_2() {
     let folder = prepared.pipeline.parent().unwrap();
     fs::write(folder.join("no.png"), "no picture").unwrap();
     fs::write(folder.join("cuda.yaml"), "version: 1\nrules: []\nruntime: {providers: [cuda]}\n").unwrap();
+    for (name, runtime) in [
+        ("option.yaml", "{providers: [tensorrt], options: {tensorrt: {trt_fp16: 1}}}"),
+        ("other.yaml", "{providers: [cpu], options: {cuda: {device_id: 1}}}"),
+    ] {
+        fs::write(folder.join(name), format!("version: 1\nrules: []\nruntime: {runtime}\n")).unwrap();
+    }
     let cases = [
         ("", "nothing says what to run: give --plan"),
         ("--dense --compare", "cannot be used with"),
@@ -202,6 +210,12 @@ fn what_cannot_be_done_is_said_with_exit_code_2() {
         ("--dense --batch 3 --seed 1 --seed 2", "2 seeds for 3 pictures"),
         ("--dense --weight 2", "--weight is for a dense and a pruned network"),
         ("--dense --provider-option device_id=1", "a provider that isn't run"),
+        (
+            "--dense --provider cuda --provider-option device=1",
+            "option `device` of the cuda provider: there is none of this name; did you mean `device_id`?",
+        ),
+        ("--plan option.yaml", "option `trt_fp16` of the tensorrt provider"),
+        ("--plan other.yaml", "`runtime.options` are for cuda, which is not in its `providers`"),
         ("--dense --provider cuda", "rten runs on the CPU only"),
         ("--plan cuda.yaml", "rten runs on the CPU only"),
         ("--dense -o missing/a.png", "missing/a.png: cannot write the picture"),
@@ -215,6 +229,62 @@ fn what_cannot_be_done_is_said_with_exit_code_2() {
     let output = crdiff(&prepared).args(["run", "--replay", "no.png"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(!files(folder).iter().any(|name| name.ends_with("out.png") || name.starts_with(".crdiff")));
+}
+
+#[test]
+fn cuda_without_a_cuda_build_is_an_error_that_says_what_is_needed() {
+    let prepared = planned();
+    let library = crate::common::ort::ort_library();
+    let mut command = crdiff(&prepared);
+    command.args(["run", "pipeline", "--engine", "ort", "--dense", "--prompt", "cat", "--size", "32x40"]);
+    let output = command.args(["--provider", "cuda"]).arg("--ort-lib").arg(library).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    // Where the library has CUDA, there may be no device: that is an error that names the provider, too.
+    let said = stderr(&output);
+    assert!(said.contains("on cuda") && said.contains("it needs a CUDA build of ONNX Runtime"), "{said}");
+    assert!(!prepared.pipeline.with_file_name("out.png").exists());
+}
+
+/// `--fused` with a graph of our own compiler is the plan's two networks, to rounding.
+#[test]
+fn a_fused_graph_makes_what_two_networks_make() {
+    let prepared = planned();
+    let folder = prepared.pipeline.parent().unwrap();
+    let compile = ["compile", "pipeline/unet/model.onnx", "plan.yaml", "--emit", "fused", "-o", "fused.onnx"];
+    done(&crdiff(&prepared).args(compile).output().unwrap());
+    let latents = |arguments: &str| {
+        let output = run(&prepared, &format!("{arguments} --json --save-latents l.npy"));
+        done(&output);
+        let events = String::from_utf8(output.stdout).unwrap();
+        (read_npy(&folder.join("l.npy")).unwrap().to_f32(), events)
+    };
+    let (separate, events) = latents("--plan plan.yaml");
+    assert!(events.contains(r#""runs":{"dense":4,"pruned":4}"#), "{events}");
+    let (fused, events) = latents("--fused fused.onnx");
+    assert!(events.contains(r#""runs":{"dense":4,"pruned":0}"#), "{events}");
+    let (dense, _) = latents("--dense");
+    let difference =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    let largest = separate.iter().fold(1f32, |most, value| most.max(value.abs()));
+    assert!(difference(&separate, &fused) <= 1e-4 * largest, "{}", difference(&separate, &fused));
+    assert!(difference(&separate, &dense) > 0.1);
+}
+
+#[test]
+fn folders_that_are_no_pipeline_or_cannot_be_written() {
+    let prepared = planned();
+    let folder = prepared.pipeline.parent().unwrap();
+    fs::write(folder.join("file"), "").unwrap();
+    let mut nowhere = crdiff(&prepared);
+    nowhere.args(["run", "file", "--engine", "rten", "--dense", "--prompt", "cat"]);
+    let output = nowhere.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("file/model_index.json"), "{}", stderr(&output));
+    fs::remove_file(prepared.pipeline.join("tokenizer/vocab.json")).unwrap();
+    let output = run(&prepared, "--dense");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("pipeline/tokenizer: there is no vocab.json"), "{}", stderr(&output));
+    assert_eq!(files(folder).iter().filter(|name| name.ends_with("png")).count(), 0);
 }
 
 #[test]

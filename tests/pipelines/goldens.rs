@@ -3,7 +3,7 @@
 use crdiff::{
     diffusion::{
         Pipeline,
-        pipeline::{Request, Unets},
+        pipeline::{Place, Request, Unets},
         vae::Tiling,
     },
     engine::SessionOptions,
@@ -44,7 +44,7 @@ fn request(golden: &Golden, case: &Value) -> Request {
 }
 
 /// Runs all cases of a pipeline; the largest differences of latents (over the largest latent) and of pixels.
-fn check(name: &str, runner: Runner, options: &SessionOptions) {
+fn check(name: &str, runner: Runner, options: &SessionOptions, place: Place) {
     let golden = Golden::open(name);
     let prepared = prepare(name);
     let mut pipeline =
@@ -59,8 +59,8 @@ fn check(name: &str, runner: Runner, options: &SessionOptions) {
         });
         for case in cases.iter().filter(|case| case.get("amplify").is_some() == amplified) {
             let label = case["name"].as_str().unwrap();
-            let output =
-                pipeline.run(&request(&golden, case), &mut ignore).unwrap_or_else(|e| panic!("{label}: {e}"));
+            let request = Request { place, ..request(&golden, case) };
+            let output = pipeline.run(&request, &mut ignore).unwrap_or_else(|e| panic!("{label}: {e}"));
             let expected = golden.tensor(&format!("{label}/latents"));
             assert_eq!(output.latents.dims(), expected.dims(), "{label}");
             let expected = expected.to_f32();
@@ -91,26 +91,34 @@ fn check(name: &str, runner: Runner, options: &SessionOptions) {
 
 #[test]
 fn sd15_in_onnx_runtime() {
-    check("sd15", Runner::OnnxRuntime, &SessionOptions::default());
+    check("sd15", Runner::OnnxRuntime, &SessionOptions::default(), Place::Automatic);
 }
 
 #[test]
 fn sd15_in_rten() {
-    check("sd15", Runner::Rten, &SessionOptions::default());
+    check("sd15", Runner::Rten, &SessionOptions::default(), Place::Automatic);
 }
 
 #[test]
 fn sdxl_in_onnx_runtime() {
-    check("sdxl", Runner::OnnxRuntime, &SessionOptions::default());
+    check("sdxl", Runner::OnnxRuntime, &SessionOptions::default(), Place::Automatic);
 }
 
 #[test]
 fn sdxl_in_rten() {
-    check("sdxl", Runner::Rten, &SessionOptions::default());
+    check("sdxl", Runner::Rten, &SessionOptions::default(), Place::Automatic);
 }
 
 #[test]
 fn lcm_in_both() {
-    check("lcm", Runner::OnnxRuntime, &SessionOptions::default());
-    check("lcm", Runner::Rten, &SessionOptions::default());
+    check("lcm", Runner::OnnxRuntime, &SessionOptions::default(), Place::Automatic);
+    check("lcm", Runner::Rten, &SessionOptions::default(), Place::Automatic);
+}
+
+/// As a GPU runs them: latents stay in the engine's memory.
+#[test]
+fn on_the_device() {
+    for name in ["sd15", "sdxl", "lcm"] {
+        check(name, Runner::OnnxRuntime, &SessionOptions::default(), Place::Device);
+    }
 }

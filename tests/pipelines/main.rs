@@ -4,6 +4,7 @@
 mod command;
 #[path = "../common/mod.rs"]
 mod common;
+mod device;
 mod goldens;
 mod interleave;
 mod requests;

@@ -5,6 +5,7 @@ mod condition;
 mod folder;
 mod noise;
 mod request;
+mod shapes;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +13,7 @@ use std::{
 };
 
 pub use folder::{Folder, Kind};
-pub use request::{Event, Listener, Output, Random, Request, Stage, Timings};
+pub use request::{Event, Listener, Output, Place, Random, Request, Stage, Timings};
 
 use self::{
     condition::{Prompt, Shared, branches, guidance_embedding},
@@ -22,13 +23,14 @@ use self::{
 use super::{
     PipelineError,
     amplify::mixes,
+    device::{DeviceLoop, StepGraphs, StepSessions},
     interleave::{Batching, Guidance, Interleave, Networks},
-    sampler::{self, Config, Table, TimestepType},
+    sampler::{self, Config, Row, Table, TimestepType},
     text::{self, HiddenState, Prompter},
     unet::Unet,
     vae::{Decoder, Image, Tiling},
 };
-use crate::engine::{Engine, EngineError, HostTensor, MemoryMode, Session, SessionOptions};
+use crate::engine::{Engine, EngineError, HostTensor, MemoryMode, Provider, Session, SessionOptions};
 
 /// Which UNets a pipeline runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +50,13 @@ pub struct Pipeline {
     folder: Folder,
     engine: Box<dyn Engine>,
     options: SessionOptions,
+    /// For the models that run once: CUDA graphs are for those that run again on the same tensors.
+    plain: SessionOptions,
     unets: Unets,
     networks: Option<Networks>,
+    /// What the networks were loaded for, where that matters.
+    fitted: Option<shapes::Sizes>,
+    steps: StepSessions,
     prompters: Vec<Prompter>,
     encoders: Vec<Model>,
     decoder: Model,
@@ -110,12 +117,17 @@ impl Pipeline {
         let prompters = prompters.collect::<Result<_, _>>()?;
         let encoders = text.into_iter().map(|(_, encoder)| Model::new(encoder.join("model.onnx"))).collect();
         let decoder = Model::new(folder.decoder());
+        let providers = options.providers.iter().cloned().map(Provider::without_cuda_graphs).collect();
+        let plain = SessionOptions { providers, ..options.clone() };
         Ok(Self {
             folder,
             engine,
             options,
+            plain,
             unets,
             networks: None,
+            fitted: None,
+            steps: StepSessions::default(),
             prompters,
             encoders,
             decoder,
@@ -147,7 +159,7 @@ impl Pipeline {
         let sample = self.sample_dims(request)?;
         self.loading = Duration::ZERO;
 
-        let networks = self.networks(listener)?;
+        let networks = self.networks(request, sample, listener)?;
         let distilled = check_networks(&networks, &self.folder, &table, listener)?;
         let guided = request.guidance > 1.0 && distilled.is_none();
 
@@ -184,22 +196,38 @@ impl Pipeline {
         let mut latents = noise.first(request, sample)?;
         let scale = table.init_noise_sigma() as f32;
         latents.iter_mut().for_each(|value| *value *= scale);
-        let mut interleave =
-            Interleave::new(networks, mixed, request.amplify.on, guidance, &branches, sample)?;
-        let (calls, mut call) = (table.rows().len(), 0);
-        let sampled = sampler::run(
-            &table,
-            &mut latents,
-            |values| noise.fill(values),
-            |row, input, output| {
-                interleave.call(call, row, input, output)?;
-                let (step, timestep) = (row.step, row.timestep);
-                tell(listener, Event::Call { call, calls, step, steps: request.steps, timestep })?;
-                call += 1;
-                Ok(())
-            },
-        );
-        let networks_time = interleave.time();
+        let (calls, steps) = (table.rows().len(), request.steps);
+        let mut told = |call: usize, row: &Row| {
+            let (step, timestep) = (row.step, row.timestep);
+            tell(listener, Event::Call { call, calls, step, steps, timestep })
+        };
+        let on = request.amplify.on;
+        let on_device = match request.place {
+            Place::Automatic => self.options.runs_on_a_device(),
+            Place::Host => false,
+            Place::Device => true,
+        };
+        let (sampled, networks_time) = if on_device {
+            let graphs = StepGraphs::new(&*self.engine, &self.options, &mut self.steps);
+            let mut device = DeviceLoop::new(networks, graphs, mixed, on, guidance, &branches, sample)?;
+            let sampled = device.run(&table, &mut latents, |values| noise.fill(values), told);
+            (sampled, device.time())
+        } else {
+            let mut interleave = Interleave::new(networks, mixed, on, guidance, &branches, sample)?;
+            let mut call = 0;
+            let sampled = sampler::run(
+                &table,
+                &mut latents,
+                |values| noise.fill(values),
+                |row, input, output| {
+                    interleave.call(call, row, input, output)?;
+                    told(call, row)?;
+                    call += 1;
+                    Ok(())
+                },
+            );
+            (sampled, interleave.time())
+        };
         sampled.map_err(|error| self.folder.explain_size(error, sample))?;
         if !latents.iter().all(|value| value.is_finite()) {
             let hint = "; a network in half precision may overflow: export it in float32".to_string();
@@ -243,22 +271,40 @@ impl Pipeline {
         Ok(dims)
     }
 
-    /// The loaded UNets, taken out of the pipeline.
-    fn networks(&mut self, listener: Listener<'_>) -> Result<Networks, PipelineError> {
-        if let Some(networks) = self.networks.take() {
+    /// The loaded UNets, taken out of the pipeline. TensorRT's engines are for the sizes of a request: they are loaded
+    /// again for others.
+    fn networks(
+        &mut self,
+        request: &Request,
+        sample: [usize; 4],
+        listener: Listener<'_>,
+    ) -> Result<Networks, PipelineError> {
+        let sizes = shapes::needed(&self.options.providers).then(|| shapes::Sizes {
+            sample,
+            tokens: self.prompters.first().map_or(0, Prompter::length),
+            guided: request.guidance > 1.0,
+        });
+        if let Some(networks) = self.networks.take_if(|_| sizes == self.fitted) {
             return Ok(networks);
         }
+        self.networks = None;
         tell(listener, Event::Stage(Stage::Loading))?;
         let mut unet = |path: &Path| {
-            Unet::new(load(&*self.engine, path, &self.options, &mut self.loading)?, path).map(Box::new)
+            let mut options = self.options.clone();
+            if let Some(sizes) = &sizes {
+                options.profile = shapes::profile(path, sizes)?;
+            }
+            Unet::new(load(&*self.engine, path, &options, &mut self.loading)?, path).map(Box::new)
         };
-        Ok(match &self.unets {
+        let networks = match &self.unets {
             Unets::Dense => Networks::One(unet(&self.folder.unet())?),
             Unets::Instead(path) => Networks::One(unet(path)?),
             Unets::WithPruned(path) => {
                 Networks::Pair { dense: unet(&self.folder.unet())?, pruned: unet(path)? }
             }
-        })
+        };
+        self.fitted = sizes;
+        Ok(networks)
     }
 
     /// The prompt, and with guidance what to stay away from.
@@ -309,7 +355,7 @@ impl Pipeline {
                 tell(listener, Event::Warning(warning))?;
             }
             let path = encoder.path.clone();
-            let session = encoder.session(&*self.engine, &self.options, &mut self.loading)?;
+            let session = encoder.session(&*self.engine, &self.plain, &mut self.loading)?;
             encoded.push(text::encode(session, &path, &tokens.ids, state)?);
         }
         Prompt::join(encoded)
@@ -355,7 +401,7 @@ impl Pipeline {
         tiling: Tiling,
     ) -> Result<Image, PipelineError> {
         let path = self.decoder.path.clone();
-        let session = self.decoder.session(&*self.engine, &self.options, &mut self.loading)?;
+        let session = self.decoder.session(&*self.engine, &self.plain, &mut self.loading)?;
         Decoder { session, model: &path, config: &self.folder.vae }.decode(latents, height, width, tiling)
     }
 }

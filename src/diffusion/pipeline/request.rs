@@ -50,6 +50,8 @@ pub struct Request {
     pub amplify: Amplify,
     /// How the branches of guidance are batched.
     pub batching: Batching,
+    /// Where latents are between two runs of the networks.
+    pub place: Place,
     /// How the VAE decodes large pictures.
     pub tiling: Tiling,
 }
@@ -77,9 +79,22 @@ impl Request {
             clip_skip: None,
             amplify: Amplify::default(),
             batching: Batching::default(),
+            place: Place::default(),
             tiling: Tiling::default(),
         }
     }
+}
+
+/// Where latents are between two runs of the networks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// On the device of the first execution provider, if that is not the CPU; else in host memory.
+    #[default]
+    Automatic,
+    /// In host memory, whatever runs the networks.
+    Host,
+    /// In the engine's memory, by [`super::super::device`], on the CPU too. ONNX Runtime only.
+    Device,
 }
 
 /// Whose random numbers a seed stands for.

@@ -34,7 +34,7 @@ pub use error::SamplerError;
 pub use run::run;
 
 /// What a weight applies to. All have the shape of the latents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operand {
     /// The sample that this call's input was made from.
     Sample,

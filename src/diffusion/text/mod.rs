@@ -58,6 +58,11 @@ impl Prompter {
         Ok(Self(tokenizer))
     }
 
+    /// How many tokens a prompt always has.
+    pub fn length(&self) -> usize {
+        self.0.length()
+    }
+
     /// The tokens of a prompt.
     ///
     /// # Errors

@@ -73,6 +73,12 @@ impl ClipTokenizer {
             (vocabulary.clone(), description(folder, &vocabulary, &config, &specials)?)
         } else {
             let path = folder.join("tokenizer.json");
+            if !path.exists() {
+                return Err(PipelineError::file(
+                    folder,
+                    "there is no vocab.json and no tokenizer.json in it",
+                ));
+            }
             let description = read_json(&path)?;
             (path, description)
         };

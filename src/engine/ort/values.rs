@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use ort::{
     session::SessionInputValue,
-    value::{DynValue, TensorElementType, TensorRef, ValueType},
+    value::{DynTensor, DynValue, Tensor, TensorElementType, TensorRef, ValueType},
 };
 
 use crate::{
@@ -23,6 +23,36 @@ pub(super) fn view(tensor: &HostTensor) -> ort::Result<SessionInputValue<'_>> {
         TensorData::Int32(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
         TensorData::Uint8(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
         TensorData::Bool(v) => TensorRef::from_array_view((dims, v.as_slice()))?.into(),
+    })
+}
+
+/// A copy of the elements that ONNX Runtime owns.
+pub(super) fn copied(tensor: &HostTensor) -> ort::Result<DynTensor> {
+    let dims: Vec<i64> = tensor.dims().iter().map(|d| *d as i64).collect();
+    Ok(match tensor.data() {
+        TensorData::Float(v) => Tensor::from_array((dims, v.clone()))?.upcast(),
+        TensorData::Float16(v) => Tensor::from_array((dims, v.clone()))?.upcast(),
+        TensorData::Bfloat16(v) => Tensor::from_array((dims, v.clone()))?.upcast(),
+        TensorData::Double(v) => Tensor::from_array((dims, v.clone()))?.upcast(),
+        TensorData::Int64(v) => Tensor::from_array((dims, v.clone()))?.upcast(),
+        TensorData::Int32(v) => Tensor::from_array((dims, v.clone()))?.upcast(),
+        TensorData::Uint8(v) => Tensor::from_array((dims, v.clone()))?.upcast(),
+        TensorData::Bool(v) => Tensor::from_array((dims, v.clone()))?.upcast(),
+    })
+}
+
+/// ONNX Runtime's name of an element type, of those that host tensors have.
+pub(super) fn element_type(data_type: DataType) -> Option<TensorElementType> {
+    Some(match data_type {
+        DataType::FLOAT => TensorElementType::Float32,
+        DataType::FLOAT16 => TensorElementType::Float16,
+        DataType::BFLOAT16 => TensorElementType::Bfloat16,
+        DataType::DOUBLE => TensorElementType::Float64,
+        DataType::INT64 => TensorElementType::Int64,
+        DataType::INT32 => TensorElementType::Int32,
+        UINT8 => TensorElementType::Uint8,
+        DataType::BOOL => TensorElementType::Bool,
+        _ => return None,
     })
 }
 

@@ -1,0 +1,129 @@
+"""crdiff run against Optimum's Python pipeline with two UNets, side by side on ONNX Runtime's CPU.
+
+    python compare.py PIPELINE PRUNED --crdiff target/release/crdiff --ort-lib libonnxruntime.so.1.31.1
+
+PIPELINE is a folder as Optimum exports it, PRUNED its UNet compiled with `crdiff compile`. Both run the same library with
+the same number of threads, size, steps and guidance. Rounds alternate, so that whatever else the machine does falls on
+both; the medians count. Only the sampling is timed: prompts and VAE are the same sessions on both sides.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+
+import numpy as np
+import onnxruntime
+import torch
+from optimum.onnxruntime import ORTStableDiffusionPipeline
+
+
+class TwoUnets:
+    """Dense and pruned UNet as one: dense + w (pruned - dense).
+
+    Optimum binds a UNet's output over its `sample`: each gets a copy of the sample, and the first output is kept apart
+    before the second UNet runs. Otherwise the second one reads what the first one wrote.
+    """
+
+    def __init__(self, dense, pruned, weight):
+        self.dense, self.pruned, self.weight = dense, pruned, weight
+        self.seconds = 0.0
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["dense"], name)
+
+    def __call__(self, sample, timestep, **inputs):
+        inputs["return_dict"] = False
+        started = time.perf_counter()
+        dense = self.dense(sample.clone(), timestep, **inputs)[0].clone()
+        pruned = self.pruned(sample.clone(), timestep, **inputs)[0].clone()
+        self.seconds += time.perf_counter() - started
+        return (dense + self.weight * (pruned - dense),)
+
+
+def load(folder, threads):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return ORTStableDiffusionPipeline.from_pretrained(
+        folder, provider="CPUExecutionProvider", session_options=options
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pipeline")
+    parser.add_argument("pruned")
+    parser.add_argument("--crdiff", default="crdiff")
+    parser.add_argument("--ort-lib", required=True)
+    parser.add_argument("--size", type=int, default=64, help="height and width in pixels")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--weight", type=float, default=1.5)
+    arguments = parser.parse_args()
+
+    pipeline = load(arguments.pipeline, arguments.threads)
+    other = load(arguments.pipeline, arguments.threads).unet
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = arguments.threads
+    other.session = onnxruntime.InferenceSession(arguments.pruned, options, providers=["CPUExecutionProvider"])
+    unets = TwoUnets(pipeline.unet, other, arguments.weight)
+    pipeline.unet = unets
+    pipeline.set_progress_bar_config(disable=True)
+    shape = (1, 4, arguments.size // pipeline.vae_scale_factor, arguments.size // pipeline.vae_scale_factor)
+    latents = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    np.save("latents.npy", latents)
+
+    def optimum():
+        unets.seconds = 0.0
+        marks = {}
+
+        def step_end(pipe, step, timestep, tensors):
+            marks["end"] = time.perf_counter()
+            if step == arguments.steps - 1:
+                marks["latents"] = tensors["latents"].numpy().copy()
+            return tensors
+
+        prepare = pipeline.scheduler.set_timesteps
+
+        def set_timesteps(*args, **kwargs):
+            marks["start"] = time.perf_counter()
+            return prepare(*args, **kwargs)
+
+        pipeline.scheduler.set_timesteps = set_timesteps
+        pipeline(
+            "a lighthouse in a storm", height=arguments.size, width=arguments.size, guidance_scale=7.5,
+            num_inference_steps=arguments.steps, latents=torch.from_numpy(latents), callback_on_step_end=step_end,
+            callback_on_step_end_tensor_inputs=["latents"], output_type="latent",
+        )
+        pipeline.scheduler.set_timesteps = prepare
+        return (marks["end"] - marks["start"]) * 1e3, unets.seconds * 1e3, marks["latents"]
+
+    def crdiff():
+        command = [
+            arguments.crdiff, "run", arguments.pipeline, "--pruned", arguments.pruned, "--weight", str(arguments.weight),
+            "--prompt", "a lighthouse in a storm", "--size", f"{arguments.size}x{arguments.size}", "--guidance", "7.5",
+            "--steps", str(arguments.steps), "--latents", "latents.npy", "--save-latents", "final.npy", "--engine", "ort",
+            "--ort-lib", arguments.ort_lib, "--threads", str(arguments.threads), "--json", "-o", "out.png",
+        ]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        milliseconds = json.loads(output.splitlines()[-1])["ms"]
+        return milliseconds["sampling"], milliseconds["dense"] + milliseconds["pruned"], np.load("final.npy")
+
+    times = {"optimum": [], "crdiff": []}
+    optimum()  # warms up; each run of crdiff is a process of its own, and its first step is not warm
+    for _ in range(arguments.rounds):
+        for name, run in (("optimum", optimum), ("crdiff", crdiff)):
+            total, networks, final = run()
+            times[name].append((total, networks, final))
+    first, second = times["optimum"][0][2], times["crdiff"][0][2]
+    print(f"largest difference of final latents: {np.abs(first - second).max():.2e} of {np.abs(first).max():.2f}")
+    print(f"{'':8} {'sampling':>10} {'networks':>10} {'outside':>10}   ms, median of {arguments.rounds}")
+    for name, runs in times.items():
+        total, networks = (statistics.median(run[i] for run in runs) for i in (0, 1))
+        print(f"{name:8} {total:10.1f} {networks:10.1f} {total - networks:10.1f}")
+
+
+if __name__ == "__main__":
+    main()

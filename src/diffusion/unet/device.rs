@@ -1,0 +1,121 @@
+//! A UNet whose inputs and output stay on its device.
+
+use std::time::{Duration, Instant};
+
+use super::{Prepared, SAMPLE, TIMESTEP, Unet, timestep_tensor};
+use crate::{
+    diffusion::{
+        PipelineError,
+        device::{Input, StepGraph, StepGraphs},
+    },
+    engine::{Capture, DeviceSession, DeviceTensor, EngineError, EngineKind, Feed, HostTensor},
+    onnx::DataType,
+};
+
+/// The tensors that a UNet reads and writes, on its device. They are its own: nothing else writes the inputs, and it
+/// writes the output only.
+pub struct Placed {
+    sample: DeviceTensor,
+    timestep: DeviceTensor,
+    extra: Vec<DeviceTensor>,
+    output: DeviceTensor,
+    input: Input,
+    capture: Capture,
+}
+
+impl Placed {
+    /// What the UNet returned last.
+    pub fn output(&self) -> &DeviceTensor {
+        &self.output
+    }
+}
+
+impl Unet {
+    /// The type of its output.
+    pub(in crate::diffusion) fn output_type(&self) -> DataType {
+        self.output.data_type
+    }
+
+    /// Moves what doesn't change from call to call to the device. `copies` is how often the batch of latents stands in
+    /// the sample.
+    ///
+    /// # Errors
+    /// [`PipelineError::Engine`] if the engine has no device memory, or not enough.
+    pub(in crate::diffusion) fn place(
+        &mut self,
+        prepared: Prepared,
+        copies: usize,
+        graphs: &mut StepGraphs<'_>,
+    ) -> Result<Placed, PipelineError> {
+        let dims = prepared.sample.dims().to_vec();
+        let batch = dims.first().copied().unwrap_or(1);
+        let timestep = timestep_tensor(&self.timestep, 0.0, batch)?;
+        let types = (self.sample.data_type, self.timestep.data_type, self.output.data_type);
+        let device = self.device()?;
+        let extra = prepared.extra.iter().map(|tensor| {
+            let mut placed = device.allocate(tensor.data_type(), tensor.dims())?;
+            graphs.upload(tensor, &mut placed)?;
+            Ok(placed)
+        });
+        let extra = extra.collect::<Result<_, PipelineError>>()?;
+        let (sample_type, timestep_type, output_type) = types;
+        Ok(Placed {
+            sample: device.allocate(sample_type, &dims)?,
+            timestep: device.allocate(timestep_type, timestep.dims())?,
+            extra,
+            output: device.allocate(output_type, &dims)?,
+            input: Input {
+                sample: sample_type,
+                copies,
+                timestep: timestep_type,
+                timestep_rank: timestep.dims().len(),
+            },
+            capture: Capture::unique(),
+        })
+    }
+
+    /// Runs the network on `latents` times `scale`; the result is [`Placed::output`]. Returns the time that the
+    /// network itself took.
+    ///
+    /// # Errors
+    /// [`PipelineError::Engine`] if the engine fails, or the output is not of the sample's shape.
+    pub(in crate::diffusion) fn run_placed(
+        &mut self,
+        placed: &mut Placed,
+        graphs: &mut StepGraphs<'_>,
+        latents: &DeviceTensor,
+        scale: f32,
+        timestep: f64,
+    ) -> Result<Duration, PipelineError> {
+        let batch = placed.sample.dims().first().copied().unwrap_or(1);
+        let timestep = timestep_tensor(&self.timestep, timestep, batch)?;
+        let scale = HostTensor::new([1], vec![scale])?;
+        graphs.run(
+            &StepGraph::Input(placed.input),
+            &[
+                ("latents", Feed::Device(latents)),
+                ("timestep", Feed::Host(&timestep)),
+                ("coefficients", Feed::Host(&scale)),
+            ],
+            &mut [("sample", &mut placed.sample), ("timestep_out", &mut placed.timestep)],
+        )?;
+        let started = Instant::now();
+        let mut inputs =
+            vec![(SAMPLE, Feed::Device(&placed.sample)), (TIMESTEP, Feed::Device(&placed.timestep))];
+        let extra = self.extra.iter().zip(&placed.extra);
+        inputs.extend(extra.map(|((_, info), tensor)| (info.name.as_str(), Feed::Device(tensor))));
+        let device = self.session.device().ok_or_else(|| no_device(&self.model))?;
+        device.run_into(&inputs, &mut [(&self.output.name, &mut placed.output)], Some(placed.capture))?;
+        Ok(started.elapsed())
+    }
+
+    /// Its session as one that runs on device memory.
+    pub(in crate::diffusion) fn device(&mut self) -> Result<&mut dyn DeviceSession, PipelineError> {
+        self.session.device().ok_or_else(|| no_device(&self.model).into())
+    }
+}
+
+fn no_device(model: &str) -> EngineError {
+    let what = "it is not run by ONNX Runtime, and other engines have no device memory".to_string();
+    EngineError::Run { engine: EngineKind::Rten, model: model.to_string(), what }
+}

@@ -1,0 +1,163 @@
+//! Runs from device memory into device memory, by ONNX Runtime's IoBinding.
+
+use ort::{
+    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
+    session::{IoBinding, NoSelectedOutputs, RunOptions},
+    value::DynTensor,
+};
+
+use super::{
+    OrtSession,
+    values::{copied, element_type, owned},
+};
+use crate::{
+    engine::{
+        EngineError, EngineKind, HostTensor, Provider, ProviderKind,
+        device::{Capture, DeviceSession, DeviceTensor, Feed},
+    },
+    onnx::DataType,
+};
+
+/// Where a session's tensors are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    Host,
+    /// Of the CUDA device with this number. TensorRT's providers use CUDA's memory.
+    Cuda(i32),
+}
+
+impl Memory {
+    /// The memory of the first provider.
+    pub(super) fn of(providers: &[Provider]) -> Result<Self, String> {
+        let Some(provider) = providers.first().filter(|p| p.kind != ProviderKind::Cpu) else {
+            return Ok(Self::Host);
+        };
+        let device = provider.options.get("device_id").map_or("0", String::as_str);
+        let number = device.trim().parse().ok().filter(|number| *number >= 0);
+        Ok(Self::Cuda(number.ok_or_else(|| format!("`device_id` is `{device}`; it is a number from 0"))?))
+    }
+
+    fn info(self) -> ort::Result<MemoryInfo<'static>> {
+        let (device, number) = match self {
+            Self::Host => (AllocationDevice::CPU, 0),
+            Self::Cuda(number) => (AllocationDevice::CUDA, number),
+        };
+        MemoryInfo::new(device, number, AllocatorType::Device, MemoryType::Default)
+    }
+}
+
+impl OrtSession {
+    fn failed(&self, error: &ort::Error) -> EngineError {
+        self.failure(error.message().to_string())
+    }
+
+    fn failure(&self, what: String) -> EngineError {
+        EngineError::Run { engine: EngineKind::Ort, model: self.model.clone(), what }
+    }
+
+    fn bind(&self, inputs: &[(&str, Feed<'_>)]) -> Result<IoBinding, EngineError> {
+        let failed = |e: ort::Error| self.failed(&e);
+        let mut binding = self.session.create_binding().map_err(failed)?;
+        for (name, feed) in inputs {
+            match feed {
+                Feed::Device(tensor) => binding.bind_input(*name, &tensor.value).map_err(failed)?,
+                // The binding holds on to a copy: an owned one, since it would copy a borrowed one by a graph.
+                Feed::Host(tensor) => {
+                    binding.bind_input(*name, &copied(tensor).map_err(failed)?).map_err(failed)?;
+                }
+            }
+        }
+        // Copies to the device are queued.
+        binding.synchronize_inputs().map_err(failed)?;
+        Ok(binding)
+    }
+
+    fn run_options(&self, capture: Option<Capture>) -> ort::Result<RunOptions<NoSelectedOutputs>> {
+        let mut options = RunOptions::new()?;
+        if self.captures {
+            options
+                .set("gpu_graph_id", capture.map_or("-1".to_string(), |capture| capture.id().to_string()))?;
+        }
+        Ok(options)
+    }
+}
+
+impl DeviceSession for OrtSession {
+    fn allocate(&mut self, data_type: DataType, dims: &[usize]) -> Result<DeviceTensor, EngineError> {
+        let failed = |e: ort::Error| self.failed(&e);
+        let element = element_type(data_type)
+            .ok_or_else(|| self.failure(format!("no tensors of {} on a device", data_type.name())))?;
+        let allocator = match self.memory {
+            Memory::Host => Allocator::default(),
+            memory => Allocator::new(&self.session, memory.info().map_err(failed)?).map_err(failed)?,
+        };
+        let shape: Vec<i64> = dims.iter().map(|dim| *dim as i64).collect();
+        let value = DynTensor::new(&allocator, element, shape).map_err(failed)?;
+        Ok(DeviceTensor { value, data_type, dims: dims.to_vec() })
+    }
+
+    fn run_into(
+        &mut self,
+        inputs: &[(&str, Feed<'_>)],
+        outputs: &mut [(&str, &mut DeviceTensor)],
+        capture: Option<Capture>,
+    ) -> Result<(), EngineError> {
+        let mut binding = self.bind(inputs)?;
+        for (name, tensor) in outputs {
+            binding.bind_output(*name, &mut tensor.value).map_err(|e| self.failed(&e))?;
+        }
+        let options = self.run_options(capture).map_err(|e| self.failed(&e))?;
+        let run = self.session.run_binding_with_options(&binding, &options).map(drop);
+        run.map_err(|e| self.failed(&e))?;
+        binding.synchronize_outputs().map_err(|e| self.failed(&e))
+    }
+
+    fn run_to_host(&mut self, inputs: &[(&str, Feed<'_>)]) -> Result<Vec<(String, HostTensor)>, EngineError> {
+        let mut binding = self.bind(inputs)?;
+        let host = Memory::Host.info().map_err(|e| self.failed(&e))?;
+        for output in &self.outputs {
+            binding.bind_output_to_device(&output.name, &host).map_err(|e| self.failed(&e))?;
+        }
+        let options = self.run_options(None).map_err(|e| self.failed(&e))?;
+        let failed = |model: &str, what: String| EngineError::Run {
+            engine: EngineKind::Ort,
+            model: model.to_string(),
+            what,
+        };
+        let model = &self.model;
+        let results = self
+            .session
+            .run_binding_with_options(&binding, &options)
+            .map_err(|e| failed(model, e.message().to_string()))?;
+        let mut tensors = Vec::with_capacity(self.outputs.len());
+        for name in self.outputs.iter().map(|output| output.name.as_str()) {
+            let value =
+                results.get(name).ok_or_else(|| failed(model, format!("it gave no output `{name}`")))?;
+            let tensor = owned(value).map_err(|what| failed(model, format!("output `{name}`: {what}")))?;
+            tensors.push((name.to_string(), tensor));
+        }
+        Ok(tensors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_where_the_first_provider_computes() {
+        let provider = |kind, device: Option<&str>| {
+            let options = device.map(|device| ("device_id".to_string(), device.to_string()));
+            Provider { kind, options: options.into_iter().collect() }
+        };
+        assert_eq!(Memory::of(&[]), Ok(Memory::Host));
+        assert_eq!(Memory::of(&[provider(ProviderKind::Cpu, None)]), Ok(Memory::Host));
+        assert_eq!(Memory::of(&[provider(ProviderKind::Cuda, None)]), Ok(Memory::Cuda(0)));
+        let both = [provider(ProviderKind::TensorRt, Some("1")), provider(ProviderKind::Cuda, Some("1"))];
+        assert_eq!(Memory::of(&both), Ok(Memory::Cuda(1)));
+        for device in ["first", "-1"] {
+            let error = Memory::of(&[provider(ProviderKind::Cuda, Some(device))]).unwrap_err();
+            assert!(error.contains(device), "{error}");
+        }
+    }
+}
