@@ -116,6 +116,8 @@ def run(model, args, python):
                     pass
         for round_ in range(args.repeat + 1):
             for name, command in cases(model, out, args, python):
+                if args.only and not any(part in name for part in args.only):
+                    continue
                 slow = name.split()[0] in LOADED or name.startswith("onnx-ir-copied")
                 # Minutes each: these run in as few rounds as asked for, and need no warming round.
                 if slow and not 1 <= round_ <= args.slow_repeat:
@@ -188,6 +190,7 @@ def main():
     parser.add_argument("--repeat", type=int, default=7, help="rounds that count [%(default)s]")
     parser.add_argument("--slow-repeat", type=int, default=3, help="rounds of peers that copy all weights [%(default)s]")
     parser.add_argument("--no-peers", action="store_true", help="measure crdiff, cat and dd only")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="measure cases only whose names contain one of these")
     parser.add_argument("--crdiff", type=Path, help="crdiff-compile, beside crdiff [built from this repository]")
     parser.add_argument("--json", type=Path, help="write every run here")
     args = parser.parse_args()
