@@ -103,6 +103,18 @@ pub enum Failure {
     Interrupted,
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan(error) => error.fmt(f),
+            #[cfg(feature = "runner")]
+            Self::Space(error) => error.fmt(f),
+            Self::Message(message) => f.write_str(message),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
 impl From<PlanError> for Failure {
     fn from(error: PlanError) -> Self {
         Self::Plan(Box::new(error))

@@ -12,6 +12,7 @@ pub mod kept;
 pub mod objective;
 pub mod outcome;
 pub mod plot;
+pub mod refine;
 pub mod run;
 pub mod space;
 pub mod strategy;

@@ -1,12 +1,13 @@
 //! What came of a search: the plan, and tables.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use serde_json::Value;
 
 use super::{
     SearchError, Space,
-    run::{Found, plan_of},
+    kept::Role,
+    run::{Found, Times, plan_of},
     space::Bound,
 };
 
@@ -45,4 +46,79 @@ pub fn plan_file(bound: &Bound<'_>, found: &Found, model: &str) -> Result<String
         text.push('\n');
     }
     Ok(text)
+}
+
+/// The best trials and where the time went, for people.
+pub fn summary(found: &Found) -> String {
+    const SHOWN: usize = 5;
+    let mut text = String::new();
+    let mut ranked: Vec<_> = found.records.iter().filter(|record| record.scores.failed.is_none()).collect();
+    ranked.sort_by(|a, b| b.scores.score.total_cmp(&a.scores.score).then(a.trial.cmp(&b.trial)));
+    ranked.dedup_by(|a, b| a.values == b.values);
+    let failed = found.records.len() - found.records.iter().filter(|r| r.scores.failed.is_none()).count();
+    let mut line = |what: std::fmt::Arguments<'_>| {
+        // Into a string, which cannot fail.
+        let _ = text.write_fmt(what);
+        text.push('\n');
+    };
+    line(format_args!("{:>7}  {:>8}  values", "trial", "score"));
+    for record in ranked.into_iter().take(SHOWN) {
+        line(format_args!("{:>7}  {:>8.4}  {}", record.trial, record.scores.score, values(&record.values)));
+    }
+    line(format_args!("{:>7}  {:>8.4}", "dense", found.dense.score));
+    line(format_args!("{} trials, {failed} of them failed", found.records.len()));
+    line(format_args!(""));
+    for row in times(&found.times) {
+        line(format_args!("{row}"));
+    }
+    text
+}
+
+/// `down 0.312, up 0.5`.
+fn values(values: &Value) -> String {
+    let Some(values) = values.as_object() else { return values.to_string() };
+    let one = |(name, value): (&String, &Value)| match value {
+        Value::Number(number) => format!("{name} {:.4}", number.as_f64().unwrap_or_default()),
+        other => format!("{name} {other}"),
+    };
+    values.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The table of times.
+fn times(times: &Times) -> Vec<String> {
+    let models = &times.workers.models;
+    let running = |role| models.running.get(&role).copied().unwrap_or_default();
+    let all = times.wall * u32::try_from(times.jobs).unwrap_or(u32::MAX);
+    let known = models.all_running()
+        + times.workers.objective
+        + times.compiling
+        + models.loading_trials
+        + models.loading;
+    let rest = all.saturating_sub(known);
+    let rows = [
+        ("dense network", running(Role::Dense)),
+        ("pruned networks", running(Role::Trial)),
+        ("text encoders", running(Role::Text)),
+        ("VAE", running(Role::Decoder)),
+        ("scoring", times.workers.objective),
+        ("compiling trials", times.compiling),
+        ("loading trials", models.loading_trials),
+        ("loading the pipeline, once", models.loading),
+        ("all else", rest),
+    ];
+    let percent = |time: Duration| 100.0 * time.as_secs_f64() / all.as_secs_f64().max(f64::MIN_POSITIVE);
+    let mut lines: Vec<String> = rows
+        .iter()
+        .map(|(what, time)| format!("{what:<28}{:>10.2} s{:>7.1} %", time.as_secs_f64(), percent(*time)))
+        .collect();
+    let workers = if times.jobs == 1 { String::new() } else { format!(", {} workers", times.jobs) };
+    lines.push(format!("{:<28}{:>10.2} s  ({} trials{workers})", "together", all.as_secs_f64(), times.trials));
+    let beside = times.compiling + models.loading_trials + rest;
+    lines.push(format!(
+        "a trial takes {:.1} % beside its model runs; {} of {} dense and text calls were remembered",
+        100.0 * beside.as_secs_f64() / models.all_running().as_secs_f64().max(f64::MIN_POSITIVE),
+        models.remembered,
+        models.calls
+    ));
+    lines
 }

@@ -459,6 +459,30 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Draws and scores the pictures of one trial, one after the other. What goes wrong with them is in the scores.
+///
+/// # Errors
+/// [`SearchError::Stopped`].
+pub fn run_one(
+    networks: &Networks,
+    worker: &mut Worker,
+    shots: &[Shot],
+    over: super::space::Over,
+    stop: &AtomicBool,
+) -> Result<Scores, SearchError> {
+    let mut scores = Vec::with_capacity(shots.len());
+    for shot in shots {
+        let scored =
+            worker.draw(networks, shot, stop).and_then(|image| worker.score(&image, &shot.prompt));
+        match scored {
+            Ok(scored) => scores.push(scored),
+            Err(SearchError::Stopped) => return Err(SearchError::Stopped),
+            Err(error) => return Ok(Scores::failed(format!("{:?} failed: {error}", shot.prompt))),
+        }
+    }
+    Ok(Scores::of(&scores, over))
+}
+
 /// The plan that a trial's values make, as JSON.
 ///
 /// # Errors

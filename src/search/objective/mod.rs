@@ -2,11 +2,14 @@
 
 mod combine;
 mod command;
+mod onnx;
 mod picture;
+pub mod resample;
 mod serve;
 
 use std::path::Path;
 
+pub use onnx::open_graph;
 pub use picture::Picture;
 
 use super::{

@@ -33,7 +33,7 @@ pub use diagnostics::SpaceError;
 pub use objective::{
     CommandSpec, Crop, ImageSpec, Layout, ObjectiveSpec, OnnxSpec, Over, Part, Resample, Resize, TextSpec,
 };
-pub use parse::{load, parse};
+pub use parse::{load, load_objective, parse};
 pub use schema::json_schema;
 pub use template::Template;
 

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Budget, Choose, Member, Sampling, Setting, Space, SpaceError, StrategySpec, Template, Variable,
+    Budget, Choose, Member, ObjectiveSpec, Sampling, Setting, Space, SpaceError, StrategySpec, Template, Variable,
     VariableKind,
     objective::{metric, text, top},
     template::unused,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     diffusion::sampler::Class,
     plan::{
-        Glob, MAX_BYTES, PlanSource, Problem,
+        Glob, MAX_BYTES, PlanError, PlanSource, Problem,
         fields::{Fields, choice, fields, list, number, range, wrong_type},
         join, nearest,
         tree::{Key, Node, Value, read},
@@ -61,13 +61,34 @@ pub fn load(path: &Path) -> Result<Space, SpaceError> {
     parse(&path.display().to_string(), &text, folder)
 }
 
+/// Reads the objective of a space, or of a file that has nothing else, and the folder that its paths start from.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_objective(path: &Path) -> Result<(ObjectiveSpec, PathBuf), SpaceError> {
+    let fail = |what: String| SpaceError::File { path: path.to_path_buf(), what };
+    let text = fs::read_to_string(path).map_err(|e| fail(format!("cannot read: {e}")))?;
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let source = PlanSource::new(&path.display().to_string(), &text);
+    let root = read(&text).map_err(|problem| SpaceError::from(PlanError::new(&source, problem)))?;
+    let mut problems = Vec::new();
+    let objective = fields(&root, "the space", &KEYS, &mut problems)
+        .and_then(|space| space.require("objective", None, &mut problems))
+        .and_then(|node| top(node, &mut problems));
+    match (SpaceError::of(&source, problems), objective) {
+        (Some(error), _) => Err(error),
+        (None, Some((objective, _))) => Ok((objective, folder.to_path_buf())),
+        (None, None) => Err(fail("it has no objective".to_string())),
+    }
+}
+
 /// Parses a space. `name` is what errors call it; relative paths in it start from `folder`.
 ///
 /// # Errors
 /// As [`load`].
 pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Space, SpaceError> {
     let source = PlanSource::new(name, text);
-    let failed = |problem| SpaceError::from(crate::plan::PlanError::new(&source, problem));
+    let failed = |problem| SpaceError::from(PlanError::new(&source, problem));
     let root = read(text).map_err(failed)?;
     let mut problems = Vec::new();
     let space = match &root.value {
@@ -323,7 +344,7 @@ fn modules(value: &Node, section: &Fields<'_>, problems: &mut Vec<Problem>) -> O
         problems.push(Problem::OutOfRange { what: "`modules`", expected, found, at: value.span });
         return None;
     }
-    let mut glob = |node: &Node, problems: &mut Vec<Problem>| -> Option<String> {
+    let glob = |node: &Node, problems: &mut Vec<Problem>| -> Option<String> {
         let text = text(node, "a module", problems)?;
         if let Err(bad) = Glob::module(&text, node.span) {
             problems.push(Problem::BadGlob { reason: bad.reason, help: bad.help, at: node.span });
