@@ -171,8 +171,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         (None, None, None) => Unets::Dense,
     };
     if (settings.compare || args.refine.is_some()) && !matches!(unets, Unets::WithPruned(_)) {
-        let what =
-            "--compare and --refine need a dense and a pruned network; this plan amplifies within one (`mode: weights`)";
+        let what = "--compare and --refine need a dense and a pruned network; this plan amplifies within one (`mode: weights`)";
         return Err(Failure::Message(what.to_string()));
     }
     let (Chosen { engine, why }, options) =

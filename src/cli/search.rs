@@ -216,7 +216,8 @@ impl Engines<'_> {
             options.intra_threads = NonZeroUsize::new((cores / self.jobs.get()).max(1));
         }
         let Some(device) = self.devices.get(number % self.devices.len().max(1)) else { return Ok(()) };
-        let mut accelerators = options.providers.iter_mut().filter(|p| p.kind != ProviderKind::Cpu).peekable();
+        let mut accelerators =
+            options.providers.iter_mut().filter(|p| p.kind != ProviderKind::Cpu).peekable();
         if accelerators.peek().is_none() {
             let what = "--devices is for accelerators: name one with --provider, or in the plan's `runtime`";
             return Err(SearchError::Values(what.to_string()));

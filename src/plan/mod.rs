@@ -30,13 +30,13 @@ mod schema;
 mod select;
 pub(crate) mod tree;
 
+pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};
 pub use glob::{BadGlob, Glob};
 pub use model::{
     Amplify, BypassRule, Curve, During, Located, Mask, Mode, On, Pattern, Plan, Pool, PruneRule, Ratio, Rule,
     Runtime, Ties, Via, Weight,
 };
-pub(crate) use diagnostics::join;
 pub(crate) use parse::from_node;
 pub use parse::{MAX_BYTES, load, parse};
 pub use resolve::{ResolvedBypass, ResolvedPlan, ResolvedPrune, Skips, resolve};

@@ -89,7 +89,9 @@ fn syntax(text: &str, error: &serde_saphyr::Error) -> Problem {
         cause = error.without_snippet();
     }
     let message = match cause {
-        serde_saphyr::Error::MultipleDocuments { .. } => "there is more than one YAML document; only one is read".to_owned(),
+        serde_saphyr::Error::MultipleDocuments { .. } => {
+            "there is more than one YAML document; only one is read".to_owned()
+        }
         serde_saphyr::Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
             "nested deeper than any plan".to_owned()
         }

@@ -82,7 +82,8 @@ impl Journal {
     pub fn open(path: &Path, header: &Header) -> Result<(Self, Kept), SearchError> {
         let io = |action: &'static str| move |e| SearchError::io(action, path, e);
         let mut options = OpenOptions::new();
-        let mut file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(io("open"))?;
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).open(path).map_err(io("open"))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -114,7 +115,8 @@ impl Journal {
         for (number, line) in lines {
             let record: Record = journal.line(number, line)?;
             if record.trial != kept.records.len() as u64 {
-                let what = format!("line {}: trial {} stands at {}", number + 1, record.trial, kept.records.len());
+                let what =
+                    format!("line {}: trial {} stands at {}", number + 1, record.trial, kept.records.len());
                 return Err(SearchError::journal(path, what));
             }
             kept.records.push(record);
@@ -155,9 +157,11 @@ fn difference(known: &Header, now: &Header) -> String {
         }
         () if known.model != now.model => "it is of a search with another model".to_string(),
         () if known.seed != now.seed => format!("its search has the seed {}, not {}", known.seed, now.seed),
-        () => "it is of a search with another space: variables, plan, prompts, sampling, objective or strategy \
+        () => {
+            "it is of a search with another space: variables, plan, prompts, sampling, objective or strategy \
                have changed"
-            .to_string(),
+                .to_string()
+        }
     };
     format!("{what}; give another --journal, or --restart to begin this one again")
 }

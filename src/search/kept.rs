@@ -22,7 +22,8 @@ use sha2::{Digest, Sha256};
 use crate::{
     diffusion::pipeline::Folder,
     engine::{
-        Engine, EngineError, EngineKind, HostTensor, MemoryMode, Placement, Session, SessionOptions, TensorInfo,
+        Engine, EngineError, EngineKind, HostTensor, MemoryMode, Placement, Session, SessionOptions,
+        TensorInfo,
     },
 };
 
@@ -113,8 +114,23 @@ impl Memory {
 pub struct KeptEngine {
     engine: Arc<dyn Engine>,
     folder: PathBuf,
-    sessions: Mutex<FxHashMap<PathBuf, KeptSession>>,
+    /// Sessions that nobody holds, and what is known of those that were loaded.
+    home: Arc<Mutex<Home>>,
     handle: Handle,
+}
+
+#[derive(Default)]
+struct Home {
+    sessions: FxHashMap<PathBuf, Box<dyn Session>>,
+    known: FxHashMap<PathBuf, Arc<Description>>,
+}
+
+/// What a session says of itself.
+#[derive(Default)]
+struct Description {
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    placement: Vec<Placement>,
 }
 
 /// What a worker knows of its engine.
@@ -145,7 +161,7 @@ impl KeptEngine {
         let kept = Self {
             engine: Arc::from(engine),
             folder: folder.path.clone(),
-            sessions: Mutex::default(),
+            home: Arc::default(),
             handle: handle.clone(),
         };
         (kept, handle)
@@ -174,32 +190,33 @@ impl Engine for KeptEngine {
 
     fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
         let role = self.role(path);
-        let mut sessions = lock(&self.sessions);
-        if let Some(known) = sessions.get(path) {
-            return Ok(Box::new(known.clone()));
-        }
-        let started = Instant::now();
-        let session = self.engine.load(path, options)?;
-        {
-            let mut time = lock(&self.handle.time);
-            match role {
-                Role::Trial => time.loading_trials += started.elapsed(),
-                _ => time.loading += started.elapsed(),
-            }
-        }
-        let kept = KeptSession {
+        let (session, known) = {
+            let mut home = lock(&self.home);
+            (home.sessions.remove(path), home.known.get(path).cloned())
+        };
+        let mut kept = KeptSession {
             role,
             path: path.to_path_buf(),
-            inputs: session.inputs().to_vec(),
-            outputs: session.outputs().to_vec(),
-            placement: session.placement().to_vec(),
-            session: Arc::new(Mutex::new(Some(session))),
+            description: known.unwrap_or_else(|| Arc::new(Description::default())),
+            session,
             engine: Arc::clone(&self.engine),
             options: options.clone(),
+            home: Arc::clone(&self.home),
             handle: self.handle.clone(),
         };
-        if role != Role::Trial {
-            sessions.insert(path.to_path_buf(), kept.clone());
+        let is_known = lock(&self.home).known.contains_key(path);
+        // A text encoder that has answered everything needn't be loaded again.
+        if kept.session.is_none() && !(is_known && role == Role::Text) {
+            let session = kept.loaded()?;
+            let description = Arc::new(Description {
+                inputs: session.inputs().to_vec(),
+                outputs: session.outputs().to_vec(),
+                placement: session.placement().to_vec(),
+            });
+            kept.description = Arc::clone(&description);
+            if role != Role::Trial {
+                lock(&self.home).known.insert(path.to_path_buf(), description);
+            }
         }
         Ok(Box::new(kept))
     }
@@ -209,55 +226,70 @@ impl Engine for KeptEngine {
     }
 }
 
-/// A session that others may hold too.
-#[derive(Clone)]
+/// A session that goes home when it is let go.
 struct KeptSession {
     role: Role,
     path: PathBuf,
-    inputs: Vec<TensorInfo>,
-    outputs: Vec<TensorInfo>,
-    placement: Vec<Placement>,
+    description: Arc<Description>,
     /// `None` while it is not loaded.
-    session: Arc<Mutex<Option<Box<dyn Session>>>>,
+    session: Option<Box<dyn Session>>,
     engine: Arc<dyn Engine>,
     options: SessionOptions,
+    home: Arc<Mutex<Home>>,
     handle: Handle,
 }
 
 impl KeptSession {
-    fn run_now(
-        &self,
-        inputs: &[(&str, &HostTensor)],
-        outputs: Option<&[&str]>,
-    ) -> Result<Outputs, EngineError> {
-        let mut session = lock(&self.session);
-        let mut loaded = match session.take() {
+    fn loaded(&mut self) -> Result<&mut dyn Session, EngineError> {
+        let session = match self.session.take() {
             Some(session) => session,
             None => {
                 let started = Instant::now();
                 let session = self.engine.load(&self.path, &self.options)?;
-                lock(&self.handle.time).loading += started.elapsed();
+                let mut time = lock(&self.handle.time);
+                match self.role {
+                    Role::Trial => time.loading_trials += started.elapsed(),
+                    _ => time.loading += started.elapsed(),
+                }
                 session
             }
         };
+        Ok(&mut **self.session.insert(session))
+    }
+
+    fn run_now(
+        &mut self,
+        inputs: &[(&str, &HostTensor)],
+        outputs: Option<&[&str]>,
+    ) -> Result<Outputs, EngineError> {
+        let session = self.loaded()?;
         let started = Instant::now();
-        let result = loaded.run(inputs, outputs);
+        let result = session.run(inputs, outputs);
         *lock(&self.handle.time).running.entry(self.role).or_default() += started.elapsed();
-        // The text encoders' answers stay; where memory is short, they needn't.
-        if self.role != Role::Text || self.options.memory != MemoryMode::Low {
-            *session = Some(loaded);
-        }
         result
+    }
+}
+
+impl Drop for KeptSession {
+    fn drop(&mut self) {
+        // The text encoders' answers stay; where memory is short, they needn't.
+        let is_spared = self.role == Role::Text && self.options.memory == MemoryMode::Low;
+        if self.role == Role::Trial || is_spared {
+            return;
+        }
+        if let Some(session) = self.session.take() {
+            lock(&self.home).sessions.insert(self.path.clone(), session);
+        }
     }
 }
 
 impl Session for KeptSession {
     fn inputs(&self) -> &[TensorInfo] {
-        &self.inputs
+        &self.description.inputs
     }
 
     fn outputs(&self) -> &[TensorInfo] {
-        &self.outputs
+        &self.description.outputs
     }
 
     fn run(
@@ -265,7 +297,7 @@ impl Session for KeptSession {
         inputs: &[(&str, &HostTensor)],
         outputs: Option<&[&str]>,
     ) -> Result<Outputs, EngineError> {
-        let handle = &self.handle;
+        let handle = self.handle.clone();
         let is_remembered = match self.role {
             Role::Text => true,
             Role::Dense => handle.alone.load(Ordering::Relaxed),
@@ -290,7 +322,7 @@ impl Session for KeptSession {
     }
 
     fn placement(&self) -> &[Placement] {
-        &self.placement
+        &self.description.placement
     }
 }
 

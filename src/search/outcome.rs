@@ -112,7 +112,12 @@ fn times(times: &Times) -> Vec<String> {
         .map(|(what, time)| format!("{what:<28}{:>10.2} s{:>7.1} %", time.as_secs_f64(), percent(*time)))
         .collect();
     let workers = if times.jobs == 1 { String::new() } else { format!(", {} workers", times.jobs) };
-    lines.push(format!("{:<28}{:>10.2} s  ({} trials{workers})", "together", all.as_secs_f64(), times.trials));
+    lines.push(format!(
+        "{:<28}{:>10.2} s  ({} trials{workers})",
+        "together",
+        all.as_secs_f64(),
+        times.trials
+    ));
     let beside = times.compiling + models.loading_trials + rest;
     lines.push(format!(
         "a trial takes {:.1} % beside its model runs; {} of {} dense and text calls were remembered",

@@ -131,20 +131,29 @@ fn frame(title: &str, (left, right): (f64, f64), (low, high): (f64, f64)) -> Str
          <path d=\"M{x0} {y1} V{y0} H{x1}\" fill=\"none\" stroke=\"#333\"/>\n"
     );
     for (value, y) in [(low, y0), (high, y1 + 8.0)] {
-        add(&mut panel, format_args!("<text x=\"{}\" y=\"{y}\" text-anchor=\"end\">{value:.3}</text>\n", x0 - 4.0));
+        add(
+            &mut panel,
+            format_args!("<text x=\"{}\" y=\"{y}\" text-anchor=\"end\">{value:.3}</text>\n", x0 - 4.0),
+        );
     }
     for (value, x, anchor) in [(left, x0, "start"), (right, x1, "end")] {
         if value.is_finite() {
             let y = y0 + 14.0;
             let value = (value * 1e3).round() / 1e3;
-            add(&mut panel, format_args!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{value}</text>\n"));
+            add(
+                &mut panel,
+                format_args!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{value}</text>\n"),
+            );
         }
     }
     panel
 }
 
 fn dot(panel: &mut String, x: f64, y: f64) {
-    add(panel, format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"#36c\" fill-opacity=\"0.6\"/>\n"));
+    add(
+        panel,
+        format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"#36c\" fill-opacity=\"0.6\"/>\n"),
+    );
 }
 
 fn across(value: f64, (low, high): (f64, f64)) -> f64 {

@@ -105,8 +105,10 @@ struct Running {
 enum Work {
     /// Its pictures are out.
     Out { _graph: TrialGraph, failed: Arc<Mutex<Option<String>>> },
-    /// It is known.
-    Known { scores: Scores, same_as: Option<u64> },
+    /// It has the values of an earlier trial.
+    Same(u64),
+    /// It failed before it was run.
+    Failed(Scores),
 }
 
 /// A picture for a worker.
@@ -130,11 +132,7 @@ impl Search<'_> {
     /// # Errors
     /// [`SearchError`]: the journal is not this search's, a worker cannot start, all of the first trials failed,
     /// [`SearchError::Stopped`].
-    pub fn run(
-        &mut self,
-        path: &Path,
-        mut listener: impl FnMut(Event<'_>),
-    ) -> Result<Found, SearchError> {
+    pub fn run(&mut self, path: &Path, mut listener: impl FnMut(Event<'_>)) -> Result<Found, SearchError> {
         let space = self.bound.space;
         let header = Header {
             journal: 1,
@@ -152,7 +150,8 @@ impl Search<'_> {
                 return Err(SearchError::journal(path, "it has more trials than the strategy asks for"));
             };
             if settings_json(&self.bound.settings(&point)) != record.values {
-                let what = format!("the values of trial {} are not those that this search asks for", record.trial);
+                let what =
+                    format!("the values of trial {} are not those that this search asks for", record.trial);
                 return Err(SearchError::journal(path, what));
             }
             strategy.tell(record.scores.score);
@@ -227,15 +226,20 @@ impl Search<'_> {
             }
             let Some(trial) = pool.finish_first()? else { return Ok(()) };
             let same_as = match &trial.work {
-                Work::Known { same_as, .. } => *same_as,
-                Work::Out { .. } => None,
+                Work::Same(earlier) => Some(*earlier),
+                Work::Failed(_) | Work::Out { .. } => None,
+            };
+            let earlier = same_as.and_then(|earlier| found.records.iter().find(|r| r.trial == earlier));
+            let scores = match earlier {
+                Some(record) => record.scores.clone(),
+                None => trial.scores(self.bound.space.over),
             };
             let took = trial.started.elapsed();
             spent += took;
             let record = Record {
                 trial: trial.number,
                 values: settings_json(&trial.settings),
-                scores: trial.scores(self.bound.space.over),
+                scores,
                 same_as,
                 seconds: budget.time.map(|_| took.as_secs_f64()),
             };
@@ -261,10 +265,10 @@ impl Search<'_> {
         found: &mut Found,
     ) -> Result<(), SearchError> {
         let values = settings_json(&settings);
-        let known = found.records.iter().find(|record| record.values == values && record.same_as.is_none());
-        if let Some(record) = known {
-            let work = Work::Known { scores: record.scores.clone(), same_as: Some(record.trial) };
-            pool.push(number, settings, work);
+        let ended = found.records.iter().filter(|record| record.values == values).map(|record| record.trial);
+        let out = pool.running.iter().filter(|trial| trial.settings == settings).map(|trial| trial.number);
+        if let Some(earlier) = ended.chain(out).next() {
+            pool.push(number, settings, Work::Same(earlier));
             return Ok(());
         }
         let started = Instant::now();
@@ -274,7 +278,7 @@ impl Search<'_> {
             Ok((networks, graph)) => pool.send(number, settings, networks, graph),
             Err(SearchError::Stopped) => Err(SearchError::Stopped),
             Err(error) => {
-                pool.push(number, settings, Work::Known { scores: Scores::failed(error), same_as: None });
+                pool.push(number, settings, Work::Failed(Scores::failed(error)));
                 Ok(())
             }
         }
@@ -399,7 +403,8 @@ impl Pool<'_> {
 impl Running {
     fn scores(&self, over: super::space::Over) -> Scores {
         match &self.work {
-            Work::Known { scores, .. } => scores.clone(),
+            Work::Failed(scores) => scores.clone(),
+            Work::Same(earlier) => Scores::failed(format!("trial {earlier} has no scores")),
             Work::Out { failed, .. } => match lock(failed).clone() {
                 Some(why) => Scores::failed(why),
                 None => {
@@ -435,13 +440,13 @@ fn work(
         let Task { number, index, networks, failed } = task;
         let answer = match shots.get(index) {
             Some(shot) if lock(&failed).is_none() => {
-                let result = worker
-                    .draw(&networks, shot, stop)
-                    .and_then(|image| worker.score(&image, &shot.prompt));
+                let result =
+                    worker.draw(&networks, shot, stop).and_then(|image| worker.score(&image, &shot.prompt));
                 let result = if stop.load(Ordering::Relaxed) { Err(SearchError::Stopped) } else { result };
                 if let Err(error) = &result {
-                    // Of several failures the one that is told is the first picture's.
-                    lock(&failed).get_or_insert_with(|| format!("{:?} failed: {error}", shot.prompt));
+                    // A journal knows no names of files that are gone.
+                    let why = networks.unnamed(&error.to_string());
+                    lock(&failed).get_or_insert_with(|| format!("{:?} failed: {why}", shot.prompt));
                 }
                 Answer::Shot { number, index, result }
             }
@@ -472,12 +477,14 @@ pub fn run_one(
 ) -> Result<Scores, SearchError> {
     let mut scores = Vec::with_capacity(shots.len());
     for shot in shots {
-        let scored =
-            worker.draw(networks, shot, stop).and_then(|image| worker.score(&image, &shot.prompt));
+        let scored = worker.draw(networks, shot, stop).and_then(|image| worker.score(&image, &shot.prompt));
         match scored {
             Ok(scored) => scores.push(scored),
             Err(SearchError::Stopped) => return Err(SearchError::Stopped),
-            Err(error) => return Ok(Scores::failed(format!("{:?} failed: {error}", shot.prompt))),
+            Err(error) => {
+                let why = networks.unnamed(&error.to_string());
+                return Ok(Scores::failed(format!("{:?} failed: {why}", shot.prompt)));
+            }
         }
     }
     Ok(Scores::of(&scores, over))

@@ -72,6 +72,18 @@ pub struct Networks {
     pub amplify: Amplify,
 }
 
+impl Networks {
+    /// A message without the name of the trial's file.
+    pub(super) fn unnamed(&self, message: &str) -> String {
+        match &self.unets {
+            Unets::Dense => message.to_string(),
+            Unets::Instead(path) | Unets::WithPruned(path) => {
+                message.replace(&path.display().to_string(), "the trial's graph")
+            }
+        }
+    }
+}
+
 /// A picture's scores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShotScore {
@@ -179,7 +191,12 @@ impl Worker {
     ///
     /// # Errors
     /// [`SearchError::Pipeline`], [`SearchError::Stopped`].
-    pub fn draw(&mut self, networks: &Networks, shot: &Shot, stop: &AtomicBool) -> Result<Image, SearchError> {
+    pub fn draw(
+        &mut self,
+        networks: &Networks,
+        shot: &Shot,
+        stop: &AtomicBool,
+    ) -> Result<Image, SearchError> {
         self.pipeline.set_unets(networks.unets.clone());
         self.handle.begin_picture();
         let request = &mut self.request;

@@ -96,7 +96,12 @@ fn a_graph_scores_as_in_onnx_runtime() {
             let prompt = golden["prompt"].as_str().unwrap();
             let scored = scorer.score(&Picture::new(image, prompt, Path::new("unused.png"))).unwrap();
             let expected = 2.0 * golden["score"].as_f64().unwrap() - 1.0;
-            assert!((scored.score - expected).abs() < 1e-5, "{golden}: {} in {}", scored.score, engine.kind());
+            assert!(
+                (scored.score - expected).abs() < 1e-5,
+                "{golden}: {} in {}",
+                scored.score,
+                engine.kind()
+            );
         }
     }
 }
@@ -136,13 +141,18 @@ fn programs_score_and_fail_with_reasons() {
     assert_eq!(number(r#"{ command: [sh, -c, "echo scoring; echo 0.25"] }"#), 0.25);
     assert_eq!(number(r#"{ command: [sh, -c, 'printf %s "$0" | wc -c', "{prompt}"] }"#), 19.0);
     assert_eq!(number(r#"{ command: [sh, -c, 'test -s "$0" && echo 1', "{image}"] }"#), 1.0);
-    assert!(reason(r#"{ command: [sh, -c, "echo no"] }"#).ends_with("its last line is \"no\"; it must be a number"));
+    assert!(
+        reason(r#"{ command: [sh, -c, "echo no"] }"#)
+            .ends_with("its last line is \"no\"; it must be a number")
+    );
     assert!(reason(r#"{ command: ["true"] }"#).ends_with("it must print a number as its last line"));
     assert!(reason(r#"{ command: [sh, -c, "echo nan"] }"#).contains("it printed NaN"));
     let failed = reason(r#"{ command: [sh, -c, "echo 1; echo broken >&2; exit 3"] }"#);
     assert!(failed.ends_with("exit status: 3: broken"), "{failed}");
     assert!(reason("{ command: [./no-such-program] }").contains("cannot start"));
-    assert!(reason("{ command: [sleep, 60], timeout: 0.2 }").ends_with("no answer after 0.2 s, its `timeout`"));
+    assert!(
+        reason("{ command: [sleep, 60], timeout: 0.2 }").ends_with("no answer after 0.2 s, its `timeout`")
+    );
 }
 
 #[cfg(unix)]
@@ -158,7 +168,10 @@ fn a_served_program_answers_line_by_line() {
     let mut ask = || objective.score(&Picture::new(&image, "a", &picture));
     assert_eq!([ask().unwrap().score, ask().unwrap().score], [1.0, 2.0], "one process");
     let error = ask().unwrap_err().to_string();
-    assert!(error.ends_with("it ended with exit status: 4; it must answer each line with a number"), "{error}");
+    assert!(
+        error.ends_with("it ended with exit status: 4; it must answer each line with a number"),
+        "{error}"
+    );
     assert_eq!(ask().unwrap().score, 1.0, "it is started again");
 }
 

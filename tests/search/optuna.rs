@@ -62,7 +62,9 @@ fn two_workers_share_a_study() {
     let study = fs::read_to_string(folder.path().join("study.journal")).unwrap();
     let workers: std::collections::BTreeSet<String> = study
         .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["worker_id"].as_str().map(str::to_string))
+        .filter_map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["worker_id"].as_str().map(str::to_string)
+        })
         .collect();
     assert_eq!(workers.len(), 2, "both workers wrote into the study");
 }

@@ -75,7 +75,7 @@ variables:
   w: { number: [1, 3], start: 1.5 }
   on: { choice: [both, cond] }
   out: { modules: ["mid_block.attentions.*", ["down_blocks.0.resnets.0", "up_blocks.*.resnets.0"]] }
-  one: { modules: ["down_blocks.*.attentions.0"], choose: at-most-one }
+  one: { modules: ["down_blocks.*.resnets.0"], choose: at-most-one }
 plan:
   version: 1
   crdiff: { down: $down }
@@ -109,7 +109,7 @@ fn variables_go_into_the_plan() {
     assert_eq!(modules[0], "mid_block.attentions.0");
     assert_eq!(modules[1], "down_blocks.0.resnets.0");
     assert!(modules[2].as_str().unwrap().starts_with("up_blocks."), "members go together: {rules}");
-    assert_eq!(*modules.last().unwrap(), "down_blocks.0.attentions.0");
+    assert_eq!(*modules.last().unwrap(), "down_blocks.0.resnets.0");
     bound.plan(&bound.settings(&point)).unwrap();
 
     let values = json!({
@@ -124,8 +124,11 @@ fn variables_go_into_the_plan() {
     };
     assert_eq!(wrong("down", json!(0.9)), "`down` must be a number from 0.1 to 0.8, not 0.9");
     assert!(wrong("ups", json!(0.9)).starts_with("there is no variable `ups`; the space has `down`"));
-    assert!(wrong("out", json!(["down_blocks.0.resnets.0"])).contains("has no member `down_blocks.0.resnets.0`"));
-    assert!(wrong("one", json!(["down_blocks.0.attentions.0", "down_blocks.1.attentions.0"])).contains("not 2"));
+    assert!(
+        wrong("out", json!(["down_blocks.0.resnets.0"])).contains("has no member `down_blocks.0.resnets.0`")
+    );
+    let two = wrong("one", json!(["down_blocks.0.resnets.0", "down_blocks.1.resnets.0"]));
+    assert_eq!(two, "`one` takes one member or none, not 2");
 }
 
 #[test]

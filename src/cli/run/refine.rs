@@ -31,7 +31,8 @@ pub(super) fn run(
     versions: &Value,
 ) -> Result<u8, Failure> {
     let Weight::Constant(center) = request.amplify.weight.value else {
-        let what = "--refine sweeps one w for all steps, but the plan changes it from step to step; give --weight";
+        let what =
+            "--refine sweeps one w for all steps, but the plan changes it from step to step; give --weight";
         return Err(Failure::Message(what.to_string()));
     };
     let (spec, folder) = space::load_objective(objective)?;
@@ -44,7 +45,8 @@ pub(super) fn run(
     let scratch = tempfile::tempdir().map_err(|e| Failure::Message(format!("no place for pictures: {e}")))?;
     let picture = scratch.path().join("picture.png");
     let weights = weights(center, count);
-    let tried = sweep(pipeline, request, &weights, &mut *objective, &picture, &mut |event| reporter.event(&event))?;
+    let tried =
+        sweep(pipeline, request, &weights, &mut *objective, &picture, &mut |event| reporter.event(&event))?;
     reporter.bar.finish_and_clear();
     let Some((index, kept)) = best(&tried).and_then(|index| Some((index, tried.get(index)?))) else {
         return Err(Failure::Message("nothing was drawn".to_string()));
@@ -54,10 +56,13 @@ pub(super) fn run(
     if let Some(path) = &args.save_latents {
         save_latents(path, &kept.output)?;
     }
-    let all = json!(tried.iter().map(|tried| json!({ "w": tried.weight, "score": tried.score })).collect::<Vec<_>>());
+    let all = json!(
+        tried.iter().map(|tried| json!({ "w": tried.weight, "score": tried.score })).collect::<Vec<_>>()
+    );
     let settings_json = settings.to_json(versions)?;
     for (i, path) in paths(&args.output, request.batch).iter().enumerate() {
-        let seed = request.seeds.get(if request.seeds.len() == 1 { 0 } else { i }).copied().unwrap_or_default();
+        let seed =
+            request.seeds.get(if request.seeds.len() == 1 { 0 } else { i }).copied().unwrap_or_default();
         let mut texts = texts(&settings, plan, std::slice::from_ref(&kept.output), seed);
         texts.push(("refined", all.to_string()));
         let images: Vec<&Image> = tried.iter().filter_map(|tried| tried.output.images.get(i)).collect();

@@ -34,7 +34,8 @@ impl Objective for Command {
             "{prompt}" => picture.prompt.to_string(),
             arg => arg.replace("{image}", &image).replace("{prompt}", picture.prompt),
         };
-        let mut process = process(&self.spec.args, &self.folder, filled).ok_or_else(|| failed("no program".into()))?;
+        let mut process =
+            process(&self.spec.args, &self.folder, filled).ok_or_else(|| failed("no program".into()))?;
         process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = process.spawn().map_err(|e| failed(format!("cannot start: {e}")))?;
         let until = Instant::now() + self.spec.timeout;
@@ -57,11 +58,7 @@ impl Objective for Command {
 }
 
 /// The program and arguments of a space, to be run in its folder.
-pub(super) fn process(
-    args: &[String],
-    folder: &Path,
-    filled: impl Fn(&String) -> String,
-) -> Option<Process> {
+pub(super) fn process(args: &[String], folder: &Path, filled: impl Fn(&String) -> String) -> Option<Process> {
     let (program, args) = args.split_first()?;
     // A path is relative to the folder; a name alone is looked up as shells do.
     let program = match Path::new(program) {

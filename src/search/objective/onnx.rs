@@ -59,7 +59,8 @@ pub fn open_graph(
     let text = text.transpose()?;
     let fed = 1 + text.as_ref().map_or(0, |text| 1 + usize::from(text.mask.is_some()));
     if session.inputs().len() != fed {
-        let what = format!("the space feeds {fed} of its inputs; all of {} are needed", listed(session.inputs()));
+        let what =
+            format!("the space feeds {fed} of its inputs; all of {} are needed", listed(session.inputs()));
         return Err(failed(what));
     }
     let output = match (&spec.output, session.outputs()) {
@@ -92,7 +93,8 @@ impl Objective for Graph {
     fn score(&mut self, picture: &Picture<'_>) -> Result<Scored, SearchError> {
         let name = self.path.display().to_string();
         let failed = |what: String| SearchError::objective(&name, what);
-        let image = image_tensor(picture.image, &self.spec.image).map_err(failed)?.cast(self.image.data_type)?;
+        let image =
+            image_tensor(picture.image, &self.spec.image).map_err(failed)?.cast(self.image.data_type)?;
         let mut fed = vec![(self.image.name.clone(), image)];
         if let Some(text) = &self.text {
             let (ids, mask) = text.tokens.encode(picture.prompt).map_err(failed)?;
@@ -105,7 +107,8 @@ impl Objective for Graph {
                 fed.push(row(mask, info)?);
             }
         }
-        let inputs: Vec<(&str, &HostTensor)> = fed.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let inputs: Vec<(&str, &HostTensor)> =
+            fed.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let outputs = self.session.run(&inputs, Some(&[&self.output]))?;
         let Some((_, output)) = outputs.first() else { return Err(failed("it gave no output".to_string())) };
         match output.to_f32().as_slice() {
@@ -127,7 +130,9 @@ fn image_tensor(image: &Image, spec: &ImageSpec) -> Result<HostTensor, String> {
     let (height, width) = match spec.resize {
         Resize::None => (image.height, image.width),
         Resize::Exact(height, width) => (height, width),
-        Resize::Shorter(side) if image.height <= image.width => (side, side * image.width / image.height.max(1)),
+        Resize::Shorter(side) if image.height <= image.width => {
+            (side, side * image.width / image.height.max(1))
+        }
         Resize::Shorter(side) => (side * image.height / image.width.max(1), side),
     };
     let resized = resize(image, height, width, spec.resample);
@@ -135,7 +140,9 @@ fn image_tensor(image: &Image, spec: &ImageSpec) -> Result<HostTensor, String> {
         Crop::None => (0, 0, height, width),
         Crop::Center(h, w) if h <= height && w <= width => ((height - h) / 2, (width - w) / 2, h, w),
         Crop::Center(h, w) => {
-            return Err(format!("a crop of {h}x{w} is larger than the picture, {height}x{width}; see `resize`"));
+            return Err(format!(
+                "a crop of {h}x{w} is larger than the picture, {height}x{width}; see `resize`"
+            ));
         }
     };
     let mut values = Vec::with_capacity(3 * height * width);
@@ -175,9 +182,10 @@ impl Tokens {
         if folder.join("vocab.json").exists() && folder.join("merges.txt").exists() {
             let clip = ClipTokenizer::open(&folder)?;
             return match spec.length {
-                Some(length) if length != clip.length() => {
-                    Err(failed(format!("it makes {} tokens, not {length}; leave `length` out", clip.length())))
-                }
+                Some(length) if length != clip.length() => Err(failed(format!(
+                    "it makes {} tokens, not {length}; leave `length` out",
+                    clip.length()
+                ))),
                 _ => Ok(Self::Clip(clip)),
             };
         }

@@ -68,8 +68,7 @@ fn taps(from: usize, to: usize, support: f64, weigh: fn(f64) -> f64) -> Vec<Tap>
         let first = (center - support + 0.5).max(0.0) as usize;
         let end = ((center + support + 0.5) as usize).min(from);
         let inverse = 1.0 / stretch;
-        let weights: Vec<f64> =
-            (first..end).map(|x| weigh((x as f64 - center + 0.5) * inverse)).collect();
+        let weights: Vec<f64> = (first..end).map(|x| weigh((x as f64 - center + 0.5) * inverse)).collect();
         let sum: f64 = weights.iter().sum();
         let fixed = |weight: &f64| {
             let weight = if sum == 0.0 { *weight } else { weight / sum };
@@ -105,14 +104,17 @@ fn kernel(filter: Resample) -> Option<(f64, fn(f64) -> f64)> {
 }
 
 fn nearest(from: &Image, height: usize, width: usize) -> Image {
-    let source = |at: usize, from: usize, to: usize| {
-        (((at as f64 + 0.5) * (from as f64 / to as f64)) as usize).min(from - 1)
+    // Added up as Pillow does, which rounds otherwise than multiplying.
+    let sources = |from: usize, to: usize| -> Vec<usize> {
+        let scale = from as f64 / to as f64;
+        let positions = std::iter::successors(Some(scale * 0.5), |at| Some(at + scale));
+        positions.take(to).map(|at| (at as usize).min(from - 1)).collect()
     };
+    let columns = sources(from.width, width);
     let mut pixels = Vec::with_capacity(height * width * CHANNELS);
-    for y in 0..height {
-        let row = source(y, from.height, height) * from.width;
-        for x in 0..width {
-            let at = (row + source(x, from.width, width)) * CHANNELS;
+    for y in sources(from.height, height) {
+        for x in &columns {
+            let at = (y * from.width + x) * CHANNELS;
             pixels.extend_from_slice(from.pixels.get(at..at + CHANNELS).unwrap_or(&[0; CHANNELS]));
         }
     }

@@ -58,12 +58,18 @@ struct BoundVariable {
 
 #[derive(Debug)]
 enum BoundKind {
-    Number { low: f64, high: f64 },
+    Number {
+        low: f64,
+        high: f64,
+    },
     Choice(Vec<Value>),
     /// Each member is in or out.
     Any(Vec<Vec<String>>),
     /// One member; or none, the first option.
-    One { members: Vec<Vec<String>>, none: bool },
+    One {
+        members: Vec<Vec<String>>,
+        none: bool,
+    },
 }
 
 impl<'a> Bound<'a> {
@@ -153,7 +159,8 @@ impl<'a> Bound<'a> {
         }
         let one = |variable: &BoundVariable| {
             let name = &variable.name;
-            let value = values.get(name).ok_or_else(|| wrong(format!("the variable `{name}` has no value")))?;
+            let value =
+                values.get(name).ok_or_else(|| wrong(format!("the variable `{name}` has no value")))?;
             let setting = variable.kind.setting(value).map_err(|what| wrong(format!("`{name}` {what}")))?;
             Ok((name.clone(), setting))
         };
@@ -260,7 +267,12 @@ fn by_name(settings: &Settings) -> BTreeMap<&str, Setting> {
     settings.iter().map(|(name, setting)| (name.as_str(), setting.clone())).collect()
 }
 
-fn bind(variable: &Variable, modules: &Modules, axes: &mut Vec<Axis>, problems: &mut Vec<Problem>) -> BoundKind {
+fn bind(
+    variable: &Variable,
+    modules: &Modules,
+    axes: &mut Vec<Axis>,
+    problems: &mut Vec<Problem>,
+) -> BoundKind {
     match &variable.kind {
         VariableKind::Number { low, high, start, step, points } => {
             let (low, high, start, step, points) = (*low, *high, *start, *step, *points);

@@ -27,8 +27,8 @@ use std::{path::PathBuf, time::Duration};
 use miette::SourceSpan;
 use serde_json::Value;
 
-pub use bind::{Bound, Setting, Settings};
 pub(super) use bind::settings_json;
+pub use bind::{Bound, Setting, Settings};
 pub use diagnostics::SpaceError;
 pub use objective::{
     CommandSpec, Crop, ImageSpec, Layout, ObjectiveSpec, OnnxSpec, Over, Part, Resample, Resize, TextSpec,

@@ -12,8 +12,8 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Budget, Choose, Member, ObjectiveSpec, Sampling, Setting, Space, SpaceError, StrategySpec, Template, Variable,
-    VariableKind,
+    Budget, Choose, Member, ObjectiveSpec, Sampling, Setting, Space, SpaceError, StrategySpec, Template,
+    Variable, VariableKind,
     objective::{metric, text, top},
     template::unused,
 };
@@ -29,7 +29,16 @@ use crate::{
 };
 
 const KEYS: [&str; 10] = [
-    "version", "variables", "plan", "prompts", "sampling", "budget", "strategy", "seed", "objective", "metrics",
+    "version",
+    "variables",
+    "plan",
+    "prompts",
+    "sampling",
+    "budget",
+    "strategy",
+    "seed",
+    "objective",
+    "metrics",
 ];
 const SAMPLING_KEYS: [&str; 8] =
     ["size", "sizes", "steps", "guidance", "negative_prompt", "seeds", "scheduler", "scheduler_options"];
@@ -115,11 +124,15 @@ fn document(
     let space = fields(root, "the space", &KEYS, problems)?;
     version(&space, problems);
     let variables = space.require("variables", None, problems);
+    let declared: Vec<String> = match variables.map(|node| &node.value) {
+        Some(Value::Map(entries)) => entries.iter().map(|(key, _)| key.name.clone()).collect(),
+        _ => Vec::new(),
+    };
     let variables = variables.and_then(|node| variables_of(node, problems));
     let plan = space.require("plan", Some("a plan in which a value may be `$name`"), problems);
     let plan = plan.map(|node| Template::new(node.clone()));
     if let (Some(variables), Some(plan)) = (&variables, &plan) {
-        check_names(variables, plan, problems);
+        check_names(variables, &declared, plan, problems);
     }
     let prompts = space.require("prompts", Some("a list, or a file with a prompt a line"), problems);
     let prompts = prompts.and_then(|node| prompts_of(node, folder, problems));
@@ -177,11 +190,7 @@ fn version(space: &Fields<'_>, problems: &mut Vec<Problem>) {
 }
 
 /// The entries of a mapping with free keys, none twice.
-fn entries<'a>(
-    node: &'a Node,
-    what: &'static str,
-    problems: &mut Vec<Problem>,
-) -> Option<&'a [(Key, Node)]> {
+fn entries<'a>(node: &'a Node, what: &'static str, problems: &mut Vec<Problem>) -> Option<&'a [(Key, Node)]> {
     let Value::Map(map) = &node.value else {
         problems.push(wrong_type(node, what, "a mapping"));
         return None;
@@ -226,7 +235,8 @@ const VARIABLE_KINDS: [&str; 4] = ["ratio", "number", "choice", "modules"];
 fn variable(node: &Node, problems: &mut Vec<Problem>) -> Option<VariableKind> {
     let keys = ["ratio", "number", "choice", "modules", "start", "step", "points", "choose"];
     let section = fields(node, "a variable", &keys, problems)?;
-    let given: Vec<_> = VARIABLE_KINDS.iter().filter_map(|kind| Some((*kind, section.entry(kind)?))).collect();
+    let given: Vec<_> =
+        VARIABLE_KINDS.iter().filter_map(|kind| Some((*kind, section.entry(kind)?))).collect();
     let (kind, value) = match given.as_slice() {
         [(kind, (_, value))] => (*kind, *value),
         [(_, (one, _)), (_, (other, _)), ..] => {
@@ -370,16 +380,16 @@ fn modules(value: &Node, section: &Fields<'_>, problems: &mut Vec<Problem>) -> O
     Some(VariableKind::Modules { members, choose })
 }
 
-/// Every `$name` is a variable, and every variable has its place.
-fn check_names(variables: &[Variable], plan: &Template, problems: &mut Vec<Problem>) {
-    let known: Vec<&str> = variables.iter().map(|variable| variable.name.as_str()).collect();
+/// Every `$name` is a variable (or one that has a mistake of its own), and every variable has its place.
+fn check_names(variables: &[Variable], declared: &[String], plan: &Template, problems: &mut Vec<Problem>) {
     for (name, places) in plan.names() {
-        if known.contains(&name.as_str()) {
+        if declared.contains(&name) {
             continue;
         }
-        let near = nearest(&name, known.iter().copied());
+        let near = nearest(&name, declared.iter().map(String::as_str));
         let help = match near.as_slice() {
-            [] => format!("the variables are {}", join(&known, "and")),
+            [] if declared.is_empty() => "there are no variables".to_string(),
+            [] => format!("the variables are {}", join(declared, "and")),
             near => format!("did you mean {}?", join(near, "or")),
         };
         let key = format!("${name}");
@@ -390,7 +400,8 @@ fn check_names(variables: &[Variable], plan: &Template, problems: &mut Vec<Probl
             at,
         }));
     }
-    let unused = unused(plan, known.iter().copied());
+    let known = variables.iter().map(|variable| variable.name.as_str());
+    let unused = unused(plan, known);
     for variable in variables.iter().filter(|variable| unused.contains(variable.name.as_str())) {
         let (key, help) = (format!("`${}`", variable.name), "or take the variable out".to_string());
         let (place, at) = ("the plan", variable.span);
@@ -510,7 +521,8 @@ fn budget(node: &Node, problems: &mut Vec<Problem>) -> Option<Budget> {
     let mut budget = Budget::default();
     if let Some(node) = section.get("trials") {
         let allowed = |n: f64| (1.0..=1e9).contains(&n) && n.fract() == 0.0;
-        budget.trials = Some(number(node, "`trials`", "a whole number from 1", allowed, problems)?.value as u64);
+        budget.trials =
+            Some(number(node, "`trials`", "a whole number from 1", allowed, problems)?.value as u64);
     }
     if let Some(node) = section.get("time") {
         budget.time = Some(duration(node, problems)?);
@@ -616,7 +628,9 @@ fn strategy(node: &Node, problems: &mut Vec<Problem>) -> Option<StrategyFields> 
             "patience" => ("a whole number from 1", |n| (1.0..=1e9).contains(&n) && n.fract() == 0.0),
             _ => ("a whole number from 0", |n| (0.0..=1e9).contains(&n) && n.fract() == 0.0),
         };
-        changes.numbers.insert(name, number(node, "a number of the schedule", expected, allowed, problems)?.value);
+        changes
+            .numbers
+            .insert(name, number(node, "a number of the schedule", expected, allowed, problems)?.value);
     }
     Some(StrategyFields::Annealing(Some(changes)))
 }

@@ -110,7 +110,8 @@ fn filled(node: &Node, values: &BTreeMap<&str, Setting>) -> Filled {
                     (Filled::Node(item), _) => all.push(item),
                 }
             }
-            let only_empty_sets = had_items && all.is_empty() && items.iter().all(|item| name(item).is_some());
+            let only_empty_sets =
+                had_items && all.is_empty() && items.iter().all(|item| name(item).is_some());
             if only_empty_sets { Filled::Nothing } else { with(Value::List(all)) }
         }
         Value::Map(entries) => {
@@ -152,14 +153,19 @@ fn json(node: &Node) -> serde_json::Value {
         Value::Float(number) => (*number).into(),
         Value::Text(text) => text.as_str().into(),
         Value::List(items) => items.iter().map(json).collect(),
-        Value::Map(entries) => {
-            entries.iter().map(|(key, value)| (key.name.clone(), json(value))).collect::<serde_json::Map<_, _>>().into()
-        }
+        Value::Map(entries) => entries
+            .iter()
+            .map(|(key, value)| (key.name.clone(), json(value)))
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
     }
 }
 
 /// The names of `variables` that the template doesn't have.
-pub(super) fn unused<'a>(template: &Template, variables: impl Iterator<Item = &'a str>) -> FxHashSet<&'a str> {
+pub(super) fn unused<'a>(
+    template: &Template,
+    variables: impl Iterator<Item = &'a str>,
+) -> FxHashSet<&'a str> {
     let used = template.names();
     variables.filter(|name| !used.contains_key(*name)).collect()
 }
