@@ -115,7 +115,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         space.budget.trials = args.trials;
     }
     let folder = Folder::open(pipeline)?;
-    let mut compiler = Compiler::open(&folder.unet())?;
+    let mut compiler = Compiler::open(&folder.unet(), args.engine.masks())?;
     let bound = bound(&space, &compiler)?;
     let shots = shots(&space, &folder);
     if args.dry_run {

@@ -38,6 +38,7 @@ const PREFIX: &str = ".crdiff-trial-";
 pub struct Compiler {
     /// The model whose weights the trials share.
     model: PathBuf,
+    masks: MaskForm,
     /// Without an extension: the folder and the beginning of the files' names.
     stem: PathBuf,
     _lock: File,
@@ -77,12 +78,12 @@ impl Drop for TrialGraph {
 }
 
 impl Compiler {
-    /// Opens the model at `path`. Trials go beside it, so that they can share its weights; where that folder cannot be
+    /// Opens the model at `path`, for trials whose masks are as `masks` says. Trials go beside it, so that they can share its weights; where that folder cannot be
     /// written, beside a copy of it in the folder for temporary files.
     ///
     /// # Errors
     /// [`SearchError`] if it cannot be read, or nothing can be written.
-    pub fn open(path: &Path) -> Result<Self, SearchError> {
+    pub fn open(path: &Path, masks: MaskForm) -> Result<Self, SearchError> {
         let path = path.canonicalize().map_err(|e| SearchError::io("open", path, e))?;
         let graph = Graph::load(onnx::open(&path)?)?;
         let folder = path.parent().unwrap_or(Path::new("/")).to_path_buf();
@@ -114,6 +115,7 @@ impl Compiler {
         let pools = FxHashMap::default();
         Ok(Self {
             model,
+            masks,
             stem,
             _lock: lock,
             _copy: copy,
@@ -188,7 +190,7 @@ impl Compiler {
             plan: plan.digest.clone(),
             source: self.graph.structure_digest(),
         };
-        passes::run(&mut graph, &resolved, emit, MaskForm::Stored, &provenance, &progress)
+        passes::run(&mut graph, &resolved, emit, self.masks, &provenance, &progress)
             .map_err(CompileError::from)?;
         if !graph.is_edited() {
             return Ok(TrialGraph::none());

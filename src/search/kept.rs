@@ -1,12 +1,11 @@
-//! What stays from trial to trial: an engine that keeps the sessions that don't change, remembers what the text
-//! encoders said and what the dense network gave while it ran alone, and takes the time of all of it.
+//! What stays from trial to trial: an engine that keeps the sessions that don't change, and remembers what the text
+//! encoders said and what the dense network gave while it ran alone.
 //!
 //! Trials differ in their pruned graphs. Until a trial's pruned network first runs in a picture, the dense network sees
 //! what it saw in every other trial: always in the first call, and in all calls before `amplify.during` begins. These
 //! outputs are kept, by a digest of the inputs, and given again.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,14 +21,14 @@ use sha2::{Digest, Sha256};
 use crate::{
     diffusion::pipeline::Folder,
     engine::{
-        Engine, EngineError, EngineKind, HostTensor, MemoryMode, Placement, Session, SessionOptions,
-        TensorInfo,
+        DeviceSession, Engine, EngineError, EngineKind, HostTensor, MemoryMode, Placement, Session,
+        SessionOptions, TensorInfo,
     },
 };
 
 /// What a model is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
     /// The UNet as it was exported.
     Dense,
     /// A trial's graph.
@@ -40,38 +39,26 @@ pub enum Role {
     Decoder,
 }
 
-/// Time spent in models.
+/// What a worker's engine did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ModelTime {
-    /// Running, by what the model is for.
-    pub running: BTreeMap<Role, Duration>,
-    /// Loading those that every trial uses.
+pub struct EngineTime {
+    /// Loading those models that every trial uses.
     pub loading: Duration,
     /// Loading trials' graphs.
     pub loading_trials: Duration,
-    /// Calls of text encoders and of the dense network.
+    /// Calls of text encoders and, while it ran alone, of the dense network.
     pub calls: u64,
     /// Those among them that were answered from memory.
     pub remembered: u64,
 }
 
-impl ModelTime {
-    /// The time of both.
-    #[must_use]
-    pub fn plus(mut self, other: &Self) -> Self {
-        for (role, time) in &other.running {
-            *self.running.entry(*role).or_default() += *time;
-        }
+impl EngineTime {
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
         self.loading += other.loading;
         self.loading_trials += other.loading_trials;
         self.calls += other.calls;
         self.remembered += other.remembered;
-        self
-    }
-
-    /// All the time that models ran.
-    pub fn all_running(&self) -> Duration {
-        self.running.values().sum()
     }
 }
 
@@ -121,9 +108,12 @@ pub struct KeptEngine {
 
 #[derive(Default)]
 struct Home {
-    sessions: FxHashMap<PathBuf, Box<dyn Session>>,
-    known: FxHashMap<PathBuf, Arc<Description>>,
+    sessions: FxHashMap<Key, Box<dyn Session>>,
+    known: FxHashMap<Key, Arc<Description>>,
 }
+
+/// A model, and how it is loaded: TensorRT's engines are loaded for certain sizes.
+type Key = (PathBuf, String);
 
 /// What a session says of itself.
 #[derive(Default)]
@@ -139,7 +129,7 @@ pub struct Handle {
     memory: Arc<Memory>,
     /// Whether no trial's graph has run in this picture.
     alone: Arc<AtomicBool>,
-    time: Arc<Mutex<ModelTime>>,
+    time: Arc<Mutex<EngineTime>>,
 }
 
 impl Handle {
@@ -149,7 +139,7 @@ impl Handle {
     }
 
     /// Time spent so far.
-    pub fn time(&self) -> ModelTime {
+    pub fn time(&self) -> EngineTime {
         lock(&self.time).clone()
     }
 }
@@ -190,13 +180,15 @@ impl Engine for KeptEngine {
 
     fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
         let role = self.role(path);
+        let key = (path.to_path_buf(), format!("{options:?}"));
         let (session, known) = {
             let mut home = lock(&self.home);
-            (home.sessions.remove(path), home.known.get(path).cloned())
+            (home.sessions.remove(&key), home.known.get(&key).cloned())
         };
+        let is_known = known.is_some();
         let mut kept = KeptSession {
             role,
-            path: path.to_path_buf(),
+            key: key.clone(),
             description: known.unwrap_or_else(|| Arc::new(Description::default())),
             session,
             engine: Arc::clone(&self.engine),
@@ -204,7 +196,6 @@ impl Engine for KeptEngine {
             home: Arc::clone(&self.home),
             handle: self.handle.clone(),
         };
-        let is_known = lock(&self.home).known.contains_key(path);
         // A text encoder that has answered everything needn't be loaded again.
         if kept.session.is_none() && !(is_known && role == Role::Text) {
             let session = kept.loaded()?;
@@ -215,7 +206,7 @@ impl Engine for KeptEngine {
             });
             kept.description = Arc::clone(&description);
             if role != Role::Trial {
-                lock(&self.home).known.insert(path.to_path_buf(), description);
+                lock(&self.home).known.insert(key, description);
             }
         }
         Ok(Box::new(kept))
@@ -229,7 +220,7 @@ impl Engine for KeptEngine {
 /// A session that goes home when it is let go.
 struct KeptSession {
     role: Role,
-    path: PathBuf,
+    key: Key,
     description: Arc<Description>,
     /// `None` while it is not loaded.
     session: Option<Box<dyn Session>>,
@@ -245,7 +236,7 @@ impl KeptSession {
             Some(session) => session,
             None => {
                 let started = Instant::now();
-                let session = self.engine.load(&self.path, &self.options)?;
+                let session = self.engine.load(&self.key.0, &self.options)?;
                 let mut time = lock(&self.handle.time);
                 match self.role {
                     Role::Trial => time.loading_trials += started.elapsed(),
@@ -255,18 +246,6 @@ impl KeptSession {
             }
         };
         Ok(&mut **self.session.insert(session))
-    }
-
-    fn run_now(
-        &mut self,
-        inputs: &[(&str, &HostTensor)],
-        outputs: Option<&[&str]>,
-    ) -> Result<Outputs, EngineError> {
-        let session = self.loaded()?;
-        let started = Instant::now();
-        let result = session.run(inputs, outputs);
-        *lock(&self.handle.time).running.entry(self.role).or_default() += started.elapsed();
-        result
     }
 }
 
@@ -278,7 +257,7 @@ impl Drop for KeptSession {
             return;
         }
         if let Some(session) = self.session.take() {
-            lock(&self.home).sessions.insert(self.path.clone(), session);
+            lock(&self.home).sessions.insert(self.key.clone(), session);
         }
     }
 }
@@ -308,21 +287,26 @@ impl Session for KeptSession {
             }
         };
         if !is_remembered {
-            return self.run_now(inputs, outputs);
+            return self.loaded()?.run(inputs, outputs);
         }
-        let key = key(&self.path, inputs, outputs);
+        let key = key(&self.key.0, inputs, outputs);
         lock(&handle.time).calls += 1;
         if let Some(known) = handle.memory.get(&key) {
             lock(&handle.time).remembered += 1;
             return Ok(Outputs::clone(&known));
         }
-        let result = self.run_now(inputs, outputs)?;
+        let result = self.loaded()?.run(inputs, outputs)?;
         handle.memory.put(key, &result);
         Ok(result)
     }
 
     fn placement(&self) -> &[Placement] {
         &self.description.placement
+    }
+
+    /// The session's own: what stays on a device is not remembered.
+    fn device(&mut self) -> Option<&mut dyn DeviceSession> {
+        self.loaded().ok()?.device()
     }
 }
 

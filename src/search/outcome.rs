@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::{
     SearchError, Space,
-    kept::Role,
     run::{Found, Times, plan_of},
     space::Bound,
 };
@@ -86,24 +85,23 @@ fn values(values: &Value) -> String {
 
 /// The table of times.
 fn times(times: &Times) -> Vec<String> {
-    let models = &times.workers.models;
-    let running = |role| models.running.get(&role).copied().unwrap_or_default();
+    let workers = &times.workers;
     let all = times.wall * u32::try_from(times.jobs).unwrap_or(u32::MAX);
-    let known = models.all_running()
-        + times.workers.objective
+    let known = workers.models()
+        + workers.objective
         + times.compiling
-        + models.loading_trials
-        + models.loading;
+        + workers.engine.loading_trials
+        + workers.engine.loading;
     let rest = all.saturating_sub(known);
     let rows = [
-        ("dense network", running(Role::Dense)),
-        ("pruned networks", running(Role::Trial)),
-        ("text encoders", running(Role::Text)),
-        ("VAE", running(Role::Decoder)),
-        ("scoring", times.workers.objective),
+        ("dense network", workers.dense),
+        ("pruned networks", workers.trials),
+        ("text encoders", workers.text),
+        ("VAE", workers.decoding),
+        ("scoring", workers.objective),
         ("compiling trials", times.compiling),
-        ("loading trials", models.loading_trials),
-        ("loading the pipeline, once", models.loading),
+        ("loading trials", workers.engine.loading_trials),
+        ("loading the pipeline, once", workers.engine.loading),
         ("all else", rest),
     ];
     let percent = |time: Duration| 100.0 * time.as_secs_f64() / all.as_secs_f64().max(f64::MIN_POSITIVE);
@@ -111,19 +109,19 @@ fn times(times: &Times) -> Vec<String> {
         .iter()
         .map(|(what, time)| format!("{what:<28}{:>10.2} s{:>7.1} %", time.as_secs_f64(), percent(*time)))
         .collect();
-    let workers = if times.jobs == 1 { String::new() } else { format!(", {} workers", times.jobs) };
+    let how_many = if times.jobs == 1 { String::new() } else { format!(", {} workers", times.jobs) };
     lines.push(format!(
-        "{:<28}{:>10.2} s  ({} trials{workers})",
+        "{:<28}{:>10.2} s  ({} trials{how_many})",
         "together",
         all.as_secs_f64(),
         times.trials
     ));
-    let beside = times.compiling + models.loading_trials + rest;
+    let beside = times.compiling + workers.engine.loading_trials + rest;
     lines.push(format!(
         "a trial takes {:.1} % beside its model runs; {} of {} dense and text calls were remembered",
-        100.0 * beside.as_secs_f64() / models.all_running().as_secs_f64().max(f64::MIN_POSITIVE),
-        models.remembered,
-        models.calls
+        100.0 * beside.as_secs_f64() / workers.models().as_secs_f64().max(f64::MIN_POSITIVE),
+        workers.engine.remembered,
+        workers.engine.calls
     ));
     lines
 }

@@ -454,10 +454,7 @@ fn work(
         };
         is_heard = answers.send(answer).is_ok();
     }
-    let mut times = lock(times);
-    let time = worker.time();
-    times.models = std::mem::take(&mut times.models).plus(&time.models);
-    times.objective += time.objective;
+    lock(times).add(&worker.time());
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{
     SearchError, Space,
-    kept::{Handle, KeptEngine, Memory, ModelTime},
+    kept::{EngineTime, Handle, KeptEngine, Memory},
     objective::{Objective, OpenGraph, Picture, Scored, open},
     space::Over,
 };
@@ -139,17 +139,42 @@ pub struct Worker {
     request: Request,
     objective: Box<dyn Objective>,
     metrics: Vec<(String, Box<dyn Objective>)>,
-    objective_time: Duration,
+    time: WorkerTime,
     scratch: TempDir,
 }
 
 /// Where a worker's time went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerTime {
-    /// In models.
-    pub models: ModelTime,
+    /// In the dense network.
+    pub dense: Duration,
+    /// In trials' networks.
+    pub trials: Duration,
+    /// In text encoders and tokenizers.
+    pub text: Duration,
+    /// In the VAE.
+    pub decoding: Duration,
     /// Scoring.
     pub objective: Duration,
+    /// Loading models.
+    pub engine: EngineTime,
+}
+
+impl WorkerTime {
+    /// Running models.
+    pub fn models(&self) -> Duration {
+        self.dense + self.trials + self.text + self.decoding
+    }
+
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
+        self.dense += other.dense;
+        self.trials += other.trials;
+        self.text += other.text;
+        self.decoding += other.decoding;
+        self.objective += other.objective;
+        self.engine.add(&other.engine);
+    }
 }
 
 impl Worker {
@@ -184,7 +209,7 @@ impl Worker {
         request.scheduler = sampling.scheduler;
         request.scheduler_config = sampling.scheduler_options.clone();
         request.batching = batching;
-        Ok(Self { pipeline, handle, request, objective, metrics, objective_time: Duration::ZERO, scratch })
+        Ok(Self { pipeline, handle, request, objective, metrics, time: WorkerTime::default(), scratch })
     }
 
     /// Draws a picture.
@@ -211,6 +236,13 @@ impl Worker {
             crate::diffusion::PipelineError::Stopped => SearchError::Stopped,
             other => other.into(),
         })?;
+        let (timings, time) = (&output.timings, &mut self.time);
+        let first =
+            if matches!(networks.unets, Unets::Instead(_)) { &mut time.trials } else { &mut time.dense };
+        *first += timings.networks.dense;
+        time.trials += timings.networks.pruned;
+        time.text += timings.text;
+        time.decoding += timings.decoding;
         let none = || SearchError::Values("the pipeline made no picture".to_string());
         output.images.into_iter().next().ok_or_else(none)
     }
@@ -230,12 +262,12 @@ impl Worker {
             }
             Ok(ShotScore { objective, metrics })
         });
-        self.objective_time += started.elapsed();
+        self.time.objective += started.elapsed();
         scored
     }
 
     /// Where the time went so far.
     pub fn time(&self) -> WorkerTime {
-        WorkerTime { models: self.handle.time(), objective: self.objective_time }
+        WorkerTime { engine: self.handle.time(), ..self.time.clone() }
     }
 }

@@ -6,10 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crdiff::search::{
-    compile::Compiler,
-    space::{self, Bound, SpaceError},
-    strategy::Coordinate,
+use crdiff::{
+    passes::MaskForm,
+    search::{
+        compile::Compiler,
+        space::{self, Bound, SpaceError},
+        strategy::Coordinate,
+    },
 };
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use serde_json::json;
@@ -26,7 +29,7 @@ fn rendered(error: &SpaceError) -> String {
 
 fn compiler() -> Compiler {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pipelines/sd15/unet/model.onnx");
-    Compiler::open(&model).unwrap()
+    Compiler::open(&model, MaskForm::Stored).unwrap()
 }
 
 /// What is wrong with a space, by itself or for the model.

@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         space.prompts.clone_from(&args.prompt);
     }
     let folder = Folder::open(&args.pipeline)?;
-    let mut compiler = Compiler::open(&folder.unet())?;
+    let mut compiler = Compiler::open(&folder.unet(), args.engine.masks())?;
     let bound = bound(&space, &compiler)?;
     let shots = shots(&space, &folder);
     let devices: Vec<u32> = args.device.into_iter().collect();
