@@ -129,7 +129,7 @@ pub fn compile(
 }
 
 /// What the passes are to make, with w from the plan.
-fn emit(plan: &Plan, target: Target) -> Result<Emit, CompileError> {
+pub(crate) fn emit(plan: &Plan, target: Target) -> Result<Emit, CompileError> {
     let amplify = &plan.amplify;
     let constant = match amplify.weight.value {
         Weight::Constant(w) => Ok(w),

@@ -18,6 +18,8 @@ mod picture;
 mod progress;
 #[cfg(feature = "runner")]
 pub mod run;
+#[cfg(feature = "runner")]
+pub mod search;
 pub mod verify;
 
 use std::{fmt, path::Path, process::ExitCode};
@@ -55,6 +57,8 @@ enum Command {
     #[cfg(feature = "runner")]
     Run(Box<run::Args>),
     #[cfg(feature = "runner")]
+    Search(Box<search::Args>),
+    #[cfg(feature = "runner")]
     Bench(bench::Args),
 }
 
@@ -74,6 +78,8 @@ pub fn crdiff() -> ExitCode {
         #[cfg(feature = "runner")]
         Command::Run(args) => run::run(&args),
         #[cfg(feature = "runner")]
+        Command::Search(args) => search::run(&args),
+        #[cfg(feature = "runner")]
         Command::Bench(args) => bench::run(&args),
     })
 }
@@ -88,10 +94,25 @@ pub fn crdiff_compile() -> ExitCode {
 pub enum Failure {
     /// The plan is wrong; shown with the lines that are.
     Plan(Box<PlanError>),
+    /// The space is wrong; shown with the lines that are.
+    #[cfg(feature = "runner")]
+    Space(Box<crate::search::space::SpaceError>),
     /// Anything else, as one message.
     Message(String),
     /// The user said stop.
     Interrupted,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan(error) => error.fmt(f),
+            #[cfg(feature = "runner")]
+            Self::Space(error) => error.fmt(f),
+            Self::Message(message) => f.write_str(message),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
 }
 
 impl From<PlanError> for Failure {
@@ -151,6 +172,24 @@ impl From<crate::diffusion::PipelineError> for Failure {
     }
 }
 
+#[cfg(feature = "runner")]
+impl From<crate::search::space::SpaceError> for Failure {
+    fn from(error: crate::search::space::SpaceError) -> Self {
+        Self::Space(Box::new(error))
+    }
+}
+
+#[cfg(feature = "runner")]
+impl From<crate::search::SearchError> for Failure {
+    fn from(error: crate::search::SearchError) -> Self {
+        match error {
+            crate::search::SearchError::Stopped => Self::Interrupted,
+            crate::search::SearchError::Space(error) => error.into(),
+            other => Self::Message(other.to_string()),
+        }
+    }
+}
+
 /// An error about the model at `path`, which the message names.
 fn about(path: &Path, error: &dyn fmt::Display) -> String {
     let message = error.to_string();
@@ -199,6 +238,11 @@ fn finish(result: Result<u8, Failure>) -> ExitCode {
             BAD_INPUT.into()
         }
         Err(Failure::Plan(error)) => {
+            anstream::eprintln!("{:?}", miette::Report::new(*error));
+            BAD_INPUT.into()
+        }
+        #[cfg(feature = "runner")]
+        Err(Failure::Space(error)) => {
             anstream::eprintln!("{:?}", miette::Report::new(*error));
             BAD_INPUT.into()
         }

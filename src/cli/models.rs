@@ -58,10 +58,25 @@ pub enum Memory {
     Low,
 }
 
+impl Memory {
+    fn masks(self) -> MaskForm {
+        match self {
+            Self::Fast => MaskForm::Stored,
+            Self::Low => MaskForm::Computed,
+        }
+    }
+}
+
 impl EngineArgs {
     /// The memory mode.
     pub fn memory(&self) -> Memory {
         self.memory
+    }
+
+    /// How masked weights are in graphs that run beside the dense one. In low memory weights of their own would be a part
+    /// of the weights a second time.
+    pub fn masks(&self) -> MaskForm {
+        self.memory.masks()
     }
 
     /// The engine, and how it is to load models; what the command line doesn't say, the plan does.
@@ -126,11 +141,7 @@ impl EngineArgs {
 /// # Errors
 /// [`Failure`] if the plan doesn't fit the model, or nothing can be written.
 pub fn unets(model: &Path, plan: &Plan, memory: Memory, visibility: Visibility) -> Result<Unets, Failure> {
-    // Masked weights of their own would be a part of the weights a second time.
-    let masks = match memory {
-        Memory::Fast => MaskForm::Stored,
-        Memory::Low => MaskForm::Computed,
-    };
+    let masks = memory.masks();
     Ok(match plan.amplify.mode {
         Mode::Weights => Unets::Instead(compiled(model, plan, Target::Amplified, masks, visibility)?),
         Mode::Outputs => Unets::WithPruned(compiled(model, plan, Target::Pruned, masks, visibility)?),

@@ -1,5 +1,6 @@
 //! `crdiff run`: a pipeline, a plan and a prompt to pictures.
 
+mod refine;
 mod settings;
 
 use std::{
@@ -62,6 +63,13 @@ pub struct Args {
     sampling: SamplingArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    /// Draw this prompt dense and at N weights w around the plan's, and keep what the objective scores best, with a contact
+    /// sheet of all beside it (.sheet.png).
+    #[arg(long, value_name = "N", requires = "objective", conflicts_with_all = ["compare", "dense", "fused", "replay"])]
+    refine: Option<std::num::NonZeroUsize>,
+    /// How --refine scores: a file with `objective:` as in a search space (docs/search.md), or a space.
+    #[arg(long, value_name = "YAML", requires = "refine")]
+    objective: Option<PathBuf>,
     /// Write the final latents, before the VAE, as .npy.
     #[arg(long, value_name = "NPY")]
     save_latents: Option<PathBuf>,
@@ -162,9 +170,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         (None, None, Some(plan)) => unets(&folder.unet(), plan, args.engine.memory(), visibility)?,
         (None, None, None) => Unets::Dense,
     };
-    if settings.compare && !matches!(unets, Unets::WithPruned(_)) {
-        let what =
-            "--compare needs a dense and a pruned network; this plan amplifies within one (`mode: weights`)";
+    if (settings.compare || args.refine.is_some()) && !matches!(unets, Unets::WithPruned(_)) {
+        let what = "--compare and --refine need a dense and a pruned network; this plan amplifies within one (`mode: weights`)";
         return Err(Failure::Message(what.to_string()));
     }
     let (Chosen { engine, why }, options) =
@@ -180,6 +187,10 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     }
 
     let reporter = Reporter { json: args.json, bar: bar(visibility) };
+    if let (Some(count), Some(objective)) = (args.refine, &args.objective) {
+        let (drawn, told) = ((count.get(), objective.as_path()), (&request, &reporter));
+        return refine::run(args, drawn, &settings, plan.as_ref(), &mut pipeline, told, &versions);
+    }
     let variants = variants(&settings, &request.amplify);
     let mut outputs = Vec::with_capacity(variants.len());
     let mut names = Vec::with_capacity(variants.len());

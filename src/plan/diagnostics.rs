@@ -325,7 +325,7 @@ impl PlanError {
 
 impl Problem {
     /// That what stands at the one place and at the other can't both be said.
-    pub(super) fn conflict(
+    pub(crate) fn conflict(
         message: impl Into<String>,
         help: Option<&str>,
         one: SourceSpan,
@@ -382,7 +382,7 @@ impl Diagnostic for PlanError {
 }
 
 /// `a`, `b` and `c`, each in backticks, with `word` for the "and".
-pub(super) fn join(names: &[impl AsRef<str>], word: &str) -> String {
+pub(crate) fn join(names: &[impl AsRef<str>], word: &str) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{}`", name.as_ref())).collect();
     match quoted.split_last() {
         Some((last, [])) => last.clone(),

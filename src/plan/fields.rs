@@ -6,7 +6,7 @@ use super::tree::{Key, Node, Value};
 use miette::SourceSpan;
 
 /// The entries of a mapping.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     place: &'static str,
     span: SourceSpan,
     entries: Vec<(&'a Key, &'a Node)>,
@@ -15,7 +15,7 @@ pub(super) struct Fields<'a> {
 }
 
 /// Reads `node`, called `place` in messages, as a mapping with no other keys than `keys`.
-pub(super) fn fields<'a>(
+pub(crate) fn fields<'a>(
     node: &'a Node,
     place: &'static str,
     keys: &[&str],
@@ -82,7 +82,7 @@ impl<'a> Fields<'a> {
 }
 
 /// That `key` isn't one of `keys`.
-pub(super) fn unknown_key(key: &Key, place: &'static str, keys: &[&str]) -> Problem {
+pub(crate) fn unknown_key(key: &Key, place: &'static str, keys: &[&str]) -> Problem {
     let help = match similar(&key.name, keys) {
         Some(known) => format!("did you mean `{known}`?"),
         None => format!("the keys here are {}", join(keys, "and")),
@@ -98,12 +98,12 @@ fn similar<'a>(name: &str, keys: &[&'a str]) -> Option<&'a str> {
 }
 
 /// That `node` isn't `expected`.
-pub(super) fn wrong_type(node: &Node, what: &'static str, expected: &'static str) -> Problem {
+pub(crate) fn wrong_type(node: &Node, what: &'static str, expected: &'static str) -> Problem {
     Problem::WrongType { what, expected, found: node.value.kind(), help: None, at: node.span }
 }
 
 /// Reads a number that `allowed` holds for; `expected` says in words what that is.
-pub(super) fn number(
+pub(crate) fn number(
     node: &Node,
     what: &'static str,
     expected: &'static str,
@@ -138,12 +138,12 @@ pub(super) fn number(
 }
 
 /// Reads any number but an infinite one.
-pub(super) fn finite(node: &Node, what: &'static str, problems: &mut Vec<Problem>) -> Option<Located<f64>> {
+pub(crate) fn finite(node: &Node, what: &'static str, problems: &mut Vec<Problem>) -> Option<Located<f64>> {
     number(node, what, "a finite number", f64::is_finite, problems)
 }
 
 /// Reads one of a few words.
-pub(super) fn choice<T: Copy>(
+pub(crate) fn choice<T: Copy>(
     node: &Node,
     what: &'static str,
     words: &[(&str, T)],
@@ -163,7 +163,7 @@ pub(super) fn choice<T: Copy>(
 }
 
 /// Reads a list.
-pub(super) fn list<'a>(
+pub(crate) fn list<'a>(
     node: &'a Node,
     what: &'static str,
     problems: &mut Vec<Problem>,
@@ -178,7 +178,7 @@ pub(super) fn list<'a>(
 }
 
 /// Reads the two ends of a range, the lower one first; `expected` says what both have to be.
-pub(super) fn range(
+pub(crate) fn range(
     node: &Node,
     what: &'static str,
     expected: &'static str,

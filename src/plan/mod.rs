@@ -20,7 +20,7 @@
 mod amplify;
 mod authors;
 mod diagnostics;
-mod fields;
+pub(crate) mod fields;
 mod glob;
 mod model;
 mod parse;
@@ -28,14 +28,16 @@ mod resolve;
 mod rules;
 mod schema;
 mod select;
-mod tree;
+pub(crate) mod tree;
 
+pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};
 pub use glob::{BadGlob, Glob};
 pub use model::{
     Amplify, BypassRule, Curve, During, Located, Mask, Mode, On, Pattern, Plan, Pool, PruneRule, Ratio, Rule,
     Runtime, Ties, Via, Weight,
 };
+pub(crate) use parse::from_node;
 pub use parse::{MAX_BYTES, load, parse};
 pub use resolve::{ResolvedBypass, ResolvedPlan, ResolvedPrune, Skips, resolve};
 pub use schema::{

@@ -26,14 +26,19 @@ pub fn parse(name: &str, text: &str) -> Result<Plan, PlanError> {
     }
     let source = PlanSource::new(name, text);
     let root = tree::read(text).map_err(|problem| PlanError::new(&source, problem))?;
+    from_node(source, &root)
+}
+
+/// The plan that `root` says, which stands somewhere in the text of `source`.
+pub(crate) fn from_node(source: PlanSource, root: &Node) -> Result<Plan, PlanError> {
     let mut problems = Vec::new();
     let meaning = match &root.value {
         Value::Null => {
             problems.push(Problem::Empty);
             None
         }
-        Value::Map(entries) if authors::is_result(entries) => authors::read(&root, &mut problems),
-        _ => document(&root, &mut problems),
+        Value::Map(entries) if authors::is_result(entries) => authors::read(root, &mut problems),
+        _ => document(root, &mut problems),
     };
     match (PlanError::from_problems(&source, problems), meaning) {
         (Some(error), _) => Err(error),

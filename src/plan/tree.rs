@@ -12,8 +12,8 @@ use serde_saphyr::{DuplicateKeyPolicy, Location, Options, Spanned};
 use std::fmt;
 
 /// A node of the tree.
-#[derive(Debug)]
-pub(super) struct Node {
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
     pub value: Value,
     /// Bytes of the text. A mapping or list that goes over several lines is known by its first.
     pub span: SourceSpan,
@@ -21,8 +21,8 @@ pub(super) struct Node {
     pub verbatim: Option<usize>,
 }
 
-#[derive(Debug)]
-pub(super) enum Value {
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Integer(i128),
@@ -34,8 +34,8 @@ pub(super) enum Value {
 }
 
 /// A key of a mapping.
-#[derive(Debug)]
-pub(super) struct Key {
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
     pub name: String,
     pub span: SourceSpan,
 }
@@ -55,7 +55,7 @@ impl Value {
 }
 
 /// Reads the one YAML document of `text`, within limits that no plan comes near.
-pub(super) fn read(text: &str) -> Result<Node, Problem> {
+pub(crate) fn read(text: &str) -> Result<Node, Problem> {
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(text, options()) {
         Ok(root) => Ok(node(text, root)),
         Err(error) => Err(syntax(text, &error)),
@@ -89,7 +89,9 @@ fn syntax(text: &str, error: &serde_saphyr::Error) -> Problem {
         cause = error.without_snippet();
     }
     let message = match cause {
-        serde_saphyr::Error::MultipleDocuments { .. } => "a plan is one YAML document".to_owned(),
+        serde_saphyr::Error::MultipleDocuments { .. } => {
+            "there is more than one YAML document; only one is read".to_owned()
+        }
         serde_saphyr::Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
             "nested deeper than any plan".to_owned()
         }

@@ -1,5 +1,9 @@
 //! The histogram of a pool's magnitudes, and the thresholds in it.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustc_hash::FxHashMap;
+
 use super::{
     FloatType, INFINITY, Magnitude, MagnitudeError, NAN, PoolTensor, Progress, Threshold, Ties,
     scan::scan,
@@ -15,7 +19,12 @@ pub struct MagnitudeHistogram {
     counts: Counts,
     /// All types together, by the upper half of the float32 magnitude.
     coarse: Vec<u64>,
+    /// By the upper half, counts by the lower half: those that were asked for.
+    fine: Arc<Mutex<FxHashMap<usize, Arc<Vec<u64>>>>>,
 }
+
+/// How many of those a histogram keeps, of half a megabyte each.
+const KEPT: usize = 64;
 
 /// The magnitudes of a pool on a logarithmic scale.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,7 +64,7 @@ impl MagnitudeHistogram {
             coarse[bits as usize >> 16] += count;
         }
         add(&mut coarse, counts.single.clone());
-        Ok(Self { tensors: tensors.to_vec(), len: coarse.iter().sum(), counts, coarse })
+        Ok(Self { tensors: tensors.to_vec(), len: coarse.iter().sum(), counts, coarse, fine: Arc::default() })
     }
 
     /// Number of weights in the pool.
@@ -88,7 +97,7 @@ impl MagnitudeHistogram {
     }
 
     /// The k-th smallest magnitude, counted from 1. Reads the pool's float32 tensors once more, unless none of them
-    /// comes near it.
+    /// comes near it or the same upper bits were asked for before.
     ///
     /// # Errors
     /// [`MagnitudeError::Rank`], [`MagnitudeError::Read`], [`MagnitudeError::Stopped`].
@@ -105,7 +114,7 @@ impl MagnitudeHistogram {
                 below += in_bucket;
                 continue;
             }
-            for (lower, at) in self.fine(upper, progress)?.into_iter().enumerate() {
+            for (lower, at) in self.fine(upper, progress)?.iter().copied().enumerate() {
                 let bits = (upper << 16 | lower) as u32;
                 if bits > INFINITY {
                     break;
@@ -167,7 +176,20 @@ impl MagnitudeHistogram {
     }
 
     /// Counts by the lower half, of the magnitudes with this upper half.
-    fn fine(&self, upper: usize, progress: &Progress<'_>) -> Result<Vec<u64>, MagnitudeError> {
+    fn fine(&self, upper: usize, progress: &Progress<'_>) -> Result<Arc<Vec<u64>>, MagnitudeError> {
+        let kept = || self.fine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept().get(&upper) {
+            return Ok(Arc::clone(known));
+        }
+        let fine = Arc::new(self.count_fine(upper, progress)?);
+        let mut kept = kept();
+        if kept.len() < KEPT {
+            kept.insert(upper, Arc::clone(&fine));
+        }
+        Ok(fine)
+    }
+
+    fn count_fine(&self, upper: usize, progress: &Progress<'_>) -> Result<Vec<u64>, MagnitudeError> {
         let mut fine = vec![0; LOW];
         for (bits, count) in singles(&self.counts).filter(|(bits, _)| *bits as usize >> 16 == upper) {
             fine[bits as usize % LOW] += count;

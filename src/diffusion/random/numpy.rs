@@ -38,8 +38,8 @@ impl NumpyRandomState {
         }
     }
 
-    /// 53 random bits in [0, 1).
-    fn uniform(&mut self) -> f64 {
+    /// 53 random bits in [0, 1), as `random_sample()` returns them.
+    pub fn uniform(&mut self) -> f64 {
         let high = f64::from(self.engine.next_u32() >> 5);
         let low = f64::from(self.engine.next_u32() >> 6);
         (high * 67_108_864.0 + low) / 9_007_199_254_740_992.0

@@ -1,0 +1,314 @@
+//! `crdiff search`: plans whose pictures score best.
+
+mod trial;
+
+use std::{
+    fs,
+    io::Write,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::{DONE, Failure, models::EngineArgs, picture::replace, progress::interruptible};
+use crate::{
+    diffusion::pipeline::Folder,
+    engine::{ProviderKind, SessionOptions},
+    plan::Runtime,
+    search::{
+        SearchError, Space,
+        compile::Compiler,
+        kept::Memory,
+        objective::open_graph,
+        outcome::{plan_file, summary},
+        plot::svg,
+        run::{Event, Found, Search},
+        space::{self, Bound, OnnxSpec, StrategySpec},
+        strategy::Grid,
+        trial::{Shot, Worker, shots},
+    },
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  crdiff search sd15-onnx space.yaml -o plan.yaml          until the space's budget is used up
+  crdiff search sd15-onnx space.yaml -o plan.yaml          the same again: goes on where it was stopped
+  crdiff search sd15-onnx space.yaml --dry-run             what may vary, and how many pictures that takes
+  crdiff search sd15-onnx space.yaml --prompt \"a castle\"   for one prompt
+  echo '{\"down\": 0.3}' | crdiff search trial sd15-onnx space.yaml     one trial, for other optimisers";
+
+/// Bytes of dense outputs that are kept.
+const MEMORY: usize = 1 << 30;
+
+/// Search for the plan whose pictures score best.
+///
+/// SPACE says what may vary, the plan it goes into, what is drawn and how that is scored (docs/search.md). Each trial goes
+/// to a journal as it ends; a search that was stopped or killed goes on from there.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The pipeline's folder.
+    #[arg(required = true)]
+    pipeline: Option<PathBuf>,
+    /// The space (YAML): variables, the plan they go into, prompts, objective.
+    #[arg(required = true)]
+    space: Option<PathBuf>,
+    /// The plan to write.
+    #[arg(short, long, value_name = "FILE", default_value = "plan.yaml")]
+    output: PathBuf,
+    /// Draw this instead of the space's prompts; may be given more than once.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Vec<String>,
+    /// So many trials, instead of the space's.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    trials: Option<u64>,
+    /// Where trials are kept as they end [default: beside the plan, with .journal.jsonl at its end]
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Forget the journal and begin again.
+    #[arg(long)]
+    restart: bool,
+    /// Where the scores are drawn [default: beside the plan, with .svg at its end]
+    #[arg(long, value_name = "SVG")]
+    plot: Option<PathBuf>,
+    /// Show what would be searched, and how many pictures that takes.
+    #[arg(long)]
+    dry_run: bool,
+    /// Pictures drawn at once, each by a worker with networks of its own.
+    #[arg(long, value_name = "N", default_value = "1")]
+    jobs: NonZeroUsize,
+    /// The accelerators that workers run on, in turn: 0,1.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    devices: Vec<u32>,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Print nothing but errors and warnings.
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Trial(trial::Args),
+}
+
+pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    match (&args.command, &args.pipeline, &args.space) {
+        (Some(Command::Trial(args)), ..) => trial::run(args),
+        (None, Some(pipeline), Some(space)) => search(args, pipeline, space),
+        _ => Err(Failure::Message("a pipeline and a space are needed".to_string())),
+    }
+}
+
+fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
+    let mut space = space::load(space)?;
+    if !args.prompt.is_empty() {
+        space.prompts.clone_from(&args.prompt);
+    }
+    if args.trials.is_some() {
+        space.budget.trials = args.trials;
+    }
+    let folder = Folder::open(pipeline)?;
+    let mut compiler = Compiler::open(&folder.unet(), args.engine.masks())?;
+    let bound = bound(&space, &compiler)?;
+    let shots = shots(&space, &folder);
+    if args.dry_run {
+        anstream::print!("{}", described(&bound, &shots));
+        return Ok(DONE);
+    }
+    let beside = |ending: &str| args.output.with_extension(ending);
+    let journal = args.journal.clone().unwrap_or_else(|| beside("journal.jsonl"));
+    if args.restart && journal.exists() {
+        fs::remove_file(&journal)
+            .map_err(|e| Failure::Message(format!("{}: cannot remove: {e}", journal.display())))?;
+    }
+    let engines = Engines { engine: &args.engine, devices: &args.devices, jobs: args.jobs };
+    let memory = Arc::new(Memory::new(MEMORY));
+    let worker = |number: usize| engines.worker(number, &bound, &folder, &memory);
+    let model = compiler.digest();
+    let reporter = Reporter::new(args.quiet, &space);
+    let mut search = Search {
+        bound: &bound,
+        shots: &shots,
+        compiler: &mut compiler,
+        worker: &worker,
+        jobs: args.jobs.get(),
+        stop: interruptible(),
+    };
+    let found = search.run(&journal, |event| reporter.tell(&event));
+    reporter.bar.finish_and_clear();
+    let found = found.map_err(|error| match error {
+        SearchError::Stopped => Failure::Message(format!(
+            "interrupted; what was tried is in {}, and the same command goes on from there",
+            journal.display()
+        )),
+        other => other.into(),
+    })?;
+    write(&args.output, &plan_file(&bound, &found, &model)?)?;
+    let plot = args.plot.clone().unwrap_or_else(|| beside("svg"));
+    write(&plot, &svg(&found.records, dense(&found)))?;
+    if !args.quiet {
+        anstream::print!("{}", summary(&found));
+        anstream::println!("{}\n{}\n{}", args.output.display(), plot.display(), journal.display());
+    }
+    Ok(DONE)
+}
+
+/// The space with the model's modules in it; each option is tried on the model.
+fn bound<'a>(space: &'a Space, compiler: &Compiler) -> Result<Bound<'a>, Failure> {
+    let bound = Bound::new(space, compiler.modules())?;
+    for probe in bound.probes() {
+        let plan = bound.plan(&bound.settings(&probe)).map_err(space::SpaceError::from)?;
+        compiler.resolve(&plan).map_err(space::SpaceError::from)?;
+    }
+    Ok(bound)
+}
+
+fn dense(found: &Found) -> Option<f64> {
+    found.dense.failed.is_none().then_some(found.dense.score)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    replace(path, |file| file.write_all(text.as_bytes()))
+        .map_err(|e| Failure::Message(format!("{}: cannot write: {e}", path.display())))
+}
+
+/// What workers run on.
+struct Engines<'a> {
+    engine: &'a EngineArgs,
+    devices: &'a [u32],
+    jobs: NonZeroUsize,
+}
+
+impl Engines<'_> {
+    /// A worker with an engine of its own.
+    fn worker(
+        &self,
+        number: usize,
+        bound: &Bound<'_>,
+        folder: &Folder,
+        memory: &Arc<Memory>,
+    ) -> Result<Worker, SearchError> {
+        let values = |failure: Failure| SearchError::Values(failure.to_string());
+        let plan = bound.plan(&bound.settings(&bound.start()));
+        let runtime = plan.map(|plan| plan.runtime).unwrap_or_default();
+        let (chosen, mut options) = self.engine.open(&runtime).map_err(values)?;
+        self.place(number, &mut options)?;
+        let scorers = SessionOptions { intra_threads: options.intra_threads, ..SessionOptions::default() };
+        let graph = |spec: &OnnxSpec| {
+            // Scorers run on the CPU: they are small beside the networks, and never in their way there.
+            let (chosen, _) = self.engine.open(&Runtime::default()).map_err(values)?;
+            open_graph(spec, &bound.space.folder, &*chosen.engine, &scorers)
+        };
+        Worker::open(bound.space, folder, chosen.engine, options, Arc::clone(memory), &graph)
+    }
+
+    /// Gives a worker its device, and its share of the cores.
+    fn place(&self, number: usize, options: &mut SessionOptions) -> Result<(), SearchError> {
+        if options.intra_threads.is_none() && self.jobs.get() > 1 {
+            let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+            options.intra_threads = NonZeroUsize::new((cores / self.jobs.get()).max(1));
+        }
+        let Some(device) = self.devices.get(number % self.devices.len().max(1)) else { return Ok(()) };
+        let mut accelerators =
+            options.providers.iter_mut().filter(|p| p.kind != ProviderKind::Cpu).peekable();
+        if accelerators.peek().is_none() {
+            let what = "--devices is for accelerators: name one with --provider, or in the plan's `runtime`";
+            return Err(SearchError::Values(what.to_string()));
+        }
+        accelerators.for_each(|provider| {
+            provider.options.insert("device_id".to_string(), device.to_string());
+        });
+        Ok(())
+    }
+}
+
+/// What `--dry-run` shows.
+fn described(bound: &Bound<'_>, shots: &[Shot]) -> String {
+    let space = bound.space;
+    let mut lines: Vec<String> =
+        bound.describe().into_iter().map(|(name, what)| format!("{name}: {what}")).collect();
+    let sizes: Vec<String> = {
+        let mut sizes: Vec<_> = shots.iter().map(|shot| format!("{}x{}", shot.height, shot.width)).collect();
+        sizes.dedup();
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes
+    };
+    lines.push(format!(
+        "a trial: {} pictures ({} prompts, sizes {}, {} seeds), {} steps",
+        shots.len(),
+        space.prompts.len(),
+        sizes.join(", "),
+        space.sampling.seeds.len(),
+        space.sampling.steps
+    ));
+    let points = match space.strategy {
+        StrategySpec::Grid => Grid::count(&bound.axes),
+        _ => None,
+    };
+    let trials = match (space.budget.trials, points) {
+        (Some(trials), Some(points)) => Some(trials.min(points)),
+        (trials, points) => trials.or(points),
+    };
+    let (name, seed) = (space.strategy.name(), space.seed);
+    lines.push(match (trials, space.budget.time) {
+        (Some(trials), None) => {
+            let pictures = trials.saturating_add(1).saturating_mul(shots.len() as u64);
+            format!("{name}, seed {seed}: {trials} trials, with the dense pipeline {pictures} pictures")
+        }
+        (Some(trials), Some(time)) => format!("{name}, seed {seed}: {trials} trials or {time:?}"),
+        (None, Some(time)) => format!("{name}, seed {seed}: {time:?}"),
+        (None, None) => format!("{name}, seed {seed}: more points than can be counted"),
+    });
+    lines.push(format!("the plan it begins with: {}", bound.plan_json(&bound.settings(&bound.start()))));
+    lines.join("\n") + "\n"
+}
+
+/// Tells what happens on stderr.
+struct Reporter {
+    bar: ProgressBar,
+}
+
+impl Reporter {
+    fn new(quiet: bool, space: &Space) -> Self {
+        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
+        let bar = ProgressBar::with_draw_target(space.budget.trials, target);
+        if let Ok(style) = ProgressStyle::with_template("{pos}/{len} trials {wide_bar} {msg} {eta} left") {
+            bar.set_style(style);
+        }
+        Self { bar }
+    }
+
+    fn tell(&self, event: &Event<'_>) {
+        match event {
+            Event::Resumed(0) => {}
+            Event::Resumed(trials) => {
+                self.bar.set_position(*trials as u64);
+                self.bar.reset_eta();
+                self.bar.suspend(|| anstream::eprintln!("{trials} trials are in the journal already"));
+            }
+            Event::Dense(scores) => {
+                if let Some(why) = &scores.failed {
+                    self.bar.suspend(|| anstream::eprintln!("warning: the dense pipeline failed: {why}"));
+                }
+            }
+            Event::Trial(record) => {
+                self.bar.set_position(record.trial + 1);
+                self.bar.set_message(format!("{:.4}", record.scores.score));
+                if let Some(why) = &record.scores.failed {
+                    let told = json!(record.values);
+                    self.bar.suspend(|| {
+                        anstream::eprintln!("warning: trial {} failed: {why} ({told})", record.trial);
+                    });
+                }
+            }
+        }
+    }
+}

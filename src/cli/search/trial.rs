@@ -1,0 +1,96 @@
+//! `crdiff search trial`: trials for other optimisers, values in and scores out.
+
+use std::{
+    io::{BufRead, Write},
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{DONE, Engines, Failure, MEMORY, bound};
+use crate::{
+    cli::{models::EngineArgs, progress::interruptible},
+    diffusion::pipeline::Folder,
+    search::{
+        SearchError,
+        compile::Compiler,
+        kept::Memory,
+        run::{networks, run_one},
+        space,
+        trial::{Scores, shots},
+    },
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  echo '{\"down\": 0.3, \"up\": 0.2}' | crdiff search trial sd15-onnx space.yaml
+  examples/optuna/worker.py feeds it from a study that several machines share";
+
+/// Run trials for another optimiser.
+///
+/// Reads a JSON object with a value for each variable from each line of stdin, draws and scores the space's pictures with
+/// the plan they make, and answers with a JSON object a line: score (-2 for a trial that failed), scores, metrics, failed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The pipeline's folder.
+    pipeline: PathBuf,
+    /// The space (YAML); its strategy and budget don't matter here.
+    space: PathBuf,
+    /// Draw this instead of the space's prompts; may be given more than once.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Vec<String>,
+    /// The accelerator to run on.
+    #[arg(long, value_name = "ID")]
+    device: Option<u32>,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+/// What is answered.
+#[derive(Debug, Serialize)]
+struct Answer {
+    values: Value,
+    plan: Value,
+    #[serde(flatten)]
+    scores: Scores,
+}
+
+pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    let stop = interruptible();
+    let mut space = space::load(&args.space)?;
+    if !args.prompt.is_empty() {
+        space.prompts.clone_from(&args.prompt);
+    }
+    let folder = Folder::open(&args.pipeline)?;
+    let mut compiler = Compiler::open(&folder.unet(), args.engine.masks())?;
+    let bound = bound(&space, &compiler)?;
+    let shots = shots(&space, &folder);
+    let devices: Vec<u32> = args.device.into_iter().collect();
+    let engines = Engines { engine: &args.engine, devices: &devices, jobs: NonZeroUsize::MIN };
+    let mut worker = engines.worker(0, &bound, &folder, &Arc::new(Memory::new(MEMORY)))?;
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|e| Failure::Message(format!("stdin: cannot read: {e}")))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let values: Value = serde_json::from_str(&line)
+            .map_err(|e| Failure::Message(format!("stdin: {line:?} is no JSON object: {e}")))?;
+        let settings = bound.settings_from_json(&values)?;
+        let scores = match networks(&bound, &settings, &mut compiler, stop) {
+            Ok((networks, _graph)) => run_one(&networks, &mut worker, &shots, space.over, stop)?,
+            Err(SearchError::Stopped) => return Err(Failure::Interrupted),
+            Err(error) => Scores::failed(error),
+        };
+        let answer = Answer { values, plan: bound.plan_json(&settings), scores };
+        let text = serde_json::to_string(&answer).map_err(|e| Failure::Message(e.to_string()))?;
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(|e| Failure::Message(format!("stdout: cannot write: {e}")))?;
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,332 @@
+//! The graphs of trials. The model is analysed once and its magnitudes are counted once for each pool; a trial then
+//! takes a threshold, and only its masked tensors are made.
+
+use std::{
+    fs::{self, File, TryLockError},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process,
+    sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
+};
+
+use rustc_hash::FxHashMap;
+use sha2::{Digest, Sha256};
+
+use super::SearchError;
+use crate::{
+    analysis::{
+        flow::Flow,
+        magnitude::{MagnitudeHistogram, PoolTensor, Progress},
+        modules::{self, Modules},
+        shapes::{self, Shapes},
+        skip::Facts,
+        weights::{self, Weight, Weights},
+    },
+    compile::{CompileError, Target, emit},
+    diffusion::pipeline::Unets,
+    ir::{Graph, InitializerId},
+    onnx::{self, OnnxError, WeightPolicy, WriteOptions},
+    passes::{self, Emit, MaskForm, PassError, Provenance},
+    plan::{self, Located, Mask, Mode, Plan, PlanError, Pool, ResolvedPlan, ResolvedPrune, Ties},
+};
+
+/// What trials' files are called.
+const PREFIX: &str = ".crdiff-trial-";
+
+/// Compiles trials of one model.
+pub struct Compiler {
+    /// The model whose weights the trials share.
+    model: PathBuf,
+    masks: MaskForm,
+    /// Without an extension: the folder and the beginning of the files' names.
+    stem: PathBuf,
+    _lock: File,
+    /// A copy of the model, where nothing can be written beside it.
+    _copy: Option<tempfile::TempDir>,
+    graph: Graph,
+    shapes: Shapes,
+    modules: Modules,
+    flow: Flow,
+    weights: Weights,
+    pools: FxHashMap<Vec<InitializerId>, MagnitudeHistogram>,
+    next: u64,
+}
+
+/// A trial's networks. Its files are removed when it is dropped.
+#[derive(Debug)]
+pub struct TrialGraph {
+    /// What a pipeline runs.
+    pub unets: Unets,
+    files: Vec<PathBuf>,
+}
+
+impl TrialGraph {
+    /// The dense network alone.
+    pub fn none() -> Self {
+        Self { unets: Unets::Dense, files: Vec::new() }
+    }
+}
+
+impl Drop for TrialGraph {
+    fn drop(&mut self) {
+        for file in &self.files {
+            // It may be gone; what stays is removed by the next search.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+impl Compiler {
+    /// Opens the model at `path`, for trials whose masks are as `masks` says. Trials go beside it, so that they can share its weights; where that folder cannot be
+    /// written, beside a copy of it in the folder for temporary files.
+    ///
+    /// # Errors
+    /// [`SearchError`] if it cannot be read, or nothing can be written.
+    pub fn open(path: &Path, masks: MaskForm) -> Result<Self, SearchError> {
+        let path = path.canonicalize().map_err(|e| SearchError::io("open", path, e))?;
+        let graph = Graph::load(onnx::open(&path)?)?;
+        let folder = path.parent().unwrap_or(Path::new("/")).to_path_buf();
+        remove_stale(&folder);
+        let name = path.file_name().unwrap_or_default();
+        let (model, copy) = match tempfile::tempfile_in(&folder) {
+            Ok(_) => (path.clone(), None),
+            Err(_) => {
+                let copy = tempfile::Builder::new().prefix("crdiff-search-").tempdir();
+                let copy = copy.map_err(|e| SearchError::io("write beside", &path, e))?;
+                let model = copy.path().join(name);
+                let options = WriteOptions {
+                    output: &model,
+                    policy: WeightPolicy::Copy,
+                    progress: None,
+                    cancelled: None,
+                    protected: &[],
+                };
+                onnx::write(&graph, &options)?;
+                (model, Some(copy))
+            }
+        };
+        let folder = model.parent().unwrap_or(Path::new("/"));
+        let (stem, lock) = locked(folder)?;
+        let shapes = shapes::shapes(&graph);
+        let modules = modules::modules(&graph);
+        let flow = Flow::of(&graph);
+        let weights = weights::weights(&graph, &modules);
+        let pools = FxHashMap::default();
+        Ok(Self {
+            model,
+            masks,
+            stem,
+            _lock: lock,
+            _copy: copy,
+            graph,
+            shapes,
+            modules,
+            flow,
+            weights,
+            pools,
+            next: 0,
+        })
+    }
+
+    /// The model's modules.
+    pub fn modules(&self) -> &Modules {
+        &self.modules
+    }
+
+    /// A digest of the model: its structure, and the sizes of its files.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.graph.structure_digest());
+        let folder = self.model.parent().unwrap_or(Path::new("/"));
+        let stem = self.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let data = ["onnx_data", "onnx.data", "data"].map(|end| folder.join(format!("{stem}.{end}")));
+        for path in data.iter().chain([&self.model]) {
+            if let Ok(metadata) = path.metadata() {
+                hash.update(metadata.len().to_le_bytes());
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What `plan` means for the model.
+    ///
+    /// # Errors
+    /// [`PlanError`] if it doesn't fit.
+    pub fn resolve(&self, plan: &Plan) -> Result<ResolvedPlan, PlanError> {
+        let facts =
+            Facts { graph: &self.graph, modules: &self.modules, shapes: &self.shapes, flow: &self.flow };
+        plan::resolve(plan, &facts, &self.weights)
+    }
+
+    /// Makes the graph of `plan`.
+    ///
+    /// # Errors
+    /// [`SearchError`] if the plan doesn't fit the model, or nothing can be written.
+    pub fn compile(&mut self, plan: &Plan, stop: &AtomicBool) -> Result<TrialGraph, SearchError> {
+        let emit = match plan.amplify.mode {
+            Mode::Outputs => Emit::Pruned,
+            Mode::Weights => emit(plan, Target::Amplified)?,
+        };
+        let mut resolved = self.resolve(plan).map_err(|e| CompileError::Plan(Box::new(e)))?;
+        if resolved.bypasses.is_empty() && resolved.prunes.is_empty() {
+            return Ok(TrialGraph::none());
+        }
+        let progress = |_| match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        let mut prunes = Vec::with_capacity(resolved.prunes.len());
+        for prune in resolved.prunes {
+            self.with_thresholds(prune, &mut prunes, &progress).map_err(CompileError::from)?;
+        }
+        resolved.prunes = prunes;
+        if let Emit::Amplified(w) = emit {
+            resolved.prunes.iter_mut().for_each(|prune| prune.rule.scale.value = 1.0 - w);
+        }
+        let mut graph = Graph::load(onnx::open(&self.model)?)?;
+        let provenance = Provenance {
+            emit: emit.name(),
+            plan: plan.digest.clone(),
+            source: self.graph.structure_digest(),
+        };
+        passes::run(&mut graph, &resolved, emit, self.masks, &provenance, &progress)
+            .map_err(CompileError::from)?;
+        if !graph.is_edited() {
+            return Ok(TrialGraph::none());
+        }
+        self.next += 1;
+        let mut output = self.stem.clone().into_os_string();
+        output.push(format!("-{}.onnx", self.next));
+        let output = PathBuf::from(output);
+        let options = WriteOptions {
+            output: &output,
+            policy: WeightPolicy::Share,
+            progress: None,
+            cancelled: Some(stop),
+            protected: &[],
+        };
+        let written = match onnx::write(&graph, &options) {
+            Err(OnnxError::Cancelled) => return Err(SearchError::Stopped),
+            other => other?,
+        };
+        let files = written.files.into_iter().map(|(path, _)| path).collect();
+        let unets = match plan.amplify.mode {
+            Mode::Outputs => Unets::WithPruned(output),
+            Mode::Weights => Unets::Instead(output),
+        };
+        Ok(TrialGraph { unets, files })
+    }
+
+    /// Puts thresholds in the place of a rule's ratio, so that the passes need no ranks. A ratio of less than one weight
+    /// leaves no rule; a ratio that only the passes can follow stays.
+    fn with_thresholds(
+        &mut self,
+        prune: ResolvedPrune,
+        rules: &mut Vec<ResolvedPrune>,
+        progress: &Progress<'_>,
+    ) -> Result<(), PassError> {
+        let Mask::Ratio { ratio, pool, ties: Ties::All } = prune.rule.mask else {
+            rules.push(prune);
+            return Ok(());
+        };
+        let first = prune.weights.first().map(|weight| weight.data_type);
+        if prune.weights.iter().any(|weight| Some(weight.data_type) != first) {
+            // A threshold of one type can lie between the values of another.
+            rules.push(prune);
+            return Ok(());
+        }
+        let pools: Vec<Vec<Weight>> = match pool {
+            Pool::Group => vec![prune.weights.clone()],
+            Pool::Tensor => prune.weights.chunks(1).map(<[Weight]>::to_vec).collect(),
+        };
+        for weights in pools {
+            let histogram = self.histogram(&weights, progress)?;
+            let threshold = histogram.threshold(ratio.value.get(), progress)?;
+            let Some(threshold) = threshold else { continue };
+            let value = f64::from(threshold.t.value());
+            let mut rule = prune.rule.clone();
+            if value.is_nan() {
+                rules.push(ResolvedPrune { weights, ..prune.clone() });
+                continue;
+            }
+            rule.mask = Mask::Threshold(Located { value, span: ratio.span });
+            rules.push(ResolvedPrune { rule, selector: prune.selector.clone(), weights });
+        }
+        Ok(())
+    }
+
+    fn histogram(
+        &mut self,
+        weights: &[Weight],
+        progress: &Progress<'_>,
+    ) -> Result<&MagnitudeHistogram, PassError> {
+        let key: Vec<InitializerId> = weights.iter().map(|weight| weight.initializer).collect();
+        if !self.pools.contains_key(&key) {
+            let tensor = |weight: &Weight| -> Result<PoolTensor, OnnxError> {
+                let gone = || OnnxError::invalid("an initializer", "it was removed before it was read");
+                let initializer = self.graph.initializer(weight.initializer).ok_or_else(gone)?;
+                let reader = self.graph.weight_reader(&initializer.header)?;
+                Ok(PoolTensor { reader, data_type: weight.data_type })
+            };
+            let tensors = weights.iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
+            let histogram = MagnitudeHistogram::read(&tensors, progress)?;
+            self.pools.insert(key.clone(), histogram);
+        }
+        let gone = || OnnxError::invalid("a pool of weights", "it is not known");
+        Ok(self.pools.get(&key).ok_or_else(gone)?)
+    }
+}
+
+impl Drop for Compiler {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.stem.with_extension("lock"));
+    }
+}
+
+/// A beginning for files' names in `folder` that no other process has, with the locked file that says so.
+fn locked(folder: &Path) -> Result<(PathBuf, File), SearchError> {
+    for attempt in 0..1000u32 {
+        let stem = folder.join(format!("{PREFIX}{}-{attempt}", process::id()));
+        let path = stem.with_extension("lock");
+        match File::create_new(&path) {
+            Ok(file) => {
+                file.lock().map_err(|e| SearchError::io("lock", &path, e))?;
+                return Ok((stem, file));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(SearchError::io("create", &path, e)),
+        }
+    }
+    let source = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+    Err(SearchError::io("find a name for trials in", folder, source))
+}
+
+/// Removes what killed searches left: files whose lock nobody holds.
+fn remove_stale(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.starts_with(PREFIX))
+        .collect();
+    for lock in names.iter().filter_map(|name| name.strip_suffix(".lock")) {
+        let path = folder.join(format!("{lock}.lock"));
+        let Ok(file) = File::open(&path) else { continue };
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            continue;
+        }
+        // A search that is just beginning has its lock not yet.
+        let young = |path: &Path| {
+            let changed = path.metadata().and_then(|metadata| metadata.modified()).ok();
+            changed.and_then(|t| SystemTime::now().duration_since(t).ok()).is_none_or(|age| age.as_secs() < 2)
+        };
+        if young(&path) {
+            continue;
+        }
+        let of_it = format!("{lock}-");
+        for name in names.iter().filter(|name| name.starts_with(&of_it)) {
+            let _ = fs::remove_file(folder.join(name));
+        }
+        let _ = fs::remove_file(&path);
+    }
+}

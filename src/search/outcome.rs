@@ -1,0 +1,127 @@
+//! What came of a search: the plan, and tables.
+
+use std::{fmt::Write, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    SearchError, Space,
+    run::{Found, Times, plan_of},
+    space::Bound,
+};
+
+/// The best trial's plan as YAML, with where it comes from in comments.
+///
+/// # Errors
+/// [`SearchError`] if no trial worked.
+pub fn plan_file(bound: &Bound<'_>, found: &Found, model: &str) -> Result<String, SearchError> {
+    let best = found.best().ok_or_else(|| {
+        let what = found.records.last().and_then(|record| record.scores.failed.clone()).unwrap_or_default();
+        SearchError::AllFailed { trials: found.records.len() as u64, what }
+    })?;
+    let plan = plan_of(bound, &best.values)?;
+    let yaml = serde_saphyr::to_string(&plan)
+        .map_err(|e| SearchError::Values(format!("the plan cannot be written as YAML: {e}")))?;
+    let Space { seed, strategy, .. } = bound.space;
+    let mut text = format!(
+        "# Found by crdiff search {}.\n# score: {} (trial {} of {}; dense: {})\n# strategy: {}, seed {seed}\n\
+         # space: {}\n# model: {model}\n",
+        env!("CARGO_PKG_VERSION"),
+        best.scores.score,
+        best.trial,
+        found.records.len(),
+        found.dense.score,
+        strategy.name(),
+        bound.space.digest(),
+    );
+    if let Value::Object(values) = &best.values {
+        for (name, value) in values {
+            // Into a string, which cannot fail.
+            let _ = writeln!(text, "# {name}: {value}");
+        }
+    }
+    text.push_str(&yaml);
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// The best trials and where the time went, for people.
+pub fn summary(found: &Found) -> String {
+    const SHOWN: usize = 5;
+    let mut text = String::new();
+    let mut ranked: Vec<_> = found.records.iter().filter(|record| record.scores.failed.is_none()).collect();
+    ranked.sort_by(|a, b| b.scores.score.total_cmp(&a.scores.score).then(a.trial.cmp(&b.trial)));
+    ranked.dedup_by(|a, b| a.values == b.values);
+    let failed = found.records.len() - found.records.iter().filter(|r| r.scores.failed.is_none()).count();
+    let mut line = |what: std::fmt::Arguments<'_>| {
+        // Into a string, which cannot fail.
+        let _ = text.write_fmt(what);
+        text.push('\n');
+    };
+    line(format_args!("{:>7}  {:>8}  values", "trial", "score"));
+    for record in ranked.into_iter().take(SHOWN) {
+        line(format_args!("{:>7}  {:>8.4}  {}", record.trial, record.scores.score, values(&record.values)));
+    }
+    line(format_args!("{:>7}  {:>8.4}", "dense", found.dense.score));
+    line(format_args!("{} trials, {failed} of them failed", found.records.len()));
+    line(format_args!(""));
+    for row in times(&found.times) {
+        line(format_args!("{row}"));
+    }
+    text
+}
+
+/// `down 0.312, up 0.5`.
+fn values(values: &Value) -> String {
+    let Some(values) = values.as_object() else { return values.to_string() };
+    let one = |(name, value): (&String, &Value)| match value {
+        Value::Number(number) => format!("{name} {:.4}", number.as_f64().unwrap_or_default()),
+        other => format!("{name} {other}"),
+    };
+    values.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The table of times.
+fn times(times: &Times) -> Vec<String> {
+    let workers = &times.workers;
+    let all = times.wall * u32::try_from(times.jobs).unwrap_or(u32::MAX);
+    let known = workers.models()
+        + workers.objective
+        + times.compiling
+        + workers.engine.loading_trials
+        + workers.engine.loading;
+    let rest = all.saturating_sub(known);
+    let rows = [
+        ("dense network", workers.dense),
+        ("pruned networks", workers.trials),
+        ("text encoders", workers.text),
+        ("VAE", workers.decoding),
+        ("scoring", workers.objective),
+        ("compiling trials", times.compiling),
+        ("loading trials", workers.engine.loading_trials),
+        ("loading the pipeline, once", workers.engine.loading),
+        ("all else", rest),
+    ];
+    let percent = |time: Duration| 100.0 * time.as_secs_f64() / all.as_secs_f64().max(f64::MIN_POSITIVE);
+    let mut lines: Vec<String> = rows
+        .iter()
+        .map(|(what, time)| format!("{what:<28}{:>10.2} s{:>7.1} %", time.as_secs_f64(), percent(*time)))
+        .collect();
+    let how_many = if times.jobs == 1 { String::new() } else { format!(", {} workers", times.jobs) };
+    lines.push(format!(
+        "{:<28}{:>10.2} s  ({} trials{how_many})",
+        "together",
+        all.as_secs_f64(),
+        times.trials
+    ));
+    let beside = times.compiling + workers.engine.loading_trials + rest;
+    lines.push(format!(
+        "a trial takes {:.1} % beside its model runs; {} of {} dense and text calls were remembered",
+        100.0 * beside.as_secs_f64() / workers.models().as_secs_f64().max(f64::MIN_POSITIVE),
+        workers.engine.remembered,
+        workers.engine.calls
+    ));
+    lines
+}

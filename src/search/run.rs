@@ -1,0 +1,496 @@
+//! The search itself: trials one after the other as the strategy asks for them, their pictures spread over workers.
+
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{
+    SearchError,
+    compile::{Compiler, TrialGraph},
+    journal::{Dense, Header, Journal, Record},
+    space::{Bound, Settings, StrategySpec, settings_json},
+    strategy::{Annealing, Asked, Grid, RandomSampling, Strategy},
+    trial::{Networks, Scores, Shot, ShotScore, Worker, WorkerTime},
+};
+use crate::{
+    diffusion::pipeline::Unets,
+    plan::{Amplify, Weight},
+};
+
+/// So many failed trials at the start, and no other, end a search.
+const FAILURES: u64 = 5;
+
+/// What a search needs.
+pub struct Search<'a> {
+    /// The space.
+    pub bound: &'a Bound<'a>,
+    /// The pictures of each trial.
+    pub shots: &'a [Shot],
+    /// Makes the graphs.
+    pub compiler: &'a mut Compiler,
+    /// Makes workers: called once in each worker's thread, with its number.
+    pub worker: &'a (dyn Fn(usize) -> Result<Worker, SearchError> + Sync),
+    /// How many workers.
+    pub jobs: usize,
+    /// Set it to stop.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a search tells while it runs.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// Trials that were in the journal already.
+    Resumed(usize),
+    /// The dense pipeline was scored.
+    Dense(&'a Scores),
+    /// A trial ended.
+    Trial(&'a Record),
+}
+
+/// Where the time of a search went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// All workers.
+    pub workers: WorkerTime,
+    /// Making graphs.
+    pub compiling: Duration,
+    /// From the first to the last trial.
+    pub wall: Duration,
+    /// How many workers there were.
+    pub jobs: usize,
+    /// How many trials were run, the dense one among them.
+    pub trials: u64,
+}
+
+/// What came of a search.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its trials.
+    pub records: Vec<Record>,
+    /// What the dense pipeline scores.
+    pub dense: Scores,
+    /// Where the time went, since it was last started.
+    pub times: Times,
+}
+
+impl Found {
+    /// The best trial: the first of those with the highest score.
+    pub fn best(&self) -> Option<&Record> {
+        let worked = self.records.iter().filter(|record| record.scores.failed.is_none());
+        worked.reduce(|best, record| if record.scores.score > best.scores.score { record } else { best })
+    }
+}
+
+/// A trial that is being run.
+struct Running {
+    number: u64,
+    settings: Settings,
+    work: Work,
+    left: usize,
+    shots: Vec<Option<ShotScore>>,
+    started: Instant,
+}
+
+/// What is to be done for it.
+enum Work {
+    /// Its pictures are out.
+    Out { _graph: TrialGraph, failed: Arc<Mutex<Option<String>>> },
+    /// It has the values of an earlier trial.
+    Same(u64),
+    /// It failed before it was run.
+    Failed(Scores),
+}
+
+/// A picture for a worker.
+struct Task {
+    number: u64,
+    index: usize,
+    networks: Arc<Networks>,
+    failed: Arc<Mutex<Option<String>>>,
+}
+
+/// What a worker says.
+enum Answer {
+    Ready(Result<(), SearchError>),
+    Shot { number: u64, index: usize, result: Result<ShotScore, SearchError> },
+    Skipped { number: u64 },
+}
+
+impl Search<'_> {
+    /// The trials of the journal at `path`, and then more until the budget is used up.
+    ///
+    /// # Errors
+    /// [`SearchError`]: the journal is not this search's, a worker cannot start, all of the first trials failed,
+    /// [`SearchError::Stopped`].
+    pub fn run(&mut self, path: &Path, mut listener: impl FnMut(Event<'_>)) -> Result<Found, SearchError> {
+        let space = self.bound.space;
+        let header = Header {
+            journal: 1,
+            crdiff: env!("CARGO_PKG_VERSION").to_string(),
+            space: space.digest(),
+            model: self.compiler.digest(),
+            strategy: space.strategy.name().to_string(),
+            seed: space.seed,
+            pictures: self.shots.len(),
+        };
+        let (mut journal, kept) = Journal::open(path, &header)?;
+        let mut strategy = strategy(self.bound);
+        for record in &kept.records {
+            let Asked::Point(point) = strategy.ask() else {
+                return Err(SearchError::journal(path, "it has more trials than the strategy asks for"));
+            };
+            if settings_json(&self.bound.settings(&point)) != record.values {
+                let what =
+                    format!("the values of trial {} are not those that this search asks for", record.trial);
+                return Err(SearchError::journal(path, what));
+            }
+            strategy.tell(record.scores.score);
+        }
+        listener(Event::Resumed(kept.records.len()));
+        let started = Instant::now();
+        let (jobs, stop, shots, worker) = (self.jobs.max(1), self.stop, self.shots, self.worker);
+        let mut found = Found {
+            records: kept.records,
+            dense: Scores::failed("it was not run"),
+            times: Times { jobs, ..Times::default() },
+        };
+        let times = Mutex::new(WorkerTime::default());
+        let result = thread::scope(|scope| {
+            let (tasks, queue) = mpsc::channel::<Task>();
+            let (answers, answered) = mpsc::channel::<Answer>();
+            let queue = Arc::new(Mutex::new(queue));
+            for number in 0..jobs {
+                let (queue, answers, times) = (Arc::clone(&queue), answers.clone(), &times);
+                scope.spawn(move || work(worker, number, shots, &queue, &answers, stop, times));
+            }
+            drop(answers);
+            let mut pool = Pool { tasks, answered, running: VecDeque::new(), shots };
+            pool.ready(jobs)?;
+            found.dense = match kept.dense {
+                Some(dense) => dense,
+                None => {
+                    let dense = pool.dense()?;
+                    journal.append(&Dense { dense: dense.clone() })?;
+                    found.times.trials += 1;
+                    dense
+                }
+            };
+            listener(Event::Dense(&found.dense));
+            self.trials(&mut *strategy, &mut pool, &mut journal, &mut found, &mut listener)
+        });
+        found.times.wall = started.elapsed();
+        found.times.workers = times.into_inner().unwrap_or_else(PoisonError::into_inner);
+        result.map(|()| found)
+    }
+
+    fn trials(
+        &mut self,
+        strategy: &mut dyn Strategy,
+        pool: &mut Pool<'_>,
+        journal: &mut Journal,
+        found: &mut Found,
+        listener: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), SearchError> {
+        let budget = self.bound.space.budget;
+        let mut next = found.records.len() as u64;
+        let spent: f64 = found.records.iter().filter_map(|record| record.seconds).sum();
+        let mut spent = Duration::from_secs_f64(spent);
+        let mut is_done = false;
+        loop {
+            // A trial more than there are workers for is made ready while they work.
+            while !is_done && pool.out() < found.times.jobs + 1 {
+                let in_time = budget.time.is_none_or(|time| spent < time);
+                if !in_time || budget.trials.is_some_and(|trials| next >= trials) {
+                    is_done = true;
+                    break;
+                }
+                match strategy.ask() {
+                    Asked::Point(point) => {
+                        let settings = self.bound.settings(&point);
+                        self.start(next, settings, pool, found)?;
+                        next += 1;
+                    }
+                    Asked::Wait => break,
+                    Asked::Done => is_done = true,
+                }
+            }
+            let Some(trial) = pool.finish_first()? else { return Ok(()) };
+            let same_as = match &trial.work {
+                Work::Same(earlier) => Some(*earlier),
+                Work::Failed(_) | Work::Out { .. } => None,
+            };
+            let earlier = same_as.and_then(|earlier| found.records.iter().find(|r| r.trial == earlier));
+            let scores = match earlier {
+                Some(record) => record.scores.clone(),
+                None => trial.scores(self.bound.space.over),
+            };
+            let took = trial.started.elapsed();
+            spent += took;
+            let record = Record {
+                trial: trial.number,
+                values: settings_json(&trial.settings),
+                scores,
+                same_as,
+                seconds: budget.time.map(|_| took.as_secs_f64()),
+            };
+            strategy.tell(record.scores.score);
+            journal.append(&record)?;
+            listener(Event::Trial(&record));
+            found.times.trials += 1;
+            found.records.push(record);
+            let count = found.records.len() as u64;
+            if count == FAILURES && found.records.iter().all(|record| record.scores.failed.is_some()) {
+                let what = found.records.last().and_then(|record| record.scores.failed.clone());
+                return Err(SearchError::AllFailed { trials: count, what: what.unwrap_or_default() });
+            }
+        }
+    }
+
+    /// Sends out the pictures of a trial, unless its scores are known or it can't be compiled.
+    fn start(
+        &mut self,
+        number: u64,
+        settings: Settings,
+        pool: &mut Pool<'_>,
+        found: &mut Found,
+    ) -> Result<(), SearchError> {
+        let values = settings_json(&settings);
+        let ended = found.records.iter().filter(|record| record.values == values).map(|record| record.trial);
+        let out = pool.running.iter().filter(|trial| trial.settings == settings).map(|trial| trial.number);
+        if let Some(earlier) = ended.chain(out).next() {
+            pool.push(number, settings, Work::Same(earlier));
+            return Ok(());
+        }
+        let started = Instant::now();
+        let compiled = networks(self.bound, &settings, self.compiler, self.stop);
+        found.times.compiling += started.elapsed();
+        match compiled {
+            Ok((networks, graph)) => pool.send(number, settings, networks, graph),
+            Err(SearchError::Stopped) => Err(SearchError::Stopped),
+            Err(error) => {
+                pool.push(number, settings, Work::Failed(Scores::failed(error)));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Compiles the plan of `settings`.
+///
+/// # Errors
+/// [`SearchError`] if it is no plan, or doesn't fit the model.
+pub fn networks(
+    bound: &Bound<'_>,
+    settings: &Settings,
+    compiler: &mut Compiler,
+    stop: &AtomicBool,
+) -> Result<(Networks, TrialGraph), SearchError> {
+    let plan = bound.plan(settings).map_err(super::space::SpaceError::from)?;
+    let graph = compiler.compile(&plan, stop).map_err(|error| match error {
+        SearchError::Compile(crate::compile::CompileError::Stopped) => SearchError::Stopped,
+        SearchError::Compile(crate::compile::CompileError::Plan(error)) => {
+            SearchError::Space((*error).into())
+        }
+        other => other,
+    })?;
+    Ok((Networks { unets: graph.unets.clone(), amplify: plan.amplify }, graph))
+}
+
+fn strategy(bound: &Bound<'_>) -> Box<dyn Strategy> {
+    let (axes, seed) = (bound.axes.clone(), bound.space.seed);
+    match bound.space.strategy {
+        StrategySpec::Annealing(schedule) => Box::new(Annealing::new(axes, schedule, seed)),
+        StrategySpec::Random => Box::new(RandomSampling::new(axes, seed)),
+        StrategySpec::Grid => Box::new(Grid::new(axes)),
+    }
+}
+
+/// The workers as seen from the search.
+struct Pool<'a> {
+    tasks: Sender<Task>,
+    answered: Receiver<Answer>,
+    running: VecDeque<Running>,
+    shots: &'a [Shot],
+}
+
+impl Pool<'_> {
+    /// Waits until all workers have started.
+    fn ready(&mut self, jobs: usize) -> Result<(), SearchError> {
+        for _ in 0..jobs {
+            match self.answered.recv() {
+                Ok(Answer::Ready(result)) => result?,
+                _ => return Err(SearchError::Stopped),
+            }
+        }
+        Ok(())
+    }
+
+    /// Scores the dense pipeline.
+    fn dense(&mut self) -> Result<Scores, SearchError> {
+        let mut amplify = Amplify::default();
+        amplify.weight.value = Weight::Constant(0.0);
+        let graph = TrialGraph::none();
+        self.send(0, Settings::new(), Networks { unets: Unets::Dense, amplify }, graph)?;
+        let trial = self.finish_first()?;
+        Ok(trial.map_or_else(|| Scores::failed("it was not run"), |trial| trial.scores(Default::default())))
+    }
+
+    /// How many trials have pictures out.
+    fn out(&self) -> usize {
+        self.running.iter().filter(|trial| trial.left > 0).count()
+    }
+
+    fn push(&mut self, number: u64, settings: Settings, work: Work) {
+        let started = Instant::now();
+        self.running.push_back(Running { number, settings, work, left: 0, shots: Vec::new(), started });
+    }
+
+    fn send(
+        &mut self,
+        number: u64,
+        settings: Settings,
+        networks: Networks,
+        graph: TrialGraph,
+    ) -> Result<(), SearchError> {
+        let failed = Arc::new(Mutex::new(None));
+        let networks = Arc::new(networks);
+        for index in 0..self.shots.len() {
+            let (networks, failed) = (Arc::clone(&networks), Arc::clone(&failed));
+            self.tasks.send(Task { number, index, networks, failed }).map_err(|_| SearchError::Stopped)?;
+        }
+        let (left, shots) = (self.shots.len(), vec![None; self.shots.len()]);
+        let work = Work::Out { _graph: graph, failed };
+        self.running.push_back(Running { number, settings, work, left, shots, started: Instant::now() });
+        Ok(())
+    }
+
+    /// Waits for the trial that was begun first; `None` if there is none.
+    fn finish_first(&mut self) -> Result<Option<Running>, SearchError> {
+        while self.running.front().is_some_and(|trial| trial.left > 0) {
+            match self.answered.recv().map_err(|_| SearchError::Stopped)? {
+                Answer::Ready(_) => {}
+                Answer::Skipped { number } => self.note(number, |_| {}),
+                Answer::Shot { number, index, result: Ok(score) } => self.note(number, |trial| {
+                    if let Some(shot) = trial.shots.get_mut(index) {
+                        *shot = Some(score);
+                    }
+                }),
+                Answer::Shot { result: Err(SearchError::Stopped), .. } => return Err(SearchError::Stopped),
+                Answer::Shot { number, result: Err(_), .. } => self.note(number, |_| {}),
+            }
+        }
+        Ok(self.running.pop_front())
+    }
+
+    fn note(&mut self, number: u64, set: impl FnOnce(&mut Running)) {
+        if let Some(trial) = self.running.iter_mut().find(|trial| trial.number == number) {
+            trial.left = trial.left.saturating_sub(1);
+            set(trial);
+        }
+    }
+}
+
+impl Running {
+    fn scores(&self, over: super::space::Over) -> Scores {
+        match &self.work {
+            Work::Failed(scores) => scores.clone(),
+            Work::Same(earlier) => Scores::failed(format!("trial {earlier} has no scores")),
+            Work::Out { failed, .. } => match lock(failed).clone() {
+                Some(why) => Scores::failed(why),
+                None => {
+                    let shots: Vec<ShotScore> = self.shots.iter().flatten().cloned().collect();
+                    Scores::of(&shots, over)
+                }
+            },
+        }
+    }
+}
+
+/// A worker's thread: pictures until there are no more.
+fn work(
+    open: &(dyn Fn(usize) -> Result<Worker, SearchError> + Sync),
+    number: usize,
+    shots: &[Shot],
+    queue: &Mutex<Receiver<Task>>,
+    answers: &Sender<Answer>,
+    stop: &AtomicBool,
+    times: &Mutex<WorkerTime>,
+) {
+    let mut worker = match open(number) {
+        Ok(worker) => worker,
+        Err(error) => {
+            // The search may have ended.
+            let _ = answers.send(Answer::Ready(Err(error)));
+            return;
+        }
+    };
+    let mut is_heard = answers.send(Answer::Ready(Ok(()))).is_ok();
+    while is_heard {
+        let Ok(task) = lock(queue).recv() else { break };
+        let Task { number, index, networks, failed } = task;
+        let answer = match shots.get(index) {
+            Some(shot) if lock(&failed).is_none() => {
+                let result =
+                    worker.draw(&networks, shot, stop).and_then(|image| worker.score(&image, &shot.prompt));
+                let result = if stop.load(Ordering::Relaxed) { Err(SearchError::Stopped) } else { result };
+                if let Err(error) = &result {
+                    // A journal knows no names of files that are gone.
+                    let why = networks.unnamed(&error.to_string());
+                    lock(&failed).get_or_insert_with(|| format!("{:?} failed: {why}", shot.prompt));
+                }
+                Answer::Shot { number, index, result }
+            }
+            _ => Answer::Skipped { number },
+        };
+        is_heard = answers.send(answer).is_ok();
+    }
+    lock(times).add(&worker.time());
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Draws and scores the pictures of one trial, one after the other. What goes wrong with them is in the scores.
+///
+/// # Errors
+/// [`SearchError::Stopped`].
+pub fn run_one(
+    networks: &Networks,
+    worker: &mut Worker,
+    shots: &[Shot],
+    over: super::space::Over,
+    stop: &AtomicBool,
+) -> Result<Scores, SearchError> {
+    let mut scores = Vec::with_capacity(shots.len());
+    for shot in shots {
+        let scored = worker.draw(networks, shot, stop).and_then(|image| worker.score(&image, &shot.prompt));
+        match scored {
+            Ok(scored) => scores.push(scored),
+            Err(SearchError::Stopped) => return Err(SearchError::Stopped),
+            Err(error) => {
+                let why = networks.unnamed(&error.to_string());
+                return Ok(Scores::failed(format!("{:?} failed: {why}", shot.prompt)));
+            }
+        }
+    }
+    Ok(Scores::of(&scores, over))
+}
+
+/// The plan that a trial's values make, as JSON.
+///
+/// # Errors
+/// [`SearchError::Values`] if they are not the space's.
+pub fn plan_of(bound: &Bound<'_>, values: &Value) -> Result<Value, SearchError> {
+    Ok(bound.plan_json(&bound.settings_from_json(values)?))
+}

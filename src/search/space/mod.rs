@@ -1,0 +1,209 @@
+//! A space: what may vary, the plan it goes into, what is drawn with it, and how that is scored.
+//!
+//! ```yaml
+//! version: 1
+//! variables:
+//!   down: { ratio: [0.1, 0.8] }
+//!   up: { ratio: [0.1, 0.8] }
+//! plan:
+//!   version: 1
+//!   crdiff: { down: $down, up: $up }
+//! prompts: prompts.txt
+//! sampling: { sizes: [96x96], steps: 30 }
+//! objective: { command: [python3, score.py, "{image}", "{prompt}"] }
+//! ```
+//!
+//! [`load`] gives a [`Space`]; [`Bound::new`] puts a model's modules into its sets, after which points have a meaning.
+
+mod bind;
+mod diagnostics;
+mod objective;
+mod parse;
+mod schema;
+mod template;
+
+use std::{path::PathBuf, time::Duration};
+
+use miette::SourceSpan;
+use serde_json::Value;
+
+pub(super) use bind::settings_json;
+pub use bind::{Bound, Setting, Settings};
+pub use diagnostics::SpaceError;
+pub use objective::{
+    CommandSpec, Crop, ImageSpec, Layout, ObjectiveSpec, OnnxSpec, Over, Part, Resample, Resize, TextSpec,
+};
+pub use parse::{load, load_objective, parse};
+pub use schema::json_schema;
+pub use template::Template;
+
+use super::strategy::Schedule;
+use crate::{diffusion::sampler::Class, plan::PlanSource};
+
+/// What a search varies and how it judges, checked as far as that goes without the model.
+#[derive(Debug)]
+pub struct Space {
+    /// What may vary, in the order of the file.
+    pub variables: Vec<Variable>,
+    /// The plan that the variables go into.
+    pub plan: Template,
+    /// What is drawn.
+    pub prompts: Vec<String>,
+    /// How it is drawn.
+    pub sampling: Sampling,
+    /// When the search ends.
+    pub budget: Budget,
+    /// How points are chosen.
+    pub strategy: StrategySpec,
+    /// The seed of the strategy.
+    pub seed: u32,
+    /// How a picture is scored.
+    pub objective: ObjectiveSpec,
+    /// How the pictures' scores make a trial's.
+    pub over: Over,
+    /// What is measured beside the objective, by name.
+    pub metrics: Vec<(String, ObjectiveSpec)>,
+    /// The folder that the file's relative paths start from.
+    pub folder: PathBuf,
+    /// The file's text.
+    pub source: PlanSource,
+}
+
+/// Something that may vary.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variable {
+    /// Its name, without the `$`.
+    pub name: String,
+    /// Where its name stands.
+    pub span: SourceSpan,
+    /// What it can be.
+    pub kind: VariableKind,
+}
+
+/// What a variable can be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum VariableKind {
+    /// A number of a range.
+    Number {
+        /// The least.
+        low: f64,
+        /// The greatest.
+        high: f64,
+        /// Where the search begins.
+        start: f64,
+        /// How far annealing moves it at most.
+        step: f64,
+        /// How many values a grid has.
+        points: usize,
+    },
+    /// One of several words, numbers or truth values.
+    Choice {
+        /// They.
+        options: Vec<Value>,
+        /// Which one the search begins with.
+        start: usize,
+    },
+    /// Modules of the model.
+    Modules {
+        /// What can be chosen.
+        members: Vec<Member>,
+        /// How many of them.
+        choose: Choose,
+    },
+}
+
+/// Something of a set of modules that can be chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Member {
+    /// Each module that the glob matches, on its own.
+    Each {
+        /// The glob.
+        glob: String,
+        /// Where it stands.
+        span: SourceSpan,
+    },
+    /// What these globs match, together.
+    Together {
+        /// The globs.
+        globs: Vec<String>,
+        /// Where they stand.
+        span: SourceSpan,
+    },
+}
+
+/// How many members of a set are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choose {
+    /// Any number, none too: each is in or out.
+    #[default]
+    Any,
+    /// Exactly one.
+    One,
+    /// One or none.
+    AtMostOne,
+}
+
+/// How pictures are drawn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Heights and widths in pixels; empty for the pipeline's own.
+    pub sizes: Vec<(usize, usize)>,
+    /// Steps of the sampler.
+    pub steps: usize,
+    /// Classifier-free guidance.
+    pub guidance: f64,
+    /// What to stay away from.
+    pub negative_prompt: Option<String>,
+    /// A picture for each of them, of each prompt and size.
+    pub seeds: Vec<u64>,
+    /// The scheduler, if it is not the pipeline's.
+    pub scheduler: Option<Class>,
+    /// Settings of the scheduler to change.
+    pub scheduler_options: Vec<(String, Value)>,
+}
+
+impl Default for Sampling {
+    /// 30 steps, guidance 7.5, seed 0: the authors' search, but for its prompts.
+    fn default() -> Self {
+        Self {
+            sizes: Vec::new(),
+            steps: 30,
+            guidance: 7.5,
+            negative_prompt: None,
+            seeds: vec![0],
+            scheduler: None,
+            scheduler_options: Vec::new(),
+        }
+    }
+}
+
+/// When a search ends: at the first of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Budget {
+    /// So many trials.
+    pub trials: Option<u64>,
+    /// So much time in trials.
+    pub time: Option<Duration>,
+}
+
+/// How points are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StrategySpec {
+    /// Simulated annealing.
+    Annealing(Schedule),
+    /// Evenly drawn points.
+    Random,
+    /// Every combination.
+    Grid,
+}
+
+impl StrategySpec {
+    /// Its name in a space.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Annealing(_) => "annealing",
+            Self::Random => "random",
+            Self::Grid => "grid",
+        }
+    }
+}

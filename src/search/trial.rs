@@ -1,0 +1,273 @@
+//! A trial's pictures: drawing and scoring them.
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use super::{
+    SearchError, Space,
+    kept::{EngineTime, Handle, KeptEngine, Memory},
+    objective::{Objective, OpenGraph, Picture, Scored, open},
+    space::Over,
+};
+use crate::{
+    diffusion::{
+        Pipeline,
+        interleave::Batching,
+        pipeline::{Folder, Request, Unets},
+        vae::Image,
+    },
+    engine::{Engine, MemoryMode, SessionOptions},
+    plan::Amplify,
+};
+
+/// What a trial scores that failed: the authors' number.
+pub const FAILED: f64 = -2.0;
+
+/// One of the pictures that every trial draws.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shot {
+    /// What it should show.
+    pub prompt: String,
+    /// Height in pixels.
+    pub height: usize,
+    /// Width in pixels.
+    pub width: usize,
+    /// Its seed.
+    pub seed: u64,
+}
+
+/// The pictures of each trial: every prompt at every size with every seed.
+pub fn shots(space: &Space, folder: &Folder) -> Vec<Shot> {
+    let sizes = match space.sampling.sizes.as_slice() {
+        [] => vec![folder.default_size],
+        sizes => sizes.to_vec(),
+    };
+    let mut shots = Vec::new();
+    for prompt in &space.prompts {
+        for (height, width) in &sizes {
+            for seed in &space.sampling.seeds {
+                shots.push(Shot { prompt: prompt.clone(), height: *height, width: *width, seed: *seed });
+            }
+        }
+    }
+    shots
+}
+
+/// What is run for a trial.
+#[derive(Clone, Debug)]
+pub struct Networks {
+    /// The graphs.
+    pub unets: Unets,
+    /// How they are mixed.
+    pub amplify: Amplify,
+}
+
+impl Networks {
+    /// A message without the name of the trial's file.
+    pub(super) fn unnamed(&self, message: &str) -> String {
+        match &self.unets {
+            Unets::Dense => message.to_string(),
+            Unets::Instead(path) | Unets::WithPruned(path) => {
+                message.replace(&path.display().to_string(), "the trial's graph")
+            }
+        }
+    }
+}
+
+/// A picture's scores.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShotScore {
+    /// By the objective.
+    pub objective: Scored,
+    /// By each metric.
+    pub metrics: Vec<(String, f64)>,
+}
+
+/// What came of a trial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Over all pictures; [`FAILED`] if one of them failed.
+    pub score: f64,
+    /// Each picture's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<f64>,
+    /// Means over the pictures: the objective's parts and the metrics.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+impl Scores {
+    /// Those of a trial that failed.
+    pub fn failed(why: impl ToString) -> Self {
+        Self { score: FAILED, scores: Vec::new(), metrics: BTreeMap::new(), failed: Some(why.to_string()) }
+    }
+
+    /// Those of a trial's pictures, in their order.
+    pub fn of(shots: &[ShotScore], over: Over) -> Self {
+        let scores: Vec<f64> = shots.iter().map(|shot| shot.objective.score).collect();
+        let mut metrics: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        for (name, value) in shots.iter().flat_map(|shot| shot.objective.parts.iter().chain(&shot.metrics)) {
+            let (sum, count) = metrics.entry(name.clone()).or_default();
+            (*sum, *count) = (*sum + value, *count + 1.0);
+        }
+        let score = match over {
+            Over::Mean => scores.iter().sum::<f64>() / scores.len().max(1) as f64,
+            Over::Min => scores.iter().copied().reduce(f64::min).unwrap_or(FAILED),
+        };
+        let metrics = metrics.into_iter().map(|(name, (sum, count))| (name, sum / count)).collect();
+        Self { score, scores, metrics, failed: None }
+    }
+}
+
+/// Draws and scores pictures, one after the other.
+pub struct Worker {
+    pipeline: Pipeline,
+    handle: Handle,
+    request: Request,
+    objective: Box<dyn Objective>,
+    metrics: Vec<(String, Box<dyn Objective>)>,
+    time: WorkerTime,
+    scratch: TempDir,
+}
+
+/// Where a worker's time went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerTime {
+    /// In the dense network.
+    pub dense: Duration,
+    /// In trials' networks.
+    pub trials: Duration,
+    /// In text encoders and tokenizers.
+    pub text: Duration,
+    /// In the VAE.
+    pub decoding: Duration,
+    /// Scoring.
+    pub objective: Duration,
+    /// Loading models.
+    pub engine: EngineTime,
+}
+
+impl WorkerTime {
+    /// Running models.
+    pub fn models(&self) -> Duration {
+        self.dense + self.trials + self.text + self.decoding
+    }
+
+    /// Adds another worker's.
+    pub fn add(&mut self, other: &Self) {
+        self.dense += other.dense;
+        self.trials += other.trials;
+        self.text += other.text;
+        self.decoding += other.decoding;
+        self.objective += other.objective;
+        self.engine.add(&other.engine);
+    }
+}
+
+impl Worker {
+    /// Opens the pipeline in `folder` for a worker of its own. `graph` opens what scores by a graph.
+    ///
+    /// # Errors
+    /// [`SearchError`] if the pipeline or the objective cannot be opened.
+    pub fn open(
+        space: &Space,
+        folder: &Folder,
+        engine: Box<dyn Engine>,
+        options: SessionOptions,
+        memory: Arc<Memory>,
+        graph: OpenGraph<'_>,
+    ) -> Result<Self, SearchError> {
+        let (engine, handle) = KeptEngine::new(engine, folder, memory);
+        let batching = match options.memory {
+            MemoryMode::Low => Batching::InTurn,
+            MemoryMode::Fast => Batching::Together,
+        };
+        let pipeline = Pipeline::open(&folder.path, Box::new(engine), options, Unets::Dense)?;
+        let objective = open(&space.objective, &space.folder, graph)?;
+        let metric = |(name, spec): &(String, _)| Ok((name.clone(), open(spec, &space.folder, graph)?));
+        let metrics = space.metrics.iter().map(metric).collect::<Result<_, SearchError>>()?;
+        let scratch = tempfile::Builder::new().prefix("crdiff-search-").tempdir();
+        let scratch = scratch.map_err(|e| SearchError::io("create a folder in", &std::env::temp_dir(), e))?;
+        let mut request = Request::new("", 0, 0);
+        let sampling = &space.sampling;
+        request.negative_prompt = sampling.negative_prompt.clone();
+        request.steps = sampling.steps;
+        request.guidance = sampling.guidance;
+        request.scheduler = sampling.scheduler;
+        request.scheduler_config = sampling.scheduler_options.clone();
+        request.batching = batching;
+        Ok(Self { pipeline, handle, request, objective, metrics, time: WorkerTime::default(), scratch })
+    }
+
+    /// Draws a picture.
+    ///
+    /// # Errors
+    /// [`SearchError::Pipeline`], [`SearchError::Stopped`].
+    pub fn draw(
+        &mut self,
+        networks: &Networks,
+        shot: &Shot,
+        stop: &AtomicBool,
+    ) -> Result<Image, SearchError> {
+        self.pipeline.set_unets(networks.unets.clone());
+        self.handle.begin_picture();
+        let request = &mut self.request;
+        request.prompt.clone_from(&shot.prompt);
+        (request.height, request.width, request.seeds) = (shot.height, shot.width, vec![shot.seed]);
+        request.amplify = networks.amplify.clone();
+        let output = self.pipeline.run(request, &mut |_| match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        });
+        let output = output.map_err(|error| match error {
+            crate::diffusion::PipelineError::Stopped => SearchError::Stopped,
+            other => other.into(),
+        })?;
+        let (timings, time) = (&output.timings, &mut self.time);
+        let first =
+            if matches!(networks.unets, Unets::Instead(_)) { &mut time.trials } else { &mut time.dense };
+        *first += timings.networks.dense;
+        time.trials += timings.networks.pruned;
+        time.text += timings.text;
+        time.decoding += timings.decoding;
+        let none = || SearchError::Values("the pipeline made no picture".to_string());
+        output.images.into_iter().next().ok_or_else(none)
+    }
+
+    /// Scores a picture.
+    ///
+    /// # Errors
+    /// [`SearchError::Objective`].
+    pub fn score(&mut self, image: &Image, prompt: &str) -> Result<ShotScore, SearchError> {
+        let started = Instant::now();
+        let path = self.scratch.path().join("picture.png");
+        let picture = Picture::new(image, prompt, &path);
+        let scored = self.objective.score(&picture).and_then(|objective| {
+            let mut metrics = Vec::with_capacity(self.metrics.len());
+            for (name, metric) in &mut self.metrics {
+                metrics.push((name.clone(), metric.score(&picture)?.score));
+            }
+            Ok(ShotScore { objective, metrics })
+        });
+        self.time.objective += started.elapsed();
+        scored
+    }
+
+    /// Where the time went so far.
+    pub fn time(&self) -> WorkerTime {
+        WorkerTime { engine: self.handle.time(), ..self.time.clone() }
+    }
+}

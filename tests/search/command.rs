@@ -1,0 +1,272 @@
+//! `crdiff search` as a user runs it.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The space of most tests: what a picture scores is as good as random, but always the same.
+pub const SPACE: &str = r#"version: 1
+variables:
+  down: { ratio: [0.1, 0.8] }
+  up: { ratio: [0.1, 0.8] }
+  out: { modules: ["mid_block.attentions.*"] }
+plan:
+  version: 1
+  crdiff: { down: $down, up: $up }
+  rules: [{ bypass: $out }]
+prompts: [the cat, a dog]
+sampling: { size: 32x40, steps: 2 }
+budget: { trials: 8 }
+seed: 3
+objective: { command: [sh, -c, 'sleep 0.02; cksum < "$0" | awk "{print (\$1 % 1000) / 1000}"', "{image}"] }
+metrics: { bytes: { command: [sh, -c, 'wc -c < "$0"', "{image}"] } }
+"#;
+
+/// A pipeline and a space in a folder of their own.
+pub fn prepared(space: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let pipeline = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pipelines/sd15");
+    copy(&pipeline, &folder.path().join("sd15"));
+    fs::write(folder.path().join("space.yaml"), space).unwrap();
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => {
+                fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+}
+
+fn crdiff(folder: &TempDir, arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crdiff"));
+    command.current_dir(folder.path()).args(arguments.split_whitespace());
+    command
+}
+
+const SEARCH: &str = "search sd15 space.yaml --engine rten";
+
+fn run(folder: &TempDir, more: &str) -> Output {
+    crdiff(folder, &format!("{SEARCH} {more}")).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn done(output: Output) -> String {
+    assert!(output.status.success(), "{}", stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn read(folder: &TempDir, name: &str) -> String {
+    fs::read_to_string(folder.path().join(name)).unwrap()
+}
+
+fn files_beside_the_unet(folder: &TempDir) -> Vec<String> {
+    let names = fs::read_dir(folder.path().join("sd15/unet")).unwrap();
+    let mut names: Vec<String> =
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_search_writes_plan_journal_and_plot() {
+    let folder = prepared(SPACE);
+    let said = done(run(&folder, ""));
+    assert!(said.contains("8 trials, 0 of them failed"), "{said}");
+    assert!(said.contains("compiling trials") && said.contains("% beside its model runs"), "{said}");
+    let journal: Vec<Value> =
+        read(&folder, "plan.journal.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(journal.len(), 10, "the header, the dense pipeline, 8 trials");
+    assert_eq!(journal[0]["pictures"], 2);
+    assert_eq!(journal[1]["dense"]["scores"].as_array().unwrap().len(), 2);
+    let best = journal[2..]
+        .iter()
+        .max_by(|a, b| a["score"].as_f64().unwrap().total_cmp(&b["score"].as_f64().unwrap()));
+    let best = best.unwrap();
+    assert!(best["metrics"]["bytes"].as_f64().unwrap() > 100.0);
+    let text = read(&folder, "plan.yaml");
+    assert!(text.contains(&format!("# score: {} (trial ", best["score"])), "{text}");
+    let plan = crdiff::plan::parse("plan.yaml", &text).unwrap();
+    assert_eq!(plan.rules.len(), if best["values"]["out"] == serde_json::json!([]) { 2 } else { 3 });
+    assert!(text.contains(&format!("down: {}", best["values"]["down"])), "{text}");
+    let plot = read(&folder, "plan.svg");
+    assert!(plot.starts_with("<svg") && plot.contains("score by trial") && plot.contains("score by out"));
+    assert_eq!(files_beside_the_unet(&folder), ["config.json", "model.onnx"], "no trial stays");
+
+    // Two workers: the same journal.
+    done(run(&folder, "-o two.yaml --jobs 2 -q"));
+    assert_eq!(read(&folder, "two.journal.jsonl"), read(&folder, "plan.journal.jsonl"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_search_goes_on_to_the_same_end() {
+    let (whole, killed) = (prepared(SPACE), prepared(SPACE));
+    done(run(&whole, "-q"));
+    let journal = killed.path().join("plan.journal.jsonl");
+    for trials in [1, 4] {
+        let mut search = crdiff(&killed, SEARCH).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let lines = || fs::read_to_string(&journal).unwrap_or_default().lines().count();
+        let began = Instant::now();
+        while lines() < 2 + trials {
+            assert!(began.elapsed() < Duration::from_secs(300), "no trial ends");
+            assert!(search.try_wait().unwrap().is_none(), "it ended before it could be killed");
+            thread::sleep(Duration::from_millis(2));
+        }
+        // SIGKILL
+        search.kill().unwrap();
+        search.wait().unwrap();
+        let known = lines();
+        assert!(known < 10, "it was killed too late");
+        let mut file = fs::OpenOptions::new().append(true).open(&journal).unwrap();
+        file.write_all(br#"{"trial":7,"values":{"down":0."#).unwrap();
+    }
+    let said = done(run(&killed, ""));
+    assert!(said.contains("8 trials"), "{said}");
+    for name in ["plan.journal.jsonl", "plan.yaml", "plan.svg"] {
+        assert_eq!(read(&killed, name), read(&whole, name), "{name}");
+    }
+}
+
+#[test]
+fn a_journal_belongs_to_its_search() {
+    let folder = prepared(SPACE);
+    done(run(&folder, "-q --trials 2"));
+    done(run(&folder, "-q --trials 3"));
+    assert_eq!(read(&folder, "plan.journal.jsonl").lines().count(), 5, "more trials go on");
+    fs::write(folder.path().join("space.yaml"), SPACE.replace("seed: 3", "seed: 4")).unwrap();
+    let refused = run(&folder, "-q --trials 3");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        stderr(&refused).contains("plan.journal.jsonl: its search has the seed 3, not 4"),
+        "{}",
+        stderr(&refused)
+    );
+    done(run(&folder, "-q --trials 1 --restart"));
+    assert_eq!(read(&folder, "plan.journal.jsonl").lines().count(), 3);
+    let one = done(run(&folder, "--trials 1 -o cat.yaml --prompt cat"));
+    assert!(one.contains("cat.yaml"));
+    assert!(read(&folder, "cat.journal.jsonl").contains("\"pictures\":1"));
+}
+
+#[test]
+fn failed_trials_score_minus_two() {
+    let space = SPACE.replace(
+        r#"cksum < "$0" | awk "{print (\$1 % 1000) / 1000}""#,
+        r#"n=$(ls "$0.n"* 2>/dev/null | wc -l); touch "$0.n$n"; test $n -ne 3 || { echo out of luck >&2; exit 1; }; echo $n"#,
+    );
+    let folder = prepared(&space);
+    // The fourth picture is the second of trial 0.
+    let output = run(&folder, "--trials 2");
+    let said = stderr(&output);
+    done(output);
+    let journal = read(&folder, "plan.journal.jsonl");
+    let trial: Value = serde_json::from_str(journal.lines().nth(2).unwrap()).unwrap();
+    assert_eq!(trial["score"], -2.0);
+    assert!(trial["failed"].as_str().unwrap().contains("out of luck"), "{trial}");
+    assert!(said.contains("warning: trial 0 failed") || said.is_empty(), "{said}");
+    let plan = read(&folder, "plan.yaml");
+    assert!(plan.contains("(trial 1 of 2"), "{plan}");
+
+    fs::write(folder.path().join("space.yaml"), SPACE.replace("cksum", "no-such-program")).unwrap();
+    let refused = run(&folder, "--restart -q");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("all of the first 5 trials failed"), "{}", stderr(&refused));
+}
+
+#[test]
+fn a_dry_run_counts() {
+    let folder = prepared(SPACE);
+    let said = done(run(&folder, "--dry-run"));
+    assert!(said.contains("down: a number from 0.1 to 0.8\n"), "{said}");
+    assert!(said.contains("out: any of mid_block.attentions.0\n"), "{said}");
+    assert!(said.contains("a trial: 2 pictures (2 prompts, sizes 32x40, 1 seeds), 2 steps\n"), "{said}");
+    assert!(said.contains("8 trials, with the dense pipeline 18 pictures\n"), "{said}");
+    assert!(!folder.path().join("plan.journal.jsonl").exists());
+}
+
+#[test]
+fn a_trial_alone_gives_what_the_search_gives() {
+    let folder = prepared(SPACE);
+    done(run(&folder, "-q --trials 2"));
+    let journal = read(&folder, "plan.journal.jsonl");
+    let known: Vec<Value> = journal.lines().skip(2).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut command = crdiff(&folder, "search trial sd15 space.yaml --engine rten");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    {
+        let mut input = child.stdin.take().unwrap();
+        known.iter().for_each(|trial| writeln!(input, "{}", trial["values"]).unwrap());
+    }
+    let said = done(child.wait_with_output().unwrap());
+    let answers: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), 2);
+    for (answer, trial) in answers.iter().zip(&known) {
+        for key in ["values", "score", "scores", "metrics"] {
+            assert_eq!(answer[key], trial[key], "{key}");
+        }
+        assert_eq!(answer["plan"]["crdiff"]["down"], trial["values"]["down"]);
+    }
+    let mut command = crdiff(&folder, "search trial sd15 space.yaml --engine rten");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"{\"down\": 0.3}\n").unwrap();
+    let refused = child.wait_with_output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("the variable `up` has no value"), "{}", stderr(&refused));
+}
+
+/// The folder of the repository.
+pub fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_run_is_refined_by_an_objective() {
+    let folder = prepared(SPACE);
+    fs::write(folder.path().join("plan.yaml"), "version: 1\ncrdiff: { down: 0.4 }\n").unwrap();
+    let refine =
+        "run sd15 --engine rten --plan plan.yaml --size 32x40 --steps 2 --seed 1 --prompt cat --refine 3";
+    let said =
+        done(crdiff(&folder, &format!("{refine} --objective space.yaml -o best.png")).output().unwrap());
+    let rows: Vec<(f64, bool)> = said
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (w, score) = (words.next()?, words.next()?.parse().ok()?);
+            (w == "dense" || w.parse::<f64>().is_ok()).then(|| (score, words.next() == Some("kept")))
+        })
+        .collect();
+    assert_eq!(rows.len(), 4, "dense and three weights: {said}");
+    let best = rows.iter().map(|(score, _)| *score).fold(f64::MIN, f64::max);
+    let kept: Vec<f64> = rows.iter().filter(|(_, kept)| *kept).map(|(score, _)| *score).collect();
+    assert_eq!(kept, [best], "{said}");
+    let pixels = |name: &str| {
+        let file = std::io::BufReader::new(fs::File::open(folder.path().join(name)).unwrap());
+        let mut reader = png::Decoder::new(file).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        (info.width, info.height, pixels)
+    };
+    let (width, height, _) = pixels("best.sheet.png");
+    assert_eq!((width, height), (4 * (40 + 16), 32 + 16));
+    done(crdiff(&folder, "run --engine rten --replay best.png -o again.png").output().unwrap());
+    assert_eq!(pixels("again.png"), pixels("best.png"), "the picture carries the w that was kept");
+}

@@ -1,0 +1,13 @@
+//! Searching: the strategies against an independent transcription, spaces and their errors, journals that survive
+//! kill -9, objectives against Pillow and ONNX Runtime, and other optimisers.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
+#[path = "../common/ort.rs"]
+mod ort;
+
+mod command;
+mod objectives;
+mod optuna;
+mod spaces;
+mod strategies;

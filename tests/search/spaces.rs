@@ -1,0 +1,201 @@
+//! The language of spaces: what they mean, and errors as they are shown (`errors/NAME.yaml` gives `errors/NAME.txt`;
+//! `BLESS=1` rewrites).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crdiff::{
+    passes::MaskForm,
+    search::{
+        compile::Compiler,
+        space::{self, Bound, SpaceError},
+        strategy::Coordinate,
+    },
+};
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use serde_json::json;
+
+fn rendered(error: &SpaceError) -> String {
+    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+        .with_width(100)
+        .with_links(false)
+        .without_syntax_highlighting();
+    let mut text = String::new();
+    handler.render_report(&mut text, error).unwrap();
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").trim_end().to_owned() + "\n"
+}
+
+fn compiler() -> Compiler {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pipelines/sd15/unet/model.onnx");
+    Compiler::open(&model, MaskForm::Stored).unwrap()
+}
+
+/// What is wrong with a space, by itself or for the model.
+fn mistake(name: &str, text: &str, compiler: &Compiler) -> SpaceError {
+    let space = match space::parse(name, text, Path::new(".")) {
+        Ok(space) => space,
+        Err(error) => return error,
+    };
+    let bound = match Bound::new(&space, compiler.modules()) {
+        Ok(bound) => bound,
+        Err(error) => return error,
+    };
+    for probe in bound.probes() {
+        let plan = bound.plan(&bound.settings(&probe)).unwrap();
+        if let Err(error) = compiler.resolve(&plan) {
+            return error.into();
+        }
+    }
+    panic!("{name} has no mistake");
+}
+
+#[test]
+fn each_mistake_is_shown_where_it_is() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/search/errors");
+    let compiler = compiler();
+    let mut cases: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    cases.sort();
+    assert!(cases.len() >= 12, "the cases are gone");
+    for path in cases {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let text = rendered(&mistake(name, &fs::read_to_string(&path).unwrap(), &compiler));
+        let golden = path.with_extension("txt");
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&golden, &text).unwrap();
+        }
+        let expected = fs::read_to_string(&golden).unwrap_or_default();
+        assert!(expected == text, "{name}: expected\n{expected}\nbut got\n{text}");
+    }
+}
+
+const SPACE: &str = r#"
+version: 1
+variables:
+  down: { ratio: [0.1, 0.8] }
+  w: { number: [1, 3], start: 1.5 }
+  on: { choice: [both, cond] }
+  out: { modules: ["mid_block.attentions.*", ["down_blocks.0.resnets.0", "up_blocks.*.resnets.0"]] }
+  one: { modules: ["down_blocks.*.resnets.0"], choose: at-most-one }
+plan:
+  version: 1
+  crdiff: { down: $down }
+  rules:
+    - bypass: [$out, $one]
+  amplify: { weight: $w, on: $on }
+prompts: [a, b]
+objective: { command: ["true"] }
+"#;
+
+#[test]
+fn variables_go_into_the_plan() {
+    let space = space::parse("space.yaml", SPACE, Path::new(".")).unwrap();
+    let compiler = compiler();
+    let bound = Bound::new(&space, compiler.modules()).unwrap();
+    let start = bound.settings(&bound.start());
+    assert_eq!(
+        bound.plan_json(&start),
+        json!({
+            "version": 1, "crdiff": { "down": 0.3 }, "rules": [], "amplify": { "weight": 1.5, "on": "both" }
+        }),
+        "a rule whose sets are empty is left out"
+    );
+    let mut point = bound.start();
+    let last = point.len() - 1;
+    point[3] = Coordinate::Choice(1);
+    point[4] = Coordinate::Choice(1);
+    point[last] = Coordinate::Choice(1);
+    let rules = bound.plan_json(&bound.settings(&point))["rules"].clone();
+    let modules = rules[0]["bypass"].as_array().unwrap();
+    assert_eq!(modules[0], "mid_block.attentions.0");
+    assert_eq!(modules[1], "down_blocks.0.resnets.0");
+    assert!(modules[2].as_str().unwrap().starts_with("up_blocks."), "members go together: {rules}");
+    assert_eq!(*modules.last().unwrap(), "down_blocks.0.resnets.0");
+    bound.plan(&bound.settings(&point)).unwrap();
+
+    let values = json!({
+        "down": 0.25, "w": 2, "on": "cond", "out": ["mid_block.attentions.0"], "one": []
+    });
+    let settings = bound.settings_from_json(&values).unwrap();
+    assert_eq!(bound.plan_json(&settings)["amplify"], json!({ "weight": 2.0, "on": "cond" }));
+    let wrong = |key: &str, value| {
+        let mut values = values.clone();
+        values[key] = value;
+        bound.settings_from_json(&values).unwrap_err().to_string()
+    };
+    assert_eq!(wrong("down", json!(0.9)), "`down` must be a number from 0.1 to 0.8, not 0.9");
+    assert!(wrong("ups", json!(0.9)).starts_with("there is no variable `ups`; the space has `down`"));
+    assert!(
+        wrong("out", json!(["down_blocks.0.resnets.0"])).contains("has no member `down_blocks.0.resnets.0`")
+    );
+    let two = wrong("one", json!(["down_blocks.0.resnets.0", "down_blocks.1.resnets.0"]));
+    assert_eq!(two, "`one` takes one member or none, not 2");
+}
+
+#[test]
+fn the_digest_is_of_the_meaning() {
+    let digest = |text: &str| space::parse("space.yaml", text, Path::new(".")).unwrap().digest();
+    let known = digest(SPACE);
+    assert_eq!(digest(&format!("# a comment\n{SPACE}")), known);
+    assert_eq!(digest(&SPACE.replace("[1, 3]", "[1.0, 3.0]")), known);
+    for (from, to) in [
+        ("[0.1, 0.8]", "[0.1, 0.7]"),
+        ("prompts: [a, b]", "prompts: [a]"),
+        ("on: $on", "on: $on, every: 2"),
+        ("\"true\"", "\"false\""),
+        ("choose: at-most-one", "choose: one"),
+        ("prompts:", "seed: 1\nprompts:"),
+        ("prompts:", "strategy: random\nprompts:"),
+        ("prompts:", "sampling: { steps: 4 }\nprompts:"),
+    ] {
+        assert_ne!(digest(&SPACE.replace(from, to)), known, "{to}");
+    }
+}
+
+#[test]
+fn prompts_come_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("prompts.txt"), "# for the test\na cat\n\n  two dogs  \n").unwrap();
+    let text = SPACE.replace("prompts: [a, b]", "prompts: prompts.txt");
+    fs::write(folder.path().join("space.yaml"), &text).unwrap();
+    assert_eq!(space::load(&folder.path().join("space.yaml")).unwrap().prompts, ["a cat", "two dogs"]);
+    let error = space::parse("space.yaml", &text, Path::new("/nowhere")).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/prompts.txt: cannot read the prompts"), "{error}");
+}
+
+/// The JSON Schema in `configs/` is the one that the types give. `BLESS=1` writes it.
+#[test]
+fn the_schema_in_configs_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/search.schema.json");
+    let schema = serde_json::to_string_pretty(&space::json_schema()).unwrap() + "\n";
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&path, &schema).unwrap();
+    }
+    let stored = fs::read_to_string(&path).unwrap_or_default();
+    assert!(stored == schema, "configs/search.schema.json is stale: run this test with BLESS=1");
+}
+
+/// The blocks of YAML in docs/search.md that are spaces, or objectives of one.
+#[test]
+fn what_the_page_shows_is_read() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/search.md");
+    let page = fs::read_to_string(page).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("prompts.txt"), "a cat\n").unwrap();
+    let (mut spaces, mut objectives) = (0, 0);
+    for block in page.split("```yaml\n").skip(1) {
+        let text = block.split("```").next().unwrap();
+        let file = folder.path().join("shown.yaml");
+        fs::write(&file, text).unwrap();
+        if text.starts_with("version:") {
+            space::load(&file).map_err(|error| rendered(&error)).unwrap();
+            spaces += 1;
+        } else {
+            space::load_objective(&file).map_err(|error| rendered(&error)).unwrap();
+            objectives += 1;
+        }
+    }
+    assert_eq!((spaces, objectives), (1, 2));
+}
