@@ -1,6 +1,6 @@
 //! Resizing pictures as Pillow does, to the bit: what scorers were trained on.
 //!
-//! Source: `libImaging/Resample.c` of Pillow. The filter grows with the reduction, rows are resized before columns, and
+//! Source: `libImaging/Resample.c` of Pillow up to 12 (13 sometimes resizes columns first). The filter grows with the reduction, rows are resized before columns, and
 //! each pass rounds to 8 bits, with coefficients of 22 fractional bits.
 
 use crate::{diffusion::vae::Image, search::space::Resample};
