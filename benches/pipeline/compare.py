@@ -3,8 +3,8 @@
     python compare.py PIPELINE PRUNED --crdiff target/release/crdiff --ort-lib libonnxruntime.so.1.31.1
 
 PIPELINE is a folder as Optimum exports it, PRUNED its UNet compiled with `crdiff compile`. Both run the same library with
-the same number of threads, size, steps and guidance. Rounds alternate, so that whatever else the machine does falls on
-both; the medians count. Only the sampling is timed: prompts and VAE are the same sessions on both sides.
+the same number of threads, size, steps and guidance, both warm. Rounds alternate, so that whatever else the machine does
+falls on both; the medians count. Attention takes memory by the square of the latents' pixels: begin with a small size. Only the sampling is timed: prompts and VAE are the same sessions on both sides.
 """
 
 import argparse
@@ -81,8 +81,7 @@ def main():
 
         def step_end(pipe, step, timestep, tensors):
             marks["end"] = time.perf_counter()
-            if step == arguments.steps - 1:
-                marks["latents"] = tensors["latents"].numpy().copy()
+            marks["latents"] = tensors["latents"].numpy().copy()
             return tensors
 
         prepare = pipeline.scheduler.set_timesteps
@@ -100,24 +99,28 @@ def main():
         pipeline.scheduler.set_timesteps = prepare
         return (marks["end"] - marks["start"]) * 1e3, unets.seconds * 1e3, marks["latents"]
 
+    engine = ["--engine", "ort", "--ort-lib", arguments.ort_lib, "--threads", str(arguments.threads)]
+    common = ["--pruned", arguments.pruned, "--size", f"{arguments.size}x{arguments.size}", "--guidance", "7.5"]
+    common += ["--steps", str(arguments.steps), "--json"]
+
+    def crdiff_latents():
+        command = [arguments.crdiff, "run", arguments.pipeline, *common, *engine, "--weight", str(arguments.weight)]
+        command += ["--prompt", "a lighthouse in a storm", "--latents", "latents.npy", "--save-latents", "final.npy"]
+        subprocess.run([*command, "-o", "out.png"], check=True, capture_output=True)
+        return np.load("final.npy")
+
     def crdiff():
-        command = [
-            arguments.crdiff, "run", arguments.pipeline, "--pruned", arguments.pruned, "--weight", str(arguments.weight),
-            "--prompt", "a lighthouse in a storm", "--size", f"{arguments.size}x{arguments.size}", "--guidance", "7.5",
-            "--steps", str(arguments.steps), "--latents", "latents.npy", "--save-latents", "final.npy", "--engine", "ort",
-            "--ort-lib", arguments.ort_lib, "--threads", str(arguments.threads), "--json", "-o", "out.png",
-        ]
+        command = [arguments.crdiff, "bench", arguments.pipeline, *common, *engine, "--runs", "1"]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        milliseconds = json.loads(output.splitlines()[-1])["ms"]
-        return milliseconds["sampling"], milliseconds["dense"] + milliseconds["pruned"], np.load("final.npy")
+        kind = next(kind for kind in json.loads(output)["kinds"] if kind["name"] == "amplified")
+        return kind["sampling_ms"], kind["dense_ms"] + kind["pruned_ms"]
 
     times = {"optimum": [], "crdiff": []}
-    optimum()  # warms up; each run of crdiff is a process of its own, and its first step is not warm
+    _, _, first = optimum()  # warms up, as `crdiff bench` does
+    second = crdiff_latents()
     for _ in range(arguments.rounds):
-        for name, run in (("optimum", optimum), ("crdiff", crdiff)):
-            total, networks, final = run()
-            times[name].append((total, networks, final))
-    first, second = times["optimum"][0][2], times["crdiff"][0][2]
+        times["optimum"].append(optimum()[:2])
+        times["crdiff"].append(crdiff())
     print(f"largest difference of final latents: {np.abs(first - second).max():.2e} of {np.abs(first).max():.2f}")
     print(f"{'':8} {'sampling':>10} {'networks':>10} {'outside':>10}   ms, median of {arguments.rounds}")
     for name, runs in times.items():
