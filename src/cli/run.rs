@@ -65,9 +65,11 @@ pub struct Args {
     engine: EngineArgs,
     /// Draw this prompt dense and at N weights w around the plan's, and keep what the objective scores best, with a contact
     /// sheet of all beside it (.sheet.png).
+    #[arg(help_heading = "Refinement")]
     #[arg(long, value_name = "N", requires = "objective", conflicts_with_all = ["compare", "dense", "fused", "replay"])]
     refine: Option<std::num::NonZeroUsize>,
     /// How --refine scores: a file with `objective:` as in a search space (docs/search.md), or a space.
+    #[arg(help_heading = "Refinement")]
     #[arg(long, value_name = "YAML", requires = "refine")]
     objective: Option<PathBuf>,
     /// Write the final latents, before the VAE, as .npy.

@@ -170,7 +170,7 @@ fn image_tensor(image: &Image, spec: &ImageSpec) -> Result<HostTensor, String> {
 /// A tokenizer.
 enum Tokens {
     /// CLIP's.
-    Clip(ClipTokenizer),
+    Clip(Box<ClipTokenizer>),
     /// Any other, cut or padded to a length.
     Other { tokenizer: Box<Tokenizer>, length: usize, pad: u32 },
 }
@@ -186,7 +186,7 @@ impl Tokens {
                     "it makes {} tokens, not {length}; leave `length` out",
                     clip.length()
                 ))),
-                _ => Ok(Self::Clip(clip)),
+                _ => Ok(Self::Clip(Box::new(clip))),
             };
         }
         let file = folder.join("tokenizer.json");

@@ -79,8 +79,11 @@ fn taps(from: usize, to: usize, support: f64, weigh: fn(f64) -> f64) -> Vec<Tap>
     (0..to).map(one).collect()
 }
 
-/// A filter's reach and shape; `None` for the nearest pixel.
-fn kernel(filter: Resample) -> Option<(f64, fn(f64) -> f64)> {
+/// A filter's reach, and its weight at a distance.
+type Kernel = (f64, fn(f64) -> f64);
+
+/// The filter's shape; `None` for the nearest pixel.
+fn kernel(filter: Resample) -> Option<Kernel> {
     match filter {
         Resample::Nearest => None,
         Resample::Bilinear => Some((1.0, |x| (1.0 - x.abs()).max(0.0))),

@@ -291,8 +291,8 @@ const IMAGE_KEYS: [&str; 7] = ["input", "resize", "resample", "crop", "mean", "s
 
 fn image(node: &Node, problems: &mut Vec<Problem>) -> Option<ImageSpec> {
     let section = fields(node, "`image`", &IMAGE_KEYS, problems)?;
-    let mut spec = ImageSpec::default();
-    spec.input = optional(&section, "input", |node| text(node, "`input`", problems))?;
+    let input = optional(&section, "input", |node| text(node, "`input`", problems))?;
+    let mut spec = ImageSpec { input, ..ImageSpec::default() };
     if let Some(node) = section.get("resize") {
         spec.resize = match &node.value {
             Value::List(_) => {
