@@ -30,6 +30,7 @@ mod schema;
 mod select;
 pub(crate) mod tree;
 
+#[cfg(feature = "runner")]
 pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};
 pub use glob::{BadGlob, Glob};
@@ -37,6 +38,7 @@ pub use model::{
     Amplify, BypassRule, Curve, During, Located, Mask, Mode, On, Pattern, Plan, Pool, PruneRule, Ratio, Rule,
     Runtime, Ties, Via, Weight,
 };
+#[cfg(feature = "runner")]
 pub(crate) use parse::from_node;
 pub use parse::{MAX_BYTES, load, parse};
 pub use resolve::{ResolvedBypass, ResolvedPlan, ResolvedPrune, Skips, resolve};
