@@ -194,7 +194,7 @@ pub enum MemoryMode {
     #[default]
     Fast,
     /// Weights stay as they are, so that sessions that map the same file share its pages: on the CPU no NCHWc layout,
-    /// no prepacking, and nothing computed from weights ahead. Slower.
+    /// no prepacking, and nothing computed from weights ahead; what a run computed in is given back after it. Slower.
     Low,
 }
 

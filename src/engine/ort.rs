@@ -173,7 +173,8 @@ impl OrtEngine {
         let memory = Memory::of(&options.providers).map_err(failed)?;
         let captures = options.providers.iter().any(Provider::captures_cuda_graphs);
         let model = model.to_string();
-        Ok(Box::new(OrtSession { model, session, inputs, outputs, placement, memory, captures }))
+        let gives_back = options.memory == MemoryMode::Low && !options.runs_on_a_device();
+        Ok(Box::new(OrtSession { model, session, inputs, outputs, placement, memory, captures, gives_back }))
     }
 }
 
@@ -223,6 +224,11 @@ fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<S
         let copying = "NchwcTransformer;ConstantFolding";
         builder = builder.with_disabled_optimizers(copying)?.with_prepacking(false)?;
     }
+    if !options.runs_on_a_device() {
+        // A pattern is one block as large as all that lives at once, beside the arena of the first run: twice the
+        // memory, and no faster.
+        builder = builder.with_memory_pattern(false)?;
+    }
     if options.providers.is_empty() {
         // The crate asks for the most efficient device otherwise, whatever that is.
         builder = builder.with_auto_device(AutoDevicePolicy::PreferCPU)?;
@@ -245,6 +251,8 @@ struct OrtSession {
     memory: Memory,
     /// Whether runs are captured as CUDA graphs where they say what is to be replayed.
     captures: bool,
+    /// Whether the host's memory is given back after each run, so that sessions that run in turn need it once.
+    gives_back: bool,
 }
 
 impl Session for OrtSession {
@@ -283,6 +291,9 @@ impl Session for OrtSession {
         if self.captures {
             // What is fed and what comes out lies elsewhere in each run: nothing to replay.
             options.set("gpu_graph_id", "-1").map_err(message)?;
+        }
+        if self.gives_back {
+            options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(message)?;
         }
         let options = options.with_outputs(selector);
         let results = self.session.run_with_options(values, &options).map_err(message)?;
