@@ -13,7 +13,7 @@ use crate::{
         macs,
         magnitude::{MagnitudeError, Progress},
         modules::{self, Modules},
-        shapes::{self, Shapes},
+        shapes::{self, ConcreteShapes, Shapes},
         skip::Facts,
         weights,
     },
@@ -235,8 +235,9 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
         (hooks.progress)(Stage::Ranking, bytes);
         if hooks.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    let mut report = report(&graph, &compilation, &census);
+    let mut report = report(&graph, &compilation, &census, &job.plan.source);
     report.model = job.model.display().to_string();
+    report.emit = job.target.name().to_string();
     report.plan = PlanSummary { path: job.plan.source.name().to_string(), digest: job.plan.digest.clone() };
     let Some(output) = job.output else {
         zeros(&mut report, &compilation, &[])?;
@@ -292,13 +293,13 @@ fn default_weights(model: &Path, output: &Path) -> WeightPolicy {
 }
 
 /// Multiply-accumulates of each node at the latent size `(height, width)`, indexed by node id.
-fn node_macs(graph: &Graph, (height, width): (i64, i64)) -> Vec<u64> {
+fn node_macs(graph: &Graph, size: (i64, i64)) -> Vec<u64> {
+    macs::each(graph, &at_size(graph, &shapes::shapes(graph), size))
+}
+
+/// The shapes at the latent size `(height, width)`, for one picture and the tokens of CLIP.
+pub(crate) fn at_size(graph: &Graph, shapes: &Shapes, (height, width): (i64, i64)) -> ConcreteShapes {
     let bindings = shapes::bind_sizes(graph, 1, height, width, TOKENS);
     let bindings: Vec<(&str, i64)> = bindings.iter().map(|(name, size)| (name.as_str(), *size)).collect();
-    let concrete = shapes::shapes(graph).evaluate(&bindings);
-    let mut macs = vec![0; graph.node_capacity()];
-    for id in graph.node_ids() {
-        macs[id.index()] = macs::macs(graph, &concrete, id);
-    }
-    macs
+    shapes.evaluate(&bindings)
 }

@@ -27,6 +27,17 @@ pub fn macs(graph: &Graph, shapes: &ConcreteShapes, node: NodeId) -> u64 {
     count.unwrap_or(0)
 }
 
+/// Multiply-accumulates of each node, indexed by node id.
+pub fn each(graph: &Graph, shapes: &ConcreteShapes) -> Vec<u64> {
+    let mut all = vec![0; graph.node_capacity()];
+    for id in graph.node_ids() {
+        if let Some(place) = all.get_mut(id.index()) {
+            *place = macs(graph, shapes, id);
+        }
+    }
+    all
+}
+
 fn operand<'s>(shapes: &'s ConcreteShapes, node: &Node, index: usize) -> Option<&'s [i64]> {
     shapes.of(node.input(index)?)
 }

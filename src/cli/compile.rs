@@ -1,22 +1,21 @@
 //! `crdiff compile`, which is `crdiff-compile`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
 use super::{
     DONE, Failure, Size,
+    files::Report,
     progress::{Bars, Visibility, interruptible},
 };
 use crate::{
     compile::{Hooks, Job, Target, compile_file, default_output},
-    onnx::WeightPolicy,
+    ir::Graph,
+    onnx::{self, WeightPolicy},
     passes::MaskForm,
-    plan,
-    report::{self, CompileReport},
+    plan::{self, Plan},
+    report::{self, CompileReport, html},
 };
 
 const EXAMPLES: &str = "\
@@ -24,6 +23,7 @@ Examples:
   crdiff-compile unet.onnx plan.yaml                      unet.pruned.onnx, beside unet.onnx, sharing its weights
   crdiff-compile unet.onnx plan.yaml -o deploy/unet.onnx  a self-contained copy in another folder
   crdiff-compile unet.onnx plan.yaml --dry-run --at 64x64 what would be done, with multiply-accumulates
+  crdiff-compile unet.onnx plan.yaml --report report.html the same as a page with a picture of the network
   crdiff inspect unet.onnx                                what a plan can name";
 
 /// Compile a model and a plan into a second model: modules bypassed, weights masked.
@@ -47,7 +47,7 @@ pub struct Args {
     /// Where the output's weights are [default: share in the model's folder, copy elsewhere]
     #[arg(long, value_enum)]
     weights: Option<Weights>,
-    /// Write what was done as JSON.
+    /// Write what was done: a page for a browser if FILE ends in .html, else JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Count multiply-accumulates for latents of this size, such as 64x64 (batch 1, 77 tokens).
@@ -137,6 +137,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     }
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
     let hooks = Hooks { progress: &|stage, bytes| bars.compiling(stage, bytes), stop };
+    let at = args.at.map(|size| (size.height, size.width));
+    let report_file = args.report.as_deref().map(Report::create).transpose()?;
     let mut reports = Vec::new();
     for target in &targets {
         let output = output(args, *target, targets.len())?;
@@ -150,14 +152,18 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
                 Some(Weights::Compact) => MaskForm::Computed,
                 _ => MaskForm::Stored,
             },
-            at: args.at.map(|size| (size.height, size.width)),
+            at,
             protected: vec![args.plan.clone()],
         };
         reports.push(compile_file(&job, hooks)?);
     }
     drop(bars);
-    if let Some(path) = &args.report {
-        write_json(path, &reports)?;
+    if let Some(file) = report_file {
+        let text = match file.is_html() {
+            true => page(args, &plan, at, &mut reports)?,
+            false => json(&reports)?,
+        };
+        file.place(&text)?;
     }
     if !args.quiet {
         for report in &reports {
@@ -181,13 +187,24 @@ fn output(args: &Args, target: Target, emitted: usize) -> Result<PathBuf, Failur
     }
 }
 
+/// The reports as a page.
+fn page(
+    args: &Args,
+    plan: &Plan,
+    at: Option<(i64, i64)>,
+    reports: &mut [CompileReport],
+) -> Result<String, Failure> {
+    let graph = Graph::load(onnx::open(&args.model)?)?;
+    report::compile::magnitudes(reports, &graph).map_err(|e| Failure::Message(e.to_string()))?;
+    let model = html::Anatomy::of(&args.model.display().to_string(), &graph, at);
+    html::render(&html::compile(model, plan, reports)).map_err(|e| Failure::Message(e.to_string()))
+}
+
 /// One report as an object, several as a list of them.
-fn write_json(path: &Path, reports: &[CompileReport]) -> Result<(), Failure> {
+fn json(reports: &[CompileReport]) -> Result<String, Failure> {
     let json = match reports {
         [report] => serde_json::to_string_pretty(report),
         reports => serde_json::to_string_pretty(reports),
     };
-    let json = json.map_err(|e| Failure::Message(e.to_string()))?;
-    fs::write(path, json + "\n")
-        .map_err(|e| Failure::Message(format!("{}: cannot write the report: {e}", path.display())))
+    Ok(json.map_err(|e| Failure::Message(e.to_string()))? + "\n")
 }

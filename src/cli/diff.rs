@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use super::{
     DOES_NOT_HOLD, DONE, Failure, OutputFormat,
+    files::Report,
     progress::{Bars, Visibility},
 };
 use crate::{
     ir::Graph,
     onnx,
     report::{
-        diff as report,
+        diff as report, html,
         outcome::{self, Format},
     },
     verify::structure::{self, Weights},
@@ -25,6 +26,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   crdiff diff unet.onnx unet.pruned.onnx              what a plan came to
+  crdiff diff unet.onnx unet.pruned.onnx --html d.html  the same as a page with a picture of both networks
   crdiff diff old.onnx new.onnx --structure           the same network, whatever its weights?
   crdiff diff a.onnx b.onnx --format json | jq '.findings[] | select(.tensor)'")]
 pub struct Args {
@@ -38,6 +40,9 @@ pub struct Args {
     /// How to print the result.
     #[arg(long, value_enum, default_value_t)]
     format: OutputFormat,
+    /// Write the result as a page for a browser too.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
@@ -45,12 +50,20 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         let graph = onnx::open(path).and_then(Graph::load);
         graph.map_err(|e| Failure::Message(super::about(path, &e)))
     };
+    let page = args.html.as_deref().map(Report::create).transpose()?;
     let (a, b) = (open(&args.a)?, open(&args.b)?);
     let weights = if args.structure { Weights::Ignored } else { Weights::Compared };
     let bars = Bars::new(Visibility::Shown);
     let diff = structure::diff(&a, &b, weights, &|bytes| bars.advance("comparing weights", bytes))?;
     drop(bars);
-    let (a, b) = (args.a.display().to_string(), args.b.display().to_string());
+    let graphs = [a, b];
+    let [a, b] = [&args.a, &args.b].map(|path| path.display().to_string());
+    if let Some(file) = page {
+        let [first, second] = &graphs;
+        let models = [html::Anatomy::of(&a, first, None), html::Anatomy::of(&b, second, None)];
+        let page = html::render(&html::diff(models, &diff)).map_err(|e| Failure::Message(e.to_string()))?;
+        file.place(&page)?;
+    }
     match Format::from(args.format) {
         Format::Text => anstream::print!("{}", report::text(&diff, &a, &b)),
         other => anstream::print!("{}", outcome::render(&report::outcome(&diff, &a, &b), other)),

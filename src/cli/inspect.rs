@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use super::{DONE, Failure};
+use super::{DONE, Failure, Size, files::Report};
 use crate::{
     analysis::{flow::Flow, modules, shapes, skip::Facts, weights},
     ir::Graph,
     onnx,
     plan::{Glob, Selector},
-    report::inspect::{self, Filter},
+    report::{
+        html,
+        inspect::{self, Filter},
+    },
 };
 
 /// Show the module tree of a model: what a plan can name, and what can be bypassed.
@@ -17,6 +20,7 @@ use crate::{
 Examples:
   crdiff inspect unet.onnx --depth 2
   crdiff inspect unet.onnx --filter 'mid_block.**'
+  crdiff inspect unet.onnx --html unet.html --at 64x64
   crdiff inspect unet.onnx --json | jq '.modules[] | select(.bypassable) | .path'")]
 pub struct Args {
     /// The exported UNet (.onnx).
@@ -30,9 +34,23 @@ pub struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Write a page for a browser, with a picture of the network, instead of printing.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "filter", "json"])]
+    html: Option<PathBuf>,
+    /// Sizes and multiply-accumulates in that page are for latents of this size, such as 64x64 (batch 1, 77 tokens).
+    #[arg(long, value_name = "HxW", requires = "html")]
+    at: Option<Size>,
 }
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    if let Some(path) = &args.html {
+        let file = Report::create(path)?;
+        let graph = Graph::load(onnx::open(&args.model)?)?;
+        let at = args.at.map(|size| (size.height, size.width));
+        let model = html::Anatomy::of(&args.model.display().to_string(), &graph, at);
+        file.place(&html::render(&html::inspect(model)).map_err(|e| Failure::Message(e.to_string()))?)?;
+        return Ok(DONE);
+    }
     let glob = match &args.filter {
         None => None,
         Some(text) => {

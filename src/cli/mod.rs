@@ -10,6 +10,7 @@ pub mod diff;
 pub mod digest;
 #[cfg(feature = "runner")]
 pub mod doctor;
+mod files;
 pub mod inspect;
 #[cfg(feature = "runner")]
 mod models;

@@ -2,11 +2,11 @@
 
 use std::{
     fs::File,
-    io::{BufReader, BufWriter, Write},
+    io::{BufReader, BufWriter},
     path::Path,
 };
 
-use super::Failure;
+use super::{Failure, files::replace};
 use crate::diffusion::vae::Image;
 
 /// The text chunk that holds everything needed to repeat a run, as JSON.
@@ -67,29 +67,6 @@ pub fn write(path: &Path, image: &Image, settings: &str, texts: &[(&str, String)
         writer.finish()
     })
     .map_err(failed)
-}
-
-/// Writes a file beside its place, and moves it there when it is whole.
-pub fn replace<E: std::fmt::Display>(
-    path: &Path,
-    write: impl FnOnce(&mut File) -> Result<(), E>,
-) -> Result<(), String> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".crdiff-")
-        .permissions(permissions())
-        .tempfile_in(folder)
-        .map_err(|e| e.to_string())?;
-    write(file.as_file_mut()).map_err(|e| e.to_string())?;
-    file.as_file_mut().flush().map_err(|e| e.to_string())?;
-    file.persist(path).map_err(|e| e.to_string())?;
-    Ok(())
-}
-
-/// What the user's mask leaves of read and write, as other files get it.
-#[cfg(unix)]
-fn permissions() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }
 
 /// The settings that a picture was made with.

@@ -14,7 +14,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{DONE, Failure, models::EngineArgs, picture::replace, progress::interruptible};
+use super::{DONE, Failure, files::replace, models::EngineArgs, progress::interruptible};
 use crate::{
     diffusion::pipeline::Folder,
     engine::{ProviderKind, SessionOptions},

@@ -18,6 +18,7 @@ use crate::{
 pub use fuse::{MixWeight, Sharing, WEIGHT_INPUT};
 use mask::MaskError;
 pub use prune::{MaskedTensor, PruneOutcome};
+pub(crate) use rank::REPORTED_BINS;
 
 /// A pass that could not do its work.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     analysis::{
-        magnitude::{Magnitude, Progress, Threshold},
+        magnitude::{Magnitude, Progress, Summary, Threshold},
         weights::Weight,
     },
     ir::{EditError, Editor, Graph, InitializerId, Masked, NewData, NodeId, Place, Use, ValueId},
@@ -23,6 +23,8 @@ pub struct PruneOutcome {
     pub threshold: Option<Magnitude>,
     /// How many weights the ratio asks for, all tensors together.
     pub k: Option<u64>,
+    /// The magnitudes of all its weights as they came, if they had to be ranked.
+    pub magnitudes: Option<Summary>,
     /// The weights, in the order of the rule.
     pub tensors: Vec<MaskedTensor>,
 }
@@ -91,7 +93,12 @@ fn place_rule(
     progress: &Progress<'_>,
 ) -> Result<PruneOutcome, PassError> {
     let masks = masks(prune, editor.graph(), progress)?;
-    let mut outcome = PruneOutcome { threshold: masks.threshold, k: masks.k, tensors: Vec::new() };
+    let mut outcome = PruneOutcome {
+        threshold: masks.threshold,
+        k: masks.k,
+        magnitudes: masks.magnitudes,
+        tensors: Vec::new(),
+    };
     // One initializer can be the weight of several of the rule's modules: mask it once.
     let mut done: Vec<(usize, (InitializerId, bool))> = Vec::new();
     for (index, weight) in prune.weights.iter().enumerate() {

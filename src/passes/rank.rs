@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     analysis::{
-        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, Progress, Threshold, Ties},
+        magnitude::{
+            Magnitude, MagnitudeHistogram, Magnitudes, PoolTensor, Progress, Summary, Threshold, Ties,
+        },
         weights::Weight,
     },
     ir::{Graph, InitializerId, Transform, WeightReader},
@@ -26,7 +28,12 @@ pub(super) struct Masks {
     pub(super) of: Vec<Option<WeightMask>>,
     /// Each weight's own threshold, where each has its own.
     pub(super) own: Vec<Option<Threshold>>,
+    /// The magnitudes of all weights, if they were ranked.
+    pub(super) magnitudes: Option<Summary>,
 }
+
+/// Into so many bins magnitudes are put for reports: half to an eighth of an octave each.
+pub(crate) const REPORTED_BINS: usize = 96;
 
 /// Decides the masks of `prune`, reading its weights where a ratio needs their ranks.
 pub(super) fn masks(
@@ -48,7 +55,7 @@ pub(super) fn masks(
                 t = Some(given);
                 of.push(Some(magnitude(weight, given, Ties::All)?));
             }
-            Ok(Masks { threshold: t, k: None, of, own: Vec::new() })
+            Ok(Masks { threshold: t, k: None, of, own: Vec::new(), magnitudes: None })
         }
         Mask::Pattern(pattern) => {
             let (keep, every) = (pattern.value.keep().into(), pattern.value.of().into());
@@ -56,7 +63,7 @@ pub(super) fn masks(
                 .iter()
                 .map(|weight| Ok(Some(WeightMask::Pattern(PatternMask::new(weight, keep, every, scale)?))))
                 .collect::<Result<_, PassError>>()?;
-            Ok(Masks { threshold: None, k: None, of, own: Vec::new() })
+            Ok(Masks { threshold: None, k: None, of, own: Vec::new(), magnitudes: None })
         }
         Mask::Ratio { ratio, pool, ties } => {
             let ratio = ratio.value.get();
@@ -65,10 +72,13 @@ pub(super) fn masks(
                 Pool::Group => vec![weights],
                 Pool::Tensor => weights.chunks(1).collect(),
             };
-            let mut masks = Masks { threshold: None, k: Some(0), of: Vec::new(), own: Vec::new() };
+            let mut masks =
+                Masks { threshold: None, k: Some(0), of: Vec::new(), own: Vec::new(), magnitudes: None };
+            let mut magnitudes = Magnitudes::default();
             for members in pools {
-                let threshold =
+                let (threshold, histogram) =
                     ratio_masks(members, graph, ratio, exact, progress, &mut masks.of, &magnitude)?;
+                magnitudes.add(&histogram);
                 let k = threshold.map_or(0, |t| t.k);
                 masks.k = masks.k.map(|sum| sum + k);
                 match pool {
@@ -76,12 +86,13 @@ pub(super) fn masks(
                     Pool::Tensor => masks.own.push(threshold),
                 }
             }
+            masks.magnitudes = Some(magnitudes.summary(REPORTED_BINS));
             Ok(masks)
         }
     }
 }
 
-/// Masks for one pool; returns its threshold, if the ratio asks for any weight at all.
+/// Masks for one pool; returns its threshold, if the ratio asks for any weight at all, and its magnitudes.
 fn ratio_masks(
     members: &[Weight],
     graph: &Graph,
@@ -90,7 +101,7 @@ fn ratio_masks(
     progress: &Progress<'_>,
     of: &mut Vec<Option<WeightMask>>,
     magnitude: &dyn Fn(&Weight, Magnitude, Ties) -> Result<WeightMask, PassError>,
-) -> Result<Option<Threshold>, PassError> {
+) -> Result<(Option<Threshold>, MagnitudeHistogram), PassError> {
     let tensors = members
         .iter()
         .map(|w| Ok(PoolTensor { reader: reader(graph, w.initializer)?, data_type: w.data_type }))
@@ -99,13 +110,13 @@ fn ratio_masks(
     let threshold = histogram.threshold(ratio, progress)?;
     let Some(found) = threshold else {
         of.extend(members.iter().map(|_| None));
-        return Ok(None);
+        return Ok((None, histogram));
     };
     let ties = if exact { histogram.ties(&found, progress)? } else { vec![Ties::All; members.len()] };
     for (weight, ties) in members.iter().zip(ties) {
         of.push(Some(magnitude(weight, found.t, ties)?));
     }
-    Ok(threshold)
+    Ok((threshold, histogram))
 }
 
 /// A reader of an initializer's original elements.

@@ -23,6 +23,12 @@ impl PlanSource {
     pub fn text(&self) -> &str {
         self.0.inner()
     }
+
+    /// The line that `at` begins in, counted from 1.
+    pub fn line(&self, at: SourceSpan) -> usize {
+        let end = at.offset().min(self.text().len());
+        1 + self.text().as_bytes().iter().take(end).filter(|byte| **byte == b'\n').count()
+    }
 }
 
 /// A plan that can't be used, with everything that is wrong with it.

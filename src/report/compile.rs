@@ -3,16 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::{
-    BypassReport, CompileReport, FileReport, FusedReport, GraphReport, PruneReport, TensorReport,
-    WeightsReport,
+    BypassReport, CompileReport, FileReport, FusedReport, GraphReport, MagnitudeReport, PruneReport,
+    TensorReport, WeightsReport,
 };
 use crate::{
-    analysis::modules::{ModuleId, Modules},
+    analysis::{
+        magnitude::{MagnitudeError, MagnitudeHistogram, PoolTensor, no_progress},
+        modules::{ModuleId, Modules, modules},
+        weights::weights,
+    },
     compile::Compilation,
     ir::{Graph, InitializerId, NodeId, count_masked},
     onnx::{OnnxError, WeightPolicy, Written},
-    passes::{MaskForm, Sharing},
-    plan::{Mask, Via},
+    passes::{MaskForm, REPORTED_BINS, Sharing},
+    plan::{Mask, PlanSource, Via},
 };
 
 /// What a model consisted of before it was compiled.
@@ -55,8 +59,14 @@ pub fn parameters(graph: &Graph) -> u64 {
         .sum()
 }
 
-/// The report of what `compilation` made of `graph`, without the files: those are added by [`files`].
-pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> CompileReport {
+/// The report of what `compilation` made of `graph` by the plan `source`, without the files: those are added by
+/// [`files`].
+pub fn report(
+    graph: &Graph,
+    compilation: &Compilation,
+    census: &Census,
+    source: &PlanSource,
+) -> CompileReport {
     let gone = |id: NodeId| graph.get(id).is_none();
     let originals: BTreeMap<NodeId, NodeId> = compilation.sharing.copies.iter().copied().collect();
     let cost =
@@ -75,7 +85,7 @@ pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> Comp
         ..CompileReport::default()
     };
     if !compilation.sharing.copies.is_empty() {
-        report.fused = Some(fused(graph, &compilation.sharing, census));
+        report.fused = Some(fused(graph, compilation, census));
     }
     let modules = &compilation.modules;
     for bypass in &compilation.resolved.bypasses {
@@ -83,6 +93,7 @@ pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> Comp
             modules.nodes(bypass.bypass.module).into_iter().filter(|id| gone(*id)).collect();
         report.bypass.push(BypassReport {
             module: bypass.path.clone(),
+            line: source.line(bypass.rule.span),
             kind: modules.get(bypass.bypass.module).kind.to_string(),
             via: via_name(bypass.rule.via).to_string(),
             nodes: nodes.len(),
@@ -95,6 +106,7 @@ pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> Comp
         let scale = prune.rule.scale.value;
         report.prune.push(PruneReport {
             selector: prune.selector.clone(),
+            line: source.line(prune.rule.span),
             tensors: outcome.tensors.len(),
             weights: outcome.tensors.iter().map(|t| t.elements).sum(),
             k: match prune.rule.mask {
@@ -104,6 +116,7 @@ pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> Comp
             threshold: outcome.threshold.map(|t| t.value().into()),
             zeros: 0,
             scale: (scale != 0.0).then_some(scale),
+            magnitudes: outcome.magnitudes.as_ref().map(MagnitudeReport::from),
             per_tensor: outcome
                 .tensors
                 .iter()
@@ -133,7 +146,8 @@ pub fn report(graph: &Graph, compilation: &Compilation, census: &Census) -> Comp
     report
 }
 
-fn fused(graph: &Graph, sharing: &Sharing, census: &Census) -> FusedReport {
+fn fused(graph: &Graph, compilation: &Compilation, census: &Census) -> FusedReport {
+    let sharing = &compilation.sharing;
     let read = |nodes: &mut dyn Iterator<Item = NodeId>| -> BTreeMap<InitializerId, u64> {
         nodes
             .filter_map(|id| graph.get(id))
@@ -156,6 +170,7 @@ fn fused(graph: &Graph, sharing: &Sharing, census: &Census) -> FusedReport {
     let macs_two_runs =
         whole.zip(macs_shared).zip(copied).map(|((dense, shared), copied)| dense + shared + copied);
     FusedReport {
+        modules_shared: modules_shared(&compilation.modules, sharing),
         nodes_dense: census.nodes,
         nodes_shared: sharing.shared.len(),
         nodes_pruned_only: sharing.copies.len(),
@@ -168,6 +183,25 @@ fn fused(graph: &Graph, sharing: &Sharing, census: &Census) -> FusedReport {
             .filter(|(_, two)| *two > 0)
             .map(|(shared, two)| 1.0 - shared as f64 / two as f64),
     }
+}
+
+/// The outermost modules that the pruned branch uses and copies nothing of.
+fn modules_shared(modules: &Modules, sharing: &Sharing) -> Vec<String> {
+    let with_parents = |nodes: &mut dyn Iterator<Item = NodeId>| -> BTreeSet<ModuleId> {
+        let mut found = BTreeSet::new();
+        for node in nodes {
+            let mut at = Some(modules.of_node(node));
+            while let Some(module) = at.filter(|module| found.insert(*module)) {
+                at = modules.get(module).parent;
+            }
+        }
+        found
+    };
+    let copied = with_parents(&mut sharing.copies.iter().map(|(_, original)| *original));
+    let used = with_parents(&mut sharing.shared.iter().copied());
+    let whole = |module: &ModuleId| !copied.contains(module);
+    let outermost = used.iter().filter(|m| whole(m) && !modules.get(**m).parent.is_some_and(|p| whole(&p)));
+    outermost.map(|module| modules.get(*module).path.clone()).collect()
 }
 
 /// Enters how many weights are masked in each tensor: as `masked` says for those that were written, counted here for
@@ -194,6 +228,39 @@ pub fn zeros(
             }
         }
         rule.zeros = rule.per_tensor.iter().map(|t| t.zeros).sum();
+    }
+    Ok(())
+}
+
+/// Counts the magnitudes of the weights of rules that needed no ranks. `graph` is the model as it came; the weights of
+/// those rules are read once.
+///
+/// # Errors
+/// [`MagnitudeError`] if they cannot be read.
+pub fn magnitudes(reports: &mut [CompileReport], graph: &Graph) -> Result<(), MagnitudeError> {
+    let unknown = |report: &CompileReport| report.prune.iter().any(|rule| rule.magnitudes.is_none());
+    if !reports.iter().any(unknown) {
+        return Ok(());
+    }
+    let weights = weights(graph, &modules(graph)).editable;
+    for index in 0..reports.first().map_or(0, |report| report.prune.len()) {
+        let rules = || reports.iter().filter_map(|report| report.prune.get(index));
+        let Some(rule) = rules().next().filter(|_| rules().any(|rule| rule.magnitudes.is_none())) else {
+            continue;
+        };
+        let named: BTreeSet<&str> = rule.per_tensor.iter().map(|tensor| tensor.module.as_str()).collect();
+        let mut pool = Vec::new();
+        for weight in weights.iter().filter(|weight| named.contains(weight.path.as_str())) {
+            let Some(initializer) = graph.initializer(weight.initializer) else { continue };
+            let reader = graph.weight_reader(&initializer.header)?;
+            pool.push(PoolTensor { reader, data_type: weight.data_type });
+        }
+        let summary = MagnitudeHistogram::read(&pool, &no_progress)?.summary(REPORTED_BINS);
+        for report in &mut *reports {
+            if let Some(rule) = report.prune.get_mut(index) {
+                rule.magnitudes = Some(MagnitudeReport::from(&summary));
+            }
+        }
     }
     Ok(())
 }

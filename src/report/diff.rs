@@ -100,7 +100,7 @@ fn finding(difference: &Difference) -> Finding {
 }
 
 /// A difference as a sentence that names the node or tensor, but not the module.
-fn message(difference: &Difference) -> String {
+pub(super) fn message(difference: &Difference) -> String {
     let node = difference.node.as_deref().unwrap_or_default();
     match &difference.what {
         What::ModuleRemoved { nodes } => format!("the module is removed ({nodes} nodes)"),

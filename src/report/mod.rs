@@ -4,6 +4,7 @@
 pub mod compare;
 pub mod compile;
 pub mod diff;
+pub mod html;
 pub mod inspect;
 pub mod outcome;
 pub mod text;
@@ -11,13 +12,17 @@ pub mod verify;
 
 use serde::Serialize;
 
-/// What `crdiff-compile` did. `--report FILE.json` writes exactly this.
+use crate::analysis::magnitude::Summary;
+
+/// What `crdiff-compile` did. `--report FILE.json` writes exactly this, `--report FILE.html` a page about it ([`html`]).
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CompileReport {
     /// Name and version of the compiler.
     pub tool: String,
     /// The model that was read.
     pub model: String,
+    /// What was asked for: `pruned`, `fused` or `amplified`.
+    pub emit: String,
     /// The plan that was followed, and its digest.
     pub plan: PlanSummary,
     /// What was written, one entry an emitted graph; empty for a dry run.
@@ -64,6 +69,8 @@ pub struct OutputReport {
 pub struct BypassReport {
     /// Its path.
     pub module: String,
+    /// The line of the plan that asks for it, counted from 1.
+    pub line: usize,
     /// What it is: `resnet`, `attention`.
     pub kind: String,
     /// `shortcut`, `input` or `backbone`.
@@ -85,6 +92,8 @@ pub struct BypassReport {
 pub struct PruneReport {
     /// What the rule selects, as the plan has it.
     pub selector: String,
+    /// The line of the plan that it starts in, counted from 1.
+    pub line: usize,
     /// Number of weight tensors.
     pub tensors: usize,
     /// Number of weights in them.
@@ -98,8 +107,37 @@ pub struct PruneReport {
     /// What masked weights are multiplied by, if not by 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<f64>,
+    /// The magnitudes of the weights as they came. A rule that needs no ranks (a threshold, a pattern) has it only in a
+    /// report as HTML.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub magnitudes: Option<MagnitudeReport>,
     /// Each tensor.
     pub per_tensor: Vec<TensorReport>,
+}
+
+/// How many weights there are of which magnitude.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct MagnitudeReport {
+    /// Weights that are 0, or float32 below 2^-133.
+    pub zeros: u64,
+    /// Weights that are infinite or NaN.
+    pub not_finite: u64,
+    /// Edges of the bins, one more than there are bins: a bin has the weights with `edge <= |w| < next edge`.
+    pub edges: Vec<f32>,
+    /// The number of weights in each bin.
+    pub counts: Vec<u64>,
+}
+
+impl From<&Summary> for MagnitudeReport {
+    fn from(summary: &Summary) -> Self {
+        let last = summary.bins.last().map(|bin| bin.to);
+        Self {
+            zeros: summary.zeros,
+            not_finite: summary.not_finite,
+            edges: summary.bins.iter().map(|bin| bin.from).chain(last).collect(),
+            counts: summary.bins.iter().map(|bin| bin.count).collect(),
+        }
+    }
 }
 
 /// A weight tensor of a prune rule.
@@ -172,6 +210,8 @@ pub struct GraphReport {
 /// How much dense and pruned branch of a fused graph have in common.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct FusedReport {
+    /// Modules that are computed once for both branches; of modules within each other the outermost.
+    pub modules_shared: Vec<String>,
     /// Nodes of the dense branch: all of the original.
     pub nodes_dense: usize,
     /// How many of them the pruned branch uses as well.

@@ -6,7 +6,8 @@
 //! elements, writes the first output of each run to its file and prints `{version, inputs, outputs}`.
 #![allow(clippy::unwrap_used, reason = "a test may end there")]
 
-mod install;
+#[path = "../common/node.rs"]
+mod node;
 
 use std::{
     collections::BTreeMap,
@@ -27,12 +28,28 @@ const CASES: [&str; 3] =
 
 #[test]
 fn python_onnxruntime() {
-    check("1.31.1", install::python_client);
+    check("1.31.1", python_client);
 }
 
 #[test]
 fn onnxruntime_node() {
-    check("1.30.0", install::node_client);
+    check("1.30.0", node_client);
+}
+
+/// Python with the client's packages, about to run `python/run.py`.
+fn python_client() -> Command {
+    let mut command = Command::new(node::python());
+    command.env("PYTHONPATH", node::python_packages()).arg(here().join("python/run.py"));
+    command
+}
+
+/// Node, about to run `node/run.js`.
+fn node_client() -> Command {
+    node::node_with_packages("clients-node", &here().join("node/run.js"))
+}
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
 /// Runs every case; `client` makes the command that a request's path is added to.

@@ -26,6 +26,11 @@ pub struct MagnitudeHistogram {
 /// How many of those a histogram keeps, of half a megabyte each.
 const KEPT: usize = 64;
 
+/// Number of magnitudes of one pool or several, by the upper half of their float32 bits: what is left of
+/// [`MagnitudeHistogram`]s that need not be kept.
+#[derive(Clone, Debug, Default)]
+pub struct Magnitudes(Vec<u64>);
+
 /// The magnitudes of a pool on a logarithmic scale.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
@@ -151,28 +156,7 @@ impl MagnitudeHistogram {
     /// The magnitudes in at most `bins` bins of equal width on a (piecewise linear) logarithmic scale, from the
     /// smallest to the greatest that occur. Counts are exact.
     pub fn summary(&self, bins: usize) -> Summary {
-        const INFINITE: usize = INFINITY as usize >> 16;
-        let finite = &self.coarse[..INFINITE];
-        let mut summary = Summary {
-            zeros: self.coarse[0],
-            not_finite: self.coarse[INFINITE..].iter().sum(),
-            bins: Vec::new(),
-        };
-        let used = |count: &u64| *count > 0;
-        let Some(first) = finite.iter().skip(1).position(used).map(|first| first + 1) else { return summary };
-        let last = finite.iter().rposition(used).unwrap_or(first);
-        // A power of two, so that octaves (128 buckets) are divided or joined evenly.
-        let mut width = 1;
-        while last / width - first / width + 1 > bins.max(1) {
-            width *= 2;
-        }
-        let edge = |bucket: usize| f32::from_bits((bucket as u32) << 16);
-        for bin in first / width..=last / width {
-            let (from, to) = ((bin * width).max(1), ((bin + 1) * width).min(INFINITE));
-            let count = finite[from..to].iter().sum();
-            summary.bins.push(SummaryBin { from: edge(from), to: edge(to), count });
-        }
-        summary
+        summary(&self.coarse, bins)
     }
 
     /// Counts by the lower half, of the magnitudes with this upper half.
@@ -207,6 +191,44 @@ impl MagnitudeHistogram {
         }
         Ok(fine)
     }
+}
+
+impl Magnitudes {
+    /// Adds the magnitudes of another pool.
+    pub fn add(&mut self, pool: &MagnitudeHistogram) {
+        self.0.resize(BINS, 0);
+        add(&mut self.0, pool.coarse.clone());
+    }
+
+    /// The magnitudes in at most `bins` bins; see [`MagnitudeHistogram::summary`].
+    pub fn summary(&self, bins: usize) -> Summary {
+        summary(&self.0, bins)
+    }
+}
+
+fn summary(coarse: &[u64], bins: usize) -> Summary {
+    const INFINITE: usize = INFINITY as usize >> 16;
+    let (finite, rest) = coarse.split_at(INFINITE.min(coarse.len()));
+    let mut summary = Summary {
+        zeros: finite.first().copied().unwrap_or(0),
+        not_finite: rest.iter().sum(),
+        bins: Vec::new(),
+    };
+    let used = |count: &u64| *count > 0;
+    let Some(first) = finite.iter().skip(1).position(used).map(|first| first + 1) else { return summary };
+    let last = finite.iter().rposition(used).unwrap_or(first);
+    // A power of two, so that octaves (128 buckets) are divided or joined evenly.
+    let mut width = 1;
+    while last / width - first / width + 1 > bins.max(1) {
+        width *= 2;
+    }
+    let edge = |bucket: usize| f32::from_bits((bucket as u32) << 16);
+    for bin in first / width..=last / width {
+        let (from, to) = ((bin * width).max(1), ((bin + 1) * width).min(INFINITE));
+        let count = finite[from..to].iter().sum();
+        summary.bins.push(SummaryBin { from: edge(from), to: edge(to), count });
+    }
+    summary
 }
 
 /// The counts of 16-bit types, with their magnitudes as float32 bits.

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 
 use half::{bf16, f16};
 
-pub use histogram::{MagnitudeHistogram, Summary, SummaryBin};
+pub use histogram::{MagnitudeHistogram, Magnitudes, Summary, SummaryBin};
 
 use crate::{
     ir::WeightReader,
