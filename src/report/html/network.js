@@ -71,7 +71,7 @@ function drawU(view, parts, width, select) {
   const inset = wide ? (stages - 1) * step * 0.6 : 0;
   const edge = Math.max(0, (width - 2 * column - middle - 2 * inset) / 2);
   const [blocks, wires] = [svg("g"), svg("g")];
-  const places = new Map();
+  const [places, groups] = [new Map(), new Map()];
 
   const box = (index, x, y, w, h, head) => {
     places.set(index, { x, y, w, h });
@@ -92,7 +92,7 @@ function drawU(view, parts, width, select) {
     group.append(svg("rect", { x, y, width: w, height: h, rx: 8 }), box(index, x + 2, y + 2, w - 4, HEAD - 4, "head"));
     drawLines(group, lines, x + 8, y + HEAD, w - 16);
     places.set(index, { x, y, w, h });
-    blocks.append(group);
+    groups.set(index, group);
     return y + h;
   };
   const vertical = (from, to, towards) => {
@@ -132,6 +132,8 @@ function drawU(view, parts, width, select) {
     // The bottom of the U runs from left to right.
     for (const mid of parts.mid) y = block(mid, (width - w) / 2, y, w, broken(rowsOf(model, mid).flat(), w - 16)) + 8;
   }
+  // For the keyboard, in the order in which the picture takes them.
+  blocks.append(...[...parts.down, ...parts.mid, ...parts.up].map((index) => groups.get(index)));
   const at = (index) => places.get(index);
   const chain = [...parts.before.slice(-1), ...parts.down];
   chain.slice(1).forEach((index, i) => vertical(at(chain[i]), at(index), "down"));

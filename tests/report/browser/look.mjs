@@ -23,7 +23,7 @@ const STEPS = {
     await found.click();
   },
   async press(page, { selector, key }) {
-    await page.focus(selector);
+    await page.$eval(selector, (one) => one.focus());
     await page.keyboard.press(key);
   },
   async type(page, { selector, text }) {
