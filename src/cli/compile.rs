@@ -23,7 +23,7 @@ Examples:
   crdiff-compile unet.onnx plan.yaml                      unet.pruned.onnx, beside unet.onnx, sharing its weights
   crdiff-compile unet.onnx plan.yaml -o deploy/unet.onnx  a self-contained copy in another folder
   crdiff-compile unet.onnx plan.yaml --dry-run --at 64x64 what would be done, with multiply-accumulates
-  crdiff-compile unet.onnx plan.yaml --report report.html the same as a page with a picture of the network
+  crdiff-compile unet.onnx plan.yaml --report report.html the same as a page for a browser
   crdiff inspect unet.onnx                                what a plan can name";
 
 /// Compile a model and a plan into a second model: modules bypassed, weights masked.

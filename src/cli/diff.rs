@@ -26,7 +26,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   crdiff diff unet.onnx unet.pruned.onnx              what a plan came to
-  crdiff diff unet.onnx unet.pruned.onnx --html d.html  the same as a page with a picture of both networks
+  crdiff diff unet.onnx unet.pruned.onnx --html d.html the same as a page
   crdiff diff old.onnx new.onnx --structure           the same network, whatever its weights?
   crdiff diff a.onnx b.onnx --format json | jq '.findings[] | select(.tensor)'")]
 pub struct Args {

@@ -1,8 +1,7 @@
 //! Files that a command writes beside its main output: pictures, reports, plans. They appear whole or not at all.
 
 use std::{
-    fmt, fs,
-    fs::File,
+    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -51,16 +50,19 @@ impl Report {
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    // The error can name a temporary file that nobody has heard of; its kind says what is wrong.
-    let error = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-    Failure::Message(format!("{}: cannot write the report: {error}", path.display()))
+    // The error itself can name a temporary file that nobody has heard of; its kind says what is wrong.
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => "its folder does not exist; make it first".to_string(),
+        kind => kind.to_string(),
+    };
+    Failure::Message(format!("{}: cannot write the report: {why}", path.display()))
 }
 
 /// Writes a file beside its place, and moves it there when it is whole.
 #[cfg(feature = "runner")]
-pub fn replace<E: fmt::Display>(
+pub fn replace<E: std::fmt::Display>(
     path: &Path,
-    write: impl FnOnce(&mut File) -> Result<(), E>,
+    write: impl FnOnce(&mut fs::File) -> Result<(), E>,
 ) -> Result<(), String> {
     let mut file = temporary(path).map_err(|e| e.to_string())?;
     write(file.as_file_mut()).map_err(|e| e.to_string())?;

@@ -124,6 +124,32 @@ fn a_page_shows_what_torch_did() {
     assert_eq!(said("conv_out"), "computed in each branch");
 }
 
+#[test]
+fn every_kind_of_rule_has_its_histogram() {
+    for name in ["prune/threshold", "prune/tensor-20", "prune/2-4", "prune/mixed"] {
+        let golden = case("sd15", name);
+        let model = fixture("sd15/torchscript/unet.onnx");
+        let folder = tempfile::tempdir().unwrap();
+        let page = compile(&model, &golden["plan"].to_string(), &["--dry-run", "--quiet"], folder.path());
+        let answers = look(
+            &page,
+            &[
+                json!({ "step": "attributes", "selector": ".rule svg", "name": "aria-label" }),
+                json!({ "step": "table", "caption": "Rules" }),
+            ],
+        );
+        magnitudes(&data(&page), &model);
+        let rules = golden["prune"].as_array().unwrap();
+        let zeros = |rule: &Value| rule["zeros"].as_u64().unwrap();
+        let mut torch: Vec<u64> = rules.iter().map(zeros).collect();
+        let mut shown: Vec<u64> = column(&answers[1], "Masked").into_iter().map(number).collect();
+        torch.sort_unstable();
+        shown.sort_unstable();
+        assert_eq!(shown, torch, "{name}");
+        assert_eq!(strings(&answers[0]).len(), rules.len(), "{name}");
+    }
+}
+
 /// The rules' numbers are torch's.
 fn rules(table: &Value, golden: &Value) {
     let pruned: Vec<usize> =

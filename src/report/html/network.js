@@ -108,7 +108,7 @@ function drawU(view, parts, width, select) {
   let y = 0;
   if (parts.beside.length > 0) y += drawLines(blocks, broken(parts.beside, width - 2 * edge, 140), edge, y, width - 2 * edge) + 18;
   const first = drawLines(blocks, broken(parts.before, column), edge, y, column);
-  const last = drawLines(blocks, broken(parts.after, column, 110), width - edge - column, y, column);
+  const last = drawLines(blocks, broken(parts.after, column, 110).toReversed(), width - edge - column, y, column);
   y += Math.max(first, last) + (first || last ? 12 : 0);
   // The way up fills its column; the way down keeps beside what it skips to.
   const indent = (stage) => edge + stage * step;
@@ -156,9 +156,10 @@ function drawU(view, parts, width, select) {
     definitions(), wires, blocks);
 }
 
-/** Boxes in as many lines as they need. */
+/** Boxes in as many lines as they need, about as many in each. */
 function broken(indices, width, least = 70) {
-  const fitting = Math.max(1, Math.floor((width + GAP) / (least + GAP)));
+  const most = Math.max(1, Math.floor((width + GAP) / (least + GAP)));
+  const fitting = Math.ceil(indices.length / Math.ceil(indices.length / most));
   const lines = [];
   for (let at = 0; at < indices.length; at += fitting) lines.push(indices.slice(at, at + fitting));
   return lines;
