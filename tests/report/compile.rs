@@ -88,7 +88,11 @@ fn a_page_shows_what_torch_did() {
         .filter(|layer| layer["module"].as_str().unwrap().starts_with("down_blocks.1.attentions.0."))
         .collect();
     let sum = |key: &str| json!(inside.iter().map(|layer| layer[key].as_u64().unwrap()).sum::<u64>());
-    let wanted = format!("{} of {} prunable weights masked", count(&sum("zeros")), count(&sum("numel")));
+    let wanted = format!(
+        "{} of the {} weights that prune rules name are masked",
+        count(&sum("zeros")),
+        count(&sum("numel"))
+    );
     assert!(said[1].starts_with(&wanted), "{said:?}, not {wanted}");
     assert!(said[1].contains("threshold 1.780969e-1"), "{said:?}");
     assert_eq!(said[2].split(' ').next().map(number), Some(torch["down_blocks.1.attentions.0"]));

@@ -57,7 +57,8 @@ function done(view, state) {
   }
   if (state.masked && state.bypass === undefined) {
     const rules = state.rules.map((rule) => report.prune[rule]).sort((a, b) => a.line - b.line);
-    said.push([`${count(state.masked)} of ${count(state.weights)} prunable weights masked (${percent(state.masked, state.weights)}):`]);
+    said.push([`${count(state.masked)} of the ${count(state.weights)} weights that prune rules name are masked `
+      + `(${percent(state.masked, state.weights)}):`]);
     for (const rule of rules) {
       const threshold = rule.threshold === null ? "" : `, threshold ${magnitude(rule.threshold)}`;
       const scale = rule.scale === undefined ? "" : `, multiplied by ${rule.scale}`;

@@ -66,7 +66,7 @@ function plural(n, noun) {
 /** What a state is called in the legend. */
 const STATES = {
   untouched: "untouched",
-  masked: "weights masked",
+  masked: "weights masked, with their share of those that rules name",
   bypassed: "bypassed",
   partly: "untouched, but for a bypass in it",
   shared: "computed once for both branches",

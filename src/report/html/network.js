@@ -55,7 +55,7 @@ function described(view, index) {
   const module = view.model.modules[index];
   const state = view.states[index];
   const said = state.is === "masked"
-    ? `${percent(state.masked, state.weights, 1)} of its prunable weights masked`
+    ? `${percent(state.masked, state.weights, 1)} of the weights that rules name masked`
     : STATES[state.is];
   return `${module.path}, ${module.kind}, ${size(module.parameters)} parameters, ${said}`;
 }

@@ -161,7 +161,7 @@ function modulesSection(view, select) {
   const columns = [
     { name: "Module", kind: "long", value: (i) => model.modules[i].path, show: (i) => pathCell(view, model.modules[i].path, select) },
     { name: "Kind", value: (i) => model.modules[i].kind },
-    ...(view.report || DATA.diff ? [{ name: "State", value: (i) => STATES[states[i].is], show: (i) => tag(states[i]) || STATES[states[i].is] }] : []),
+    ...(view.report || DATA.diff ? [{ name: "State", value: (i) => STATES[states[i].is], show: (i) => tag(states[i]) + (states[i].is === "masked" ? " masked" : "") || STATES[states[i].is] }] : []),
     { name: "Parameters", kind: "number", value: (i) => model.modules[i].parameters, show: (i) => count(model.modules[i].parameters) },
     { name: "Share", kind: "number", value: (i) => model.modules[i].parameters, show: (i) => percent(model.modules[i].parameters, model.parameters) },
     ...(model.macs === undefined ? [] : [{ name: "MACs", kind: "number", value: (i) => model.modules[i].macs, show: (i) => count(model.modules[i].macs) }]),
