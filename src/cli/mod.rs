@@ -10,6 +10,8 @@ pub mod diff;
 pub mod digest;
 #[cfg(feature = "runner")]
 pub mod doctor;
+#[cfg(feature = "runner")]
+pub mod export;
 pub mod inspect;
 #[cfg(feature = "runner")]
 mod models;
@@ -60,6 +62,8 @@ enum Command {
     Search(Box<search::Args>),
     #[cfg(feature = "runner")]
     Bench(bench::Args),
+    #[cfg(feature = "runner")]
+    Export(Box<export::Args>),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -81,6 +85,8 @@ pub fn crdiff() -> ExitCode {
         Command::Search(args) => search::run(&args),
         #[cfg(feature = "runner")]
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Export(args) => export::run(&args),
     })
 }
 

