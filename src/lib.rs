@@ -11,6 +11,8 @@ pub mod report;
 pub mod verify;
 
 #[cfg(feature = "runner")]
+pub mod deploy;
+#[cfg(feature = "runner")]
 pub mod diffusion;
 #[cfg(feature = "runner")]
 pub mod engine;

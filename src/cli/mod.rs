@@ -10,6 +10,8 @@ pub mod diff;
 pub mod digest;
 #[cfg(feature = "runner")]
 pub mod doctor;
+#[cfg(feature = "runner")]
+pub mod export;
 mod files;
 pub mod inspect;
 #[cfg(feature = "runner")]
@@ -61,6 +63,8 @@ enum Command {
     Search(Box<search::Args>),
     #[cfg(feature = "runner")]
     Bench(bench::Args),
+    #[cfg(feature = "runner")]
+    Export(Box<export::Args>),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -82,6 +86,8 @@ pub fn crdiff() -> ExitCode {
         Command::Search(args) => search::run(&args),
         #[cfg(feature = "runner")]
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "runner")]
+        Command::Export(args) => export::run(&args),
     })
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt};
 use prost::Message;
 
 use super::{EngineError, EngineKind, HostTensor, ProviderKind, SessionOptions};
-use crate::onnx::{DataType, OnnxError, Source, TensorHeader, graph_field, proto};
+use crate::{
+    ir::{Graph, GraphIo, Origin},
+    onnx::{DataType, OnnxError, Source, TensorHeader, graph_field, proto},
+};
 
 /// An input or output of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +76,17 @@ impl Signature {
         defaults.sort_unstable();
         inputs.retain(|i| defaults.binary_search(&i.name).is_err());
         Ok(Self { inputs, outputs })
+    }
+
+    /// What a graph in memory declares, edits included.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn of_graph(graph: &Graph) -> Result<Self, OnnxError> {
+        let is_fed = |io: &&GraphIo| matches!(graph.value(io.value).origin, Origin::Input(_));
+        let inputs = graph.inputs().filter(is_fed).map(|io| tensor_info(io.raw.clone()));
+        let outputs = graph.outputs().iter().map(|io| tensor_info(io.raw.clone()));
+        Ok(Self { inputs: inputs.collect::<Result<_, _>>()?, outputs: outputs.collect::<Result<_, _>>()? })
     }
 }
 

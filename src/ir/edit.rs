@@ -60,7 +60,7 @@ pub enum Place {
 /// Edits a graph.
 #[derive(Debug)]
 pub struct Editor<'g> {
-    graph: &'g mut Graph,
+    pub(super) graph: &'g mut Graph,
 }
 
 impl<'g> Editor<'g> {

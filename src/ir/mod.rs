@@ -7,6 +7,7 @@ mod check;
 mod digest;
 mod edit;
 mod graph;
+mod interface;
 mod load;
 mod masked;
 mod names;

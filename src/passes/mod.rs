@@ -7,7 +7,7 @@ mod identity;
 pub mod mask;
 mod prune;
 mod rank;
-mod sweep;
+pub(crate) mod sweep;
 
 use crate::{
     analysis::magnitude::{MagnitudeError, Progress},

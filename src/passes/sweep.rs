@@ -6,21 +6,21 @@ use crate::ir::{Editor, Graph, InitializerId, NodeId};
 
 /// What was read by nothing in the model as it came, and is therefore none of our business.
 #[derive(Clone, Debug)]
-pub(super) struct Unread {
+pub(crate) struct Unread {
     nodes: Vec<bool>,
     initializers: Vec<bool>,
 }
 
 impl Unread {
     /// Looks at a graph that no pass has touched.
-    pub(super) fn of(graph: &Graph) -> Self {
+    pub(crate) fn of(graph: &Graph) -> Self {
         let nodes = (0..graph.node_capacity()).map(NodeId::new);
         let initializers = graph.initializers().map(|(_, i)| graph.uses(i.value).is_empty()).collect();
         Self { nodes: nodes.map(|id| !is_read(graph, id)).collect(), initializers }
     }
 }
 
-pub(super) fn run(unread: &Unread, editor: &mut Editor<'_>) -> Result<(), PassError> {
+pub(crate) fn run(unread: &Unread, editor: &mut Editor<'_>) -> Result<(), PassError> {
     let nodes: Vec<NodeId> = editor.graph().node_ids().rev().collect();
     for id in nodes {
         let was_unread = unread.nodes.get(id.index()).copied().unwrap_or(false);

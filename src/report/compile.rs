@@ -270,7 +270,7 @@ pub fn files(report: &mut CompileReport, policy: WeightPolicy, masks: MaskForm, 
     let policy = match (masks, policy) {
         (MaskForm::Computed, _) => "compact",
         (MaskForm::Stored, WeightPolicy::Share) => "share",
-        (MaskForm::Stored, WeightPolicy::Copy) => "copy",
+        (MaskForm::Stored, WeightPolicy::Copy | WeightPolicy::Inline | WeightPolicy::Split(_)) => "copy",
     };
     report.weights = WeightsReport {
         policy: policy.to_string(),

@@ -183,7 +183,8 @@ impl Config {
         SamplerError::Value { class: self.class, key, value, expected: expected.into() }
     }
 
-    fn get(&self, key: &str) -> Option<&Value> {
+    /// The value of a key, unless it is missing or null.
+    pub fn get(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|value| !value.is_null())
     }
 }

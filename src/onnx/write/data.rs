@@ -31,15 +31,19 @@ struct Entry {
 impl DataLayout {
     /// Adds a tensor of `len` bytes; returns the offset where it will begin.
     pub fn push(&mut self, len: u64, content: Content) -> u64 {
-        let at = self.len.next_multiple_of(if len >= LARGE { WINDOWS_STEP } else { PAGE });
+        let at = self.next(len);
         self.entries.push(Entry { at, len, content });
         self.len = at + len;
         at
     }
 
-    /// Whether there is no tensor, and so no need for a file.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// How long the file would be with a further tensor of `len` bytes.
+    pub fn end_with(&self, len: u64) -> u64 {
+        self.next(len).saturating_add(len)
+    }
+
+    fn next(&self, len: u64) -> u64 {
+        self.len.next_multiple_of(if len >= LARGE { WINDOWS_STEP } else { PAGE })
     }
 
     /// Writes every tensor; returns how many elements of each masked one were masked.

@@ -55,9 +55,12 @@ impl Target {
         self.path.parent().unwrap_or(Path::new("")).join(location)
     }
 
-    /// The name of the output's own external data file.
-    pub fn data_name(&self) -> String {
-        format!("{}_data", self.name)
+    /// The name of the output's own external data file with this index.
+    pub fn data_name(&self, index: usize) -> String {
+        match index {
+            0 => format!("{}_data", self.name),
+            _ => format!("{}_data_{index}", self.name),
+        }
     }
 }
 

@@ -42,6 +42,10 @@ pub enum WeightPolicy {
     Share,
     /// In the output's own files. An output from a model in one file is one file too, if it stays below 2 GiB.
     Copy,
+    /// All inside the model, which is one file.
+    Inline,
+    /// In data files beside the model, each of at most this many bytes; tensors below 1 KiB stay inside the model.
+    Split(u64),
 }
 
 /// What to write, and how.
@@ -103,12 +107,13 @@ pub fn write(graph: &Graph, options: &WriteOptions<'_>) -> Result<Written, OnnxE
     }
     let ticker = Ticker { progress: options.progress, cancelled: options.cancelled };
     ticker.advance(0)?;
-    let mut written = if graph.is_edited() {
+    let keeps_layout = matches!(options.policy, WeightPolicy::Share | WeightPolicy::Copy);
+    let mut written = if graph.is_edited() || !keeps_layout {
         write_edited(graph, options.policy, &target, !external.is_empty(), &mut taken, ticker)?
     } else {
         write_unedited(graph, &target, &external, &mut taken, ticker)?
     };
-    let data = target.beside(&target.data_name());
+    let data = target.beside(&target.data_name(0));
     let is_used = written.files.iter().map(|(path, _)| path).chain(&written.shared_with).any(|p| *p == data);
     written.left_over = (!is_used && data.is_file()).then_some(data);
     Ok(written)
@@ -133,9 +138,9 @@ fn write_edited(
     let model = Pending::create(&target.path, taken)?;
     let mut masked = Vec::new();
     let mut data = Vec::new();
-    if !placement.data.is_empty() {
-        let file = Pending::create(&target.beside(&target.data_name()), taken)?;
-        masked.extend(placement.data.write(destination(&file, ticker))?);
+    for (index, layout) in placement.data.iter().enumerate() {
+        let file = Pending::create(&target.beside(&target.data_name(index)), taken)?;
+        masked.extend(layout.write(destination(&file, ticker))?);
         data.push(file);
     }
     masked.extend(message.write(destination(&model, ticker))?);
@@ -156,15 +161,27 @@ fn lay_out<'g>(
 ) -> Result<(Message<'g>, Placement<'g>), OnnxError> {
     let layout = match policy {
         WeightPolicy::Share => Layout::Share,
-        WeightPolicy::Copy if external => Layout::Gather,
-        WeightPolicy::Copy => Layout::Inline,
+        WeightPolicy::Copy if external => Layout::Gather(u64::MAX),
+        WeightPolicy::Copy | WeightPolicy::Inline => Layout::Inline,
+        WeightPolicy::Split(most) => Layout::Gather(most),
     };
     let fits = |message: &Message<'_>| message.len() <= limit;
     let laid_out = model::model(graph, target, layout, external)?;
     if fits(&laid_out.0) {
         return Ok(laid_out);
     }
-    let laid_out = model::model(graph, target, Layout::Gather, external)?;
+    if policy == WeightPolicy::Inline {
+        let what = format!(
+            "with its weights inside, the model would take {} bytes, and protobuf allows {limit}; keep them in data \
+             files beside it",
+            laid_out.0.len()
+        );
+        return Err(OnnxError::output(&target.path, what));
+    }
+    let laid_out = match policy {
+        WeightPolicy::Split(_) => laid_out,
+        _ => model::model(graph, target, Layout::Gather(u64::MAX), external)?,
+    };
     if fits(&laid_out.0) {
         return Ok(laid_out);
     }

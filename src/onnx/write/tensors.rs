@@ -36,8 +36,8 @@ pub enum Layout {
     Share,
     /// Everything inside the model.
     Inline,
-    /// Everything in the output's data file.
-    Gather,
+    /// Everything in the output's data files, each of at most this many bytes.
+    Gather(u64),
 }
 
 /// Where the elements of one tensor go.
@@ -58,8 +58,8 @@ pub struct Placement<'a> {
     layout: Layout,
     /// Whether any tensor of the source is external; if not, nested messages need not be searched.
     external: bool,
-    /// The output's data file.
-    pub data: DataLayout,
+    /// The output's data files; the last one grows.
+    pub data: Vec<DataLayout>,
     /// Bytes that stay in each other file.
     pub shared: BTreeMap<PathBuf, u64>,
     /// Paths of shared files, as seen from the output.
@@ -132,7 +132,7 @@ impl<'a> Placement<'a> {
                 ),
             ));
         }
-        Ok(self.put(len, content))
+        self.put(&header.name, len, content)
     }
 
     fn place_old(&mut self, header: &TensorHeader) -> Result<Elements, OnnxError> {
@@ -145,10 +145,10 @@ impl<'a> Placement<'a> {
                 let len = bytes.len() as u64;
                 match (self.layout, &source.file, source.offset_of(bytes)) {
                     (Layout::Inline, ..) => Ok(Elements::Unchanged),
-                    (Layout::Gather, Some(file), Some(at)) => {
-                        Ok(self.put(len, Content::File(Arc::clone(file), at)))
+                    (Layout::Gather(_), Some(file), Some(at)) => {
+                        self.put(&header.name, len, Content::File(Arc::clone(file), at))
                     }
-                    (Layout::Gather, ..) => Ok(self.put(len, Content::Bytes(bytes.clone()))),
+                    (Layout::Gather(_), ..) => self.put(&header.name, len, Content::Bytes(bytes.clone())),
                     (Layout::Share, Some(file), Some(offset)) => {
                         let location = self.share(&header.name, &file.path, len)?;
                         Ok(Elements::External(ExternalRange { location, offset, length: Some(len) }))
@@ -172,7 +172,7 @@ impl<'a> Placement<'a> {
         })?;
         let file = files.locate(&header.name, range, stated)?;
         if self.layout != Layout::Share {
-            return Ok(self.put(stated, Content::File(file, range.offset)));
+            return self.put(&header.name, stated, Content::File(file, range.offset));
         }
         let location = self.share(&header.name, &file.path, stated)?;
         Ok(if self.is_still_right(&range.location, &location) {
@@ -195,12 +195,25 @@ impl<'a> Placement<'a> {
     }
 
     /// New or copied elements.
-    fn put(&mut self, len: u64, content: Content) -> Elements {
+    fn put(&mut self, tensor: &str, len: u64, content: Content) -> Result<Elements, OnnxError> {
         if self.layout == Layout::Inline || len < INLINE_BELOW {
-            return Elements::Inline(len, content);
+            return Ok(Elements::Inline(len, content));
         }
-        let offset = self.data.push(len, content);
-        Elements::External(ExternalRange { location: self.target.data_name(), offset, length: Some(len) })
+        let most = match self.layout {
+            Layout::Gather(most) => most,
+            Layout::Share | Layout::Inline => u64::MAX,
+        };
+        if len > most {
+            let what = format!("tensor `{tensor}` takes {len} bytes, but a file may have only {most}");
+            return Err(OnnxError::output(&self.target.path, what));
+        }
+        if self.data.last().is_none_or(|file| file.end_with(len) > most) {
+            self.data.push(DataLayout::default());
+        }
+        let index = self.data.len().saturating_sub(1);
+        let offset = self.data.last_mut().map_or(0, |file| file.push(len, content));
+        let location = self.target.data_name(index);
+        Ok(Elements::External(ExternalRange { location, offset, length: Some(len) }))
     }
 
     /// Counts `len` bytes as shared with `file`; returns its path as seen from the output.

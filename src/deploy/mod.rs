@@ -1,0 +1,77 @@
+//! Handing a graph over to what serves it: a Triton model repository ([`triton`]), TensorRT's `trtexec`
+//! ([`trtexec`]), a browser ([`web`]).
+//!
+//! Weights are copied, never read or converted. What is written appears complete or not at all.
+
+mod profile;
+mod rows;
+mod staging;
+pub mod triton;
+pub mod trtexec;
+pub mod web;
+
+use std::path::{Path, PathBuf};
+
+pub use profile::{Range, Sizes, profile};
+pub use rows::{Batching, make_rows};
+
+use crate::{diffusion::PipelineError, ir::EditError, onnx::OnnxError};
+
+/// Why nothing was handed over. `Display` says what is wrong, where, and what would be right.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeployError {
+    /// A model could not be read, or a copy of it not be written.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// A model cannot be handed over as it is.
+    #[error("{}: {what}", model.display())]
+    Model {
+        /// The model.
+        model: PathBuf,
+        /// Which input, tensor or size, and what would be right.
+        what: String,
+    },
+    /// What was asked for contradicts itself.
+    #[error("{0}")]
+    Request(String),
+    /// Something is in the way of the output.
+    #[error("cannot write {}: {what}", path.display())]
+    Output {
+        /// What would have been written.
+        path: PathBuf,
+        /// Why not, and what would do.
+        what: String,
+    },
+    /// A file could not be read or written.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb phrase.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A pipeline's folder is not what it should be.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// A graph could not be edited.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+}
+
+impl DeployError {
+    fn model(model: &Path, what: impl Into<String>) -> Self {
+        Self::Model { model: model.to_path_buf(), what: what.into() }
+    }
+
+    fn output(path: &Path, what: impl Into<String>) -> Self {
+        Self::Output { path: path.to_path_buf(), what: what.into() }
+    }
+
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+}

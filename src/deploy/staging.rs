@@ -1,0 +1,111 @@
+//! Folders that appear complete or not at all.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+use super::DeployError;
+
+/// A folder in the making, beside its place. Dropped without [`Staging::place`], it vanishes.
+#[derive(Debug)]
+pub(super) struct Staging {
+    place: PathBuf,
+    root: PathBuf,
+    _work: TempDir,
+}
+
+impl Staging {
+    /// Begins what will be, or be added to, the folder `place`. Its parent must be there.
+    pub(super) fn beside(place: &Path) -> Result<Self, DeployError> {
+        if place.exists() && !place.is_dir() {
+            return Err(DeployError::output(place, "it is a file; name a folder"));
+        }
+        let parent = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !parent.is_dir() {
+            let what = format!("the folder {} does not exist; make it first", parent.display());
+            return Err(DeployError::output(place, what));
+        }
+        let work = tempfile::Builder::new().prefix(".crdiff-").tempdir_in(parent);
+        let work = work.map_err(DeployError::io("create a folder in this folder", parent))?;
+        // The temporary folder itself is closed to others; this one has the mode of any new folder.
+        let root = work.path().join("root");
+        fs::create_dir(&root).map_err(DeployError::io("create", &root))?;
+        Ok(Self { place: place.to_path_buf(), root, _work: work })
+    }
+
+    /// Where to write what will be at `name` in the place. Fails if something is there already.
+    pub(super) fn path(&self, name: &str) -> Result<PathBuf, DeployError> {
+        let target = self.place.join(name);
+        match fs::symlink_metadata(&target) {
+            Ok(_) => {
+                Err(DeployError::output(&target, "it is there already; remove it or choose another name"))
+            }
+            Err(_) => Ok(self.root.join(name)),
+        }
+    }
+
+    /// Writes a file of text.
+    pub(super) fn write(&self, path: &Path, text: &str) -> Result<(), DeployError> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(DeployError::io("create", folder))?;
+        }
+        fs::write(path, text).map_err(DeployError::io("write", path))
+    }
+
+    /// Moves everything to its place: the whole folder if the place is not there, else each entry.
+    pub(super) fn place(self) -> Result<(), DeployError> {
+        if !self.place.exists() {
+            return fs::rename(&self.root, &self.place).map_err(DeployError::io("create", &self.place));
+        }
+        let listing = || DeployError::io("list", &self.root);
+        let mut placed: Vec<(PathBuf, PathBuf)> = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(listing())? {
+            let entry = entry.map_err(listing())?;
+            let (from, to) = (entry.path(), self.place.join(entry.file_name()));
+            let moved = match to.exists() {
+                true => Err(std::io::ErrorKind::AlreadyExists.into()),
+                false => fs::rename(&from, &to),
+            };
+            if let Err(source) = moved {
+                for (from, to) in placed.iter().rev() {
+                    fs::rename(to, from).ok();
+                }
+                return Err(DeployError::Io { action: "create", path: to, source });
+            }
+            placed.push((from, to));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_added_together_or_not_at_all() {
+        let work = tempfile::tempdir().unwrap();
+        let place = work.path().join("repo");
+        let staged = |names: &[&str]| {
+            let staging = Staging::beside(&place).unwrap();
+            for name in names {
+                staging.write(&staging.path(name).unwrap().join("file"), name).unwrap();
+            }
+            staging
+        };
+        let late = staged(&["a", "b", "c"]);
+        staged(&["b"]).place().unwrap();
+        assert_eq!(fs::read_to_string(place.join("b/file")).unwrap(), "b");
+        assert!(late.place().is_err(), "`b` came in between");
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
+        staged(&["a", "c"]).place().unwrap();
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 3);
+        assert!(Staging::beside(&place).unwrap().path("a").is_err());
+        assert_eq!(fs::read_dir(work.path()).unwrap().count(), 1, "nothing temporary is left");
+        assert!(Staging::beside(&place.join("b/file")).is_err());
+        assert!(Staging::beside(&work.path().join("no/repo")).is_err());
+    }
+}
