@@ -23,7 +23,9 @@ mod progress;
 pub mod run;
 #[cfg(feature = "runner")]
 pub mod search;
+pub mod shell;
 pub mod verify;
+mod version;
 
 use std::{fmt, path::Path, process::ExitCode};
 
@@ -40,7 +42,7 @@ pub const BAD_INPUT: u8 = 2;
 
 /// CR-Diff for exported ONNX diffusion UNets.
 #[derive(Debug, Parser)]
-#[command(name = "crdiff", version, max_term_width = 100)]
+#[command(name = "crdiff", version, long_version = version::long(), max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -65,6 +67,8 @@ enum Command {
     Bench(bench::Args),
     #[cfg(feature = "runner")]
     Export(Box<export::Args>),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -88,6 +92,8 @@ pub fn crdiff() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         #[cfg(feature = "runner")]
         Command::Export(args) => export::run(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     })
 }
 

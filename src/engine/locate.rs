@@ -58,7 +58,8 @@ pub struct Places {
     pub environment: Option<PathBuf>,
     /// Folders that a fetched library lies in.
     pub cache: Vec<PathBuf>,
-    /// Python environments (VIRTUAL_ENV, CONDA_PREFIX): the folders that hold `lib/python3.x`.
+    /// Python environments: the folders that hold `lib/python3.x`. First the one that this program was installed into
+    /// with pip, then those that VIRTUAL_ENV and CONDA_PREFIX name.
     pub python_prefixes: Vec<PathBuf>,
     /// The Python to ask for its onnxruntime package.
     pub python: Option<PathBuf>,
@@ -83,7 +84,10 @@ impl Places {
             given,
             environment: variable("ORT_DYLIB_PATH"),
             cache: fetch::cache_folder().into_iter().collect(),
-            python_prefixes: ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable).collect(),
+            python_prefixes: own_environment()
+                .into_iter()
+                .chain(["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable))
+                .collect(),
             python: Some("python3".into()),
             system,
         }
@@ -188,6 +192,12 @@ fn library_version(name: &str) -> Option<Vec<u32>> {
         return Some(Vec::new());
     }
     version.strip_prefix('.')?.split('.').map(|part| part.parse().ok()).collect()
+}
+
+/// The Python environment that this program lies in the `bin` of, if it does: pip puts it there.
+fn own_environment() -> Option<PathBuf> {
+    let prefix = env::current_exe().ok()?.parent()?.parent()?.to_path_buf();
+    (!site_packages(&prefix).is_empty()).then_some(prefix)
 }
 
 /// `lib/python3.x/site-packages` of a Python environment, the newest Python first.

@@ -32,7 +32,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub use self::ort::OrtEngine;
+pub use self::ort::{OLDEST_MINOR as OLDEST_ONNXRUNTIME_MINOR, OrtEngine};
 pub use self::rten::RtenEngine;
 #[cfg(feature = "tract")]
 pub use self::tract::TractEngine;

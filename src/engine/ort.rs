@@ -34,7 +34,7 @@ use super::{
 use crate::onnx;
 
 /// The oldest release whose interface this crate speaks.
-pub(super) const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
+pub const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
 
 /// ONNX Runtime. One library serves the whole process; clones share it.
 #[derive(Clone)]
