@@ -226,8 +226,10 @@ fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<S
     }
     if !options.runs_on_a_device() {
         // A pattern is one block as large as all that lives at once, beside the arena of the first run: twice the
-        // memory, and no faster.
-        builder = builder.with_memory_pattern(false)?;
+        // memory, and no faster. Threads that wait for work by spinning would take the processor from the other
+        // networks, which run in turn.
+        builder =
+            builder.with_memory_pattern(false)?.with_config_entry("session.force_spinning_stop", "1")?;
     }
     if options.providers.is_empty() {
         // The crate asks for the most efficient device otherwise, whatever that is.
