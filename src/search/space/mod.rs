@@ -17,12 +17,16 @@
 
 mod bind;
 mod diagnostics;
+mod digest;
 mod objective;
 mod parse;
 mod schema;
 mod template;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use miette::SourceSpan;
 use serde_json::Value;
@@ -205,5 +209,12 @@ impl StrategySpec {
             Self::Random => "random",
             Self::Grid => "grid",
         }
+    }
+}
+
+impl Space {
+    /// A path of the space, from its folder.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
     }
 }

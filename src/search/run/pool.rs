@@ -1,0 +1,212 @@
+//! The workers: trials' pictures go out to them, scores come back.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender},
+    },
+    time::Instant,
+};
+
+use crate::{
+    diffusion::pipeline::Unets,
+    plan::{Amplify, Weight},
+    search::{
+        SearchError,
+        compile::TrialGraph,
+        space::{Over, Settings},
+        trial::{Networks, Scores, Shot, ShotScore, Worker, WorkerTime},
+    },
+};
+
+/// A trial that is being run.
+pub(super) struct Running {
+    pub(super) number: u64,
+    pub(super) settings: Settings,
+    pub(super) work: Work,
+    pub(super) started: Instant,
+    left: usize,
+    shots: Vec<Option<ShotScore>>,
+}
+
+/// What is to be done for it.
+pub(super) enum Work {
+    /// Its pictures are out.
+    Out { _graph: TrialGraph, failed: Arc<Mutex<Option<String>>> },
+    /// It has the values of an earlier trial.
+    Same(u64),
+    /// It failed before it was run.
+    Failed(Scores),
+}
+
+/// A picture for a worker.
+pub(super) struct Task {
+    number: u64,
+    index: usize,
+    networks: Arc<Networks>,
+    failed: Arc<Mutex<Option<String>>>,
+}
+
+/// What a worker says.
+pub(super) enum Answer {
+    Ready(Result<(), SearchError>),
+    Shot { number: u64, index: usize, result: Result<ShotScore, SearchError> },
+    Skipped { number: u64 },
+}
+
+/// The workers as seen from the search.
+pub(super) struct Pool<'a> {
+    tasks: Sender<Task>,
+    answered: Receiver<Answer>,
+    running: VecDeque<Running>,
+    shots: &'a [Shot],
+}
+
+impl<'a> Pool<'a> {
+    pub(super) fn new(tasks: Sender<Task>, answered: Receiver<Answer>, shots: &'a [Shot]) -> Self {
+        Self { tasks, answered, running: VecDeque::new(), shots }
+    }
+
+    /// The running trial with these settings.
+    pub(super) fn running(&self, settings: &Settings) -> Option<u64> {
+        self.running.iter().find(|trial| trial.settings == *settings).map(|trial| trial.number)
+    }
+
+    /// Waits until all workers have started.
+    pub(super) fn ready(&mut self, jobs: usize) -> Result<(), SearchError> {
+        for _ in 0..jobs {
+            match self.answered.recv() {
+                Ok(Answer::Ready(result)) => result?,
+                _ => return Err(SearchError::Stopped),
+            }
+        }
+        Ok(())
+    }
+
+    /// Scores the dense pipeline.
+    pub(super) fn dense(&mut self) -> Result<Scores, SearchError> {
+        let mut amplify = Amplify::default();
+        amplify.weight.value = Weight::Constant(0.0);
+        let graph = TrialGraph::none();
+        self.send(0, Settings::new(), Networks { unets: Unets::Dense, amplify }, graph)?;
+        let trial = self.finish_first()?;
+        Ok(trial.map_or_else(|| Scores::failed("it was not run"), |trial| trial.scores(Default::default())))
+    }
+
+    /// How many trials have pictures out.
+    pub(super) fn out(&self) -> usize {
+        self.running.iter().filter(|trial| trial.left > 0).count()
+    }
+
+    pub(super) fn push(&mut self, number: u64, settings: Settings, work: Work) {
+        let started = Instant::now();
+        self.running.push_back(Running { number, settings, work, left: 0, shots: Vec::new(), started });
+    }
+
+    pub(super) fn send(
+        &mut self,
+        number: u64,
+        settings: Settings,
+        networks: Networks,
+        graph: TrialGraph,
+    ) -> Result<(), SearchError> {
+        let failed = Arc::new(Mutex::new(None));
+        let networks = Arc::new(networks);
+        for index in 0..self.shots.len() {
+            let (networks, failed) = (Arc::clone(&networks), Arc::clone(&failed));
+            self.tasks.send(Task { number, index, networks, failed }).map_err(|_| SearchError::Stopped)?;
+        }
+        let (left, shots) = (self.shots.len(), vec![None; self.shots.len()]);
+        let work = Work::Out { _graph: graph, failed };
+        self.running.push_back(Running { number, settings, work, left, shots, started: Instant::now() });
+        Ok(())
+    }
+
+    /// Waits for the trial that was begun first; `None` if there is none.
+    pub(super) fn finish_first(&mut self) -> Result<Option<Running>, SearchError> {
+        while self.running.front().is_some_and(|trial| trial.left > 0) {
+            match self.answered.recv().map_err(|_| SearchError::Stopped)? {
+                Answer::Ready(_) => {}
+                Answer::Skipped { number } => self.note(number, |_| {}),
+                Answer::Shot { number, index, result: Ok(score) } => self.note(number, |trial| {
+                    if let Some(shot) = trial.shots.get_mut(index) {
+                        *shot = Some(score);
+                    }
+                }),
+                Answer::Shot { result: Err(SearchError::Stopped), .. } => return Err(SearchError::Stopped),
+                Answer::Shot { number, result: Err(_), .. } => self.note(number, |_| {}),
+            }
+        }
+        Ok(self.running.pop_front())
+    }
+
+    fn note(&mut self, number: u64, set: impl FnOnce(&mut Running)) {
+        if let Some(trial) = self.running.iter_mut().find(|trial| trial.number == number) {
+            trial.left = trial.left.saturating_sub(1);
+            set(trial);
+        }
+    }
+}
+
+impl Running {
+    pub(super) fn scores(&self, over: Over) -> Scores {
+        match &self.work {
+            Work::Failed(scores) => scores.clone(),
+            Work::Same(earlier) => Scores::failed(format!("trial {earlier} has no scores")),
+            Work::Out { failed, .. } => match lock(failed).clone() {
+                Some(why) => Scores::failed(why),
+                None => {
+                    let shots: Vec<ShotScore> = self.shots.iter().flatten().cloned().collect();
+                    Scores::of(&shots, over)
+                }
+            },
+        }
+    }
+}
+
+/// A worker's thread: pictures until there are no more.
+pub(super) fn work(
+    open: &(dyn Fn(usize) -> Result<Worker, SearchError> + Sync),
+    number: usize,
+    shots: &[Shot],
+    queue: &Mutex<Receiver<Task>>,
+    answers: &Sender<Answer>,
+    stop: &AtomicBool,
+    times: &Mutex<WorkerTime>,
+) {
+    let mut worker = match open(number) {
+        Ok(worker) => worker,
+        Err(error) => {
+            // The search may have ended.
+            let _ = answers.send(Answer::Ready(Err(error)));
+            return;
+        }
+    };
+    let mut is_heard = answers.send(Answer::Ready(Ok(()))).is_ok();
+    while is_heard {
+        let Ok(task) = lock(queue).recv() else { break };
+        let Task { number, index, networks, failed } = task;
+        let answer = match shots.get(index) {
+            Some(shot) if lock(&failed).is_none() => {
+                let result =
+                    worker.draw(&networks, shot, stop).and_then(|image| worker.score(&image, &shot.prompt));
+                let result = if stop.load(Ordering::Relaxed) { Err(SearchError::Stopped) } else { result };
+                if let Err(error) = &result {
+                    // A journal knows no names of files that are gone.
+                    let why = networks.unnamed(&error.to_string());
+                    lock(&failed).get_or_insert_with(|| format!("{:?} failed: {why}", shot.prompt));
+                }
+                Answer::Shot { number, index, result }
+            }
+            _ => Answer::Skipped { number },
+        };
+        is_heard = answers.send(answer).is_ok();
+    }
+    lock(times).add(&worker.time());
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
