@@ -128,25 +128,6 @@ fn two_models() {
     assert!(!second.iter().any(|label| label.starts_with("down_blocks.3")), "{second:?}");
 }
 
-/// What docs/reports.md prints works as printed.
-#[test]
-fn the_commands_of_the_document() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = fs::read_to_string(root.join("docs/reports.md")).unwrap();
-    let block = text.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0;
-    // Where a build folder need not be, and other tests may write.
-    let folder = tempfile::tempdir().unwrap();
-    for line in block.lines() {
-        let line = line.replace("target", folder.path().to_str().unwrap());
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let mut command = Command::cargo_bin(words[0]).unwrap();
-        let code = if words[1] == "diff" { 1 } else { 0 };
-        command.current_dir(root).args(&words[1..]).assert().code(code);
-        look(Path::new(words.last().unwrap()), &[]);
-    }
-    assert_eq!(block.lines().count(), 3);
-}
-
 #[test]
 fn names_stay_text() {
     let folder = tempfile::tempdir().unwrap();
