@@ -18,6 +18,7 @@ use super::{DONE, Failure, files::replace, models::EngineArgs, progress::interru
 use crate::{
     diffusion::pipeline::Folder,
     engine::{ProviderKind, SessionOptions},
+    passes::MaskForm,
     plan::Runtime,
     search::{
         SearchError, Space,
@@ -115,7 +116,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         space.budget.trials = args.trials;
     }
     let folder = Folder::open(pipeline)?;
-    let mut compiler = Compiler::open(&folder.unet(), args.engine.masks())?;
+    let mut compiler = Compiler::open(&folder.unet())?;
     let bound = bound(&space, &compiler)?;
     let shots = shots(&space, &folder);
     if args.dry_run {
@@ -129,6 +130,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
             .map_err(|e| Failure::Message(format!("{}: cannot remove: {e}", journal.display())))?;
     }
     let engines = Engines { engine: &args.engine, devices: &args.devices, jobs: args.jobs };
+    compiler.masks = engines.masks(&bound)?;
     let memory = Arc::new(Memory::new(MEMORY));
     let worker = |number: usize| engines.worker(number, &bound, &folder, &memory);
     let model = compiler.digest();
@@ -196,9 +198,7 @@ impl Engines<'_> {
         memory: &Arc<Memory>,
     ) -> Result<Worker, SearchError> {
         let values = |failure: Failure| SearchError::Values(failure.to_string());
-        let plan = bound.plan(&bound.settings(&bound.start()));
-        let runtime = plan.map(|plan| plan.runtime).unwrap_or_default();
-        let (chosen, mut options) = self.engine.open(&runtime).map_err(values)?;
+        let (chosen, mut options) = self.engine.open(&runtime(bound)).map_err(values)?;
         self.place(number, &mut options)?;
         let scorers = SessionOptions { intra_threads: options.intra_threads, ..SessionOptions::default() };
         let graph = |spec: &OnnxSpec| {
@@ -207,6 +207,16 @@ impl Engines<'_> {
             open_graph(spec, &bound.space.folder, &*chosen.engine, &scorers)
         };
         Worker::open(bound.space, folder, chosen.engine, options, Arc::clone(memory), &graph)
+    }
+
+    /// How trials' graphs have their masks: as inputs, so that one graph is loaded for all trials that differ in masks
+    /// alone. A device would be sent them in each run.
+    fn masks(&self, bound: &Bound<'_>) -> Result<MaskForm, Failure> {
+        let (_, options) = self.engine.open(&runtime(bound))?;
+        Ok(match self.engine.masks() {
+            MaskForm::Stored if !options.runs_on_a_device() => MaskForm::Fed,
+            masks => masks,
+        })
     }
 
     /// Gives a worker its device, and its share of the cores.
@@ -227,6 +237,11 @@ impl Engines<'_> {
         });
         Ok(())
     }
+}
+
+/// What the space's plan says of engines.
+fn runtime(bound: &Bound<'_>) -> Runtime {
+    bound.plan(&bound.settings(&bound.start())).map(|plan| plan.runtime).unwrap_or_default()
 }
 
 /// What `--dry-run` shows.

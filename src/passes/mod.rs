@@ -2,6 +2,7 @@
 
 mod bypass;
 mod compact;
+mod feed;
 mod fuse;
 mod identity;
 pub mod mask;
@@ -15,6 +16,7 @@ use crate::{
     onnx::OnnxError,
     plan::ResolvedPlan,
 };
+pub use feed::FedWeight;
 pub use fuse::{MixWeight, Sharing, WEIGHT_INPUT};
 use mask::MaskError;
 pub use prune::{MaskedTensor, PruneOutcome};
@@ -77,6 +79,8 @@ pub enum MaskForm {
     Stored,
     /// As the original and a threshold, masked by nodes when the model is loaded, where the mask allows it.
     Computed,
+    /// As inputs of the graph, for whoever runs it to feed: see [`Outcome::fed`].
+    Fed,
 }
 
 /// A pass: its name, and what it does.
@@ -86,7 +90,7 @@ struct Pass {
 }
 
 /// The passes, in order. Each looks at [`Context::emit`] for whether it has anything to do.
-const ORDERED: [Pass; 6] = [
+const ORDERED: [Pass; 7] = [
     // First, on values as the plan was resolved: later passes may add values, but never take a skip away.
     Pass {
         name: "bypass",
@@ -121,8 +125,18 @@ const ORDERED: [Pass; 6] = [
     Pass {
         name: "compact",
         run: |context, editor| match context.masks {
-            MaskForm::Stored => Ok(()),
             MaskForm::Computed => compact::run(context.plan, &mut context.outcomes, editor),
+            MaskForm::Stored | MaskForm::Fed => Ok(()),
+        },
+    },
+    // Before the sweep, for the same reason turned round: the masked initializers have no reader afterwards.
+    Pass {
+        name: "feed",
+        run: |context, editor| {
+            if context.masks == MaskForm::Fed {
+                context.fed = feed::run(context.plan, &context.outcomes, editor)?;
+            }
+            Ok(())
         },
     },
     // After everything that takes readers away.
@@ -140,6 +154,7 @@ struct Context<'a> {
     unread: sweep::Unread,
     outcomes: Vec<PruneOutcome>,
     sharing: Sharing,
+    fed: Vec<FedWeight>,
 }
 
 /// Where an emitted graph comes from: written into its `metadata_props`.
@@ -160,6 +175,8 @@ pub struct Outcome {
     pub prunes: Vec<PruneOutcome>,
     /// What a fused graph computes once.
     pub sharing: Sharing,
+    /// The inputs that [`MaskForm::Fed`] has added.
+    pub fed: Vec<FedWeight>,
 }
 
 /// Turns `graph` into what `plan` makes of it. The graph is checked after every pass that edited it. In a plan for
@@ -185,6 +202,7 @@ pub fn run(
         unread,
         outcomes: Vec::new(),
         sharing: Sharing::default(),
+        fed: Vec::new(),
     };
     for pass in ORDERED {
         let before = graph.edits();
@@ -193,5 +211,5 @@ pub fn run(
             graph.check().map_err(|error| PassError::Broken { pass: pass.name, error })?;
         }
     }
-    Ok(Outcome { prunes: context.outcomes, sharing: context.sharing })
+    Ok(Outcome { prunes: context.outcomes, sharing: context.sharing, fed: context.fed })
 }

@@ -6,31 +6,38 @@ use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
     process,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
+use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-use super::SearchError;
+use super::{SearchError, kept::Fed};
 use crate::{
     analysis::{
         flow::Flow,
         magnitude::{MagnitudeHistogram, PoolTensor, Progress},
         modules::{self, Modules},
         shapes::{self, Shapes},
-        skip::Facts,
+        skip::{Facts, Redirect},
         weights::{self, Weight, Weights},
     },
     compile::{CompileError, Target, emit},
     diffusion::pipeline::Unets,
-    ir::{Graph, InitializerId},
-    onnx::{self, OnnxError, WeightPolicy, WriteOptions},
-    passes::{self, Emit, MaskForm, PassError, Provenance},
+    engine::HostTensor,
+    ir::{Graph, InitializerId, Use, for_each_piece},
+    onnx::{self, DataType, OnnxError, WeightPolicy, WriteOptions},
+    passes::{self, Emit, FedWeight, MaskForm, PassError, Provenance},
     plan::{self, Located, Mask, Mode, Plan, PlanError, Pool, ResolvedPlan, ResolvedPrune, Ties},
 };
 
+/// Masked weights are made so many bytes at a time.
+const PIECE: usize = 1 << 20;
 /// What trials' files are called.
 const PREFIX: &str = ".crdiff-trial-";
 
@@ -38,7 +45,11 @@ const PREFIX: &str = ".crdiff-trial-";
 pub struct Compiler {
     /// The model whose weights the trials share.
     model: PathBuf,
-    masks: MaskForm,
+    /// How trials' graphs have their masks. With [`MaskForm::Fed`] one graph serves trial after trial while they bypass and
+    /// mask the same; masks that are no float32 matrices are stored all the same, because engines rearrange kernels and
+    /// convert halves when they load them.
+    pub masks: MaskForm,
+    template: Option<Template>,
     /// Without an extension: the folder and the beginning of the files' names.
     stem: PathBuf,
     _lock: File,
@@ -53,37 +64,51 @@ pub struct Compiler {
     next: u64,
 }
 
-/// A trial's networks. Its files are removed when it is dropped.
+/// A trial's networks.
 #[derive(Debug)]
 pub struct TrialGraph {
     /// What a pipeline runs.
     pub unets: Unets,
-    files: Vec<PathBuf>,
+    /// What the trial's graph is fed beside what a UNet is.
+    pub fed: Arc<Fed>,
+    _files: Arc<Files>,
 }
 
 impl TrialGraph {
     /// The dense network alone.
     pub fn none() -> Self {
-        Self { unets: Unets::Dense, files: Vec::new() }
+        Self { unets: Unets::Dense, fed: Arc::default(), _files: Arc::default() }
     }
 }
 
-impl Drop for TrialGraph {
+/// The files of a graph. They are removed when nobody holds them any more.
+#[derive(Debug, Default)]
+struct Files(Vec<PathBuf>);
+
+impl Drop for Files {
     fn drop(&mut self) {
-        for file in &self.files {
+        for file in &self.0 {
             // It may be gone; what stays is removed by the next search.
             let _ = fs::remove_file(file);
         }
     }
 }
 
+/// A graph that stores no masked weights: it serves all trials that bypass and mask the same.
+struct Template {
+    bypasses: Vec<Redirect>,
+    weights: Vec<(String, Vec<Use>)>,
+    output: PathBuf,
+    files: Arc<Files>,
+}
+
 impl Compiler {
-    /// Opens the model at `path`, for trials whose masks are as `masks` says. Trials go beside it, so that they can share its weights; where that folder cannot be
+    /// Opens the model at `path`. Trials go beside it, so that they can share its weights; where that folder cannot be
     /// written, beside a copy of it in the folder for temporary files.
     ///
     /// # Errors
     /// [`SearchError`] if it cannot be read, or nothing can be written.
-    pub fn open(path: &Path, masks: MaskForm) -> Result<Self, SearchError> {
+    pub fn open(path: &Path) -> Result<Self, SearchError> {
         let path = path.canonicalize().map_err(|e| SearchError::io("open", path, e))?;
         let graph = Graph::load(onnx::open(&path)?)?;
         let folder = path.parent().unwrap_or(Path::new("/")).to_path_buf();
@@ -115,7 +140,8 @@ impl Compiler {
         let pools = FxHashMap::default();
         Ok(Self {
             model,
-            masks,
+            masks: MaskForm::Stored,
+            template: None,
             stem,
             _lock: lock,
             _copy: copy,
@@ -190,11 +216,45 @@ impl Compiler {
             plan: plan.digest.clone(),
             source: self.graph.structure_digest(),
         };
-        passes::run(&mut graph, &resolved, emit, self.masks, &provenance, &progress)
+        let can_feed = |weight: &Weight| weight.data_type == DataType::FLOAT && weight.dims.len() == 2;
+        let masks = match self.masks {
+            MaskForm::Fed if !resolved.prunes.iter().flat_map(|p| &p.weights).all(can_feed) => {
+                MaskForm::Stored
+            }
+            masks => masks,
+        };
+        let outcome = passes::run(&mut graph, &resolved, emit, masks, &provenance, &progress)
             .map_err(CompileError::from)?;
         if !graph.is_edited() {
             return Ok(TrialGraph::none());
         }
+        let (output, files) = self.written(&graph, &resolved, &outcome.fed, stop)?;
+        let fed: Vec<_> = outcome.fed.par_iter().map(elements).collect::<Result<_, _>>()?;
+        let unets = match plan.amplify.mode {
+            Mode::Outputs => Unets::WithPruned(output),
+            Mode::Weights => Unets::Instead(output),
+        };
+        Ok(TrialGraph { unets, fed: Arc::new(fed), _files: files })
+    }
+
+    /// Writes `graph`, unless it is the one that the last trial ran, perhaps fed other weights.
+    fn written(
+        &mut self,
+        graph: &Graph,
+        resolved: &ResolvedPlan,
+        fed: &[FedWeight],
+        stop: &AtomicBool,
+    ) -> Result<(PathBuf, Arc<Files>), SearchError> {
+        let bypasses: Vec<_> =
+            resolved.bypasses.iter().flat_map(|b| b.bypass.redirects.iter().copied()).collect();
+        let weights: Vec<_> = fed.iter().map(|weight| (weight.input.clone(), weight.uses.clone())).collect();
+        let stores_none = resolved.prunes.is_empty() || !fed.is_empty();
+        if let Some(last) = self.template.as_ref().filter(|_| stores_none)
+            && (&last.bypasses, &last.weights) == (&bypasses, &weights)
+        {
+            return Ok((last.output.clone(), Arc::clone(&last.files)));
+        }
+        self.template = None;
         self.next += 1;
         let mut output = self.stem.clone().into_os_string();
         output.push(format!("-{}.onnx", self.next));
@@ -206,16 +266,16 @@ impl Compiler {
             cancelled: Some(stop),
             protected: &[],
         };
-        let written = match onnx::write(&graph, &options) {
+        let written = match onnx::write(graph, &options) {
             Err(OnnxError::Cancelled) => return Err(SearchError::Stopped),
             other => other?,
         };
-        let files = written.files.into_iter().map(|(path, _)| path).collect();
-        let unets = match plan.amplify.mode {
-            Mode::Outputs => Unets::WithPruned(output),
-            Mode::Weights => Unets::Instead(output),
-        };
-        Ok(TrialGraph { unets, files })
+        let files = Arc::new(Files(written.files.into_iter().map(|(path, _)| path).collect()));
+        if stores_none {
+            let (output, files) = (output.clone(), Arc::clone(&files));
+            self.template = Some(Template { bypasses, weights, output, files });
+        }
+        Ok((output, files))
     }
 
     /// Puts thresholds in the place of a rule's ratio, so that the passes need no ranks. A ratio of less than one weight
@@ -282,6 +342,17 @@ impl Drop for Compiler {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.stem.with_extension("lock"));
     }
+}
+
+/// What a trial's graph is fed for a weight.
+fn elements(weight: &FedWeight) -> Result<(String, HostTensor), SearchError> {
+    let mut bytes = Vec::with_capacity(usize::try_from(weight.data.original.len()).unwrap_or_default());
+    for_each_piece(&weight.data, PIECE, |_, piece| {
+        bytes.extend_from_slice(piece);
+        Ok::<(), OnnxError>(())
+    })?;
+    let dims = weight.dims.iter().map(|dim| usize::try_from(*dim).unwrap_or_default()).collect();
+    Ok((weight.input.clone(), HostTensor::from_le_bytes(weight.data_type, dims, &bytes)?))
 }
 
 /// A beginning for files' names in `folder` that no other process has, with the locked file that says so.

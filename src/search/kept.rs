@@ -130,12 +130,25 @@ pub struct Handle {
     /// Whether no trial's graph has run in this picture.
     alone: Arc<AtomicBool>,
     time: Arc<Mutex<EngineTime>>,
+    fed: Arc<Mutex<Arc<Fed>>>,
 }
+
+/// Inputs of a trial's graph that nobody else knows of, and what they are fed: masked weights.
+pub type Fed = Vec<(String, HostTensor)>;
 
 impl Handle {
     /// A picture begins.
     pub fn begin_picture(&self) {
         self.alone.store(true, Ordering::Relaxed);
+    }
+
+    /// The weights that the trial's graph is fed from now on.
+    pub fn feed(&self, fed: &Arc<Fed>) {
+        *lock(&self.fed) = Arc::clone(fed);
+    }
+
+    fn fed(&self) -> Arc<Fed> {
+        Arc::clone(&lock(&self.fed))
     }
 
     /// Time spent so far.
@@ -147,7 +160,8 @@ impl Handle {
 impl KeptEngine {
     /// Wraps `engine` for the pipeline in `folder`.
     pub fn new(engine: Box<dyn Engine>, folder: &Folder, memory: Arc<Memory>) -> (Self, Handle) {
-        let handle = Handle { memory, alone: Arc::new(AtomicBool::new(true)), time: Arc::default() };
+        let alone = Arc::new(AtomicBool::new(true));
+        let handle = Handle { memory, alone, time: Arc::default(), fed: Arc::default() };
         let kept = Self {
             engine: Arc::from(engine),
             folder: folder.path.clone(),
@@ -198,9 +212,11 @@ impl Engine for KeptEngine {
         };
         // A text encoder that has answered everything needn't be loaded again.
         if kept.session.is_none() && !(is_known && role == Role::Text) {
+            let fed = if role == Role::Trial { self.handle.fed() } else { Arc::default() };
             let session = kept.loaded()?;
+            let is_fed = |input: &&TensorInfo| fed.iter().any(|(name, _)| *name == input.name);
             let description = Arc::new(Description {
-                inputs: session.inputs().to_vec(),
+                inputs: session.inputs().iter().filter(|input| !is_fed(input)).cloned().collect(),
                 outputs: session.outputs().to_vec(),
                 placement: session.placement().to_vec(),
             });
@@ -283,7 +299,10 @@ impl Session for KeptSession {
             Role::Decoder => false,
             Role::Trial => {
                 handle.alone.store(false, Ordering::Relaxed);
-                false
+                let fed = handle.fed();
+                let weights = fed.iter().map(|(name, tensor)| (name.as_str(), tensor));
+                let all: Vec<(&str, &HostTensor)> = inputs.iter().copied().chain(weights).collect();
+                return self.loaded()?.run(&all, outputs);
             }
         };
         if !is_remembered {
@@ -304,8 +323,11 @@ impl Session for KeptSession {
         &self.description.placement
     }
 
-    /// The session's own: what stays on a device is not remembered.
+    /// The session's own: what stays on a device is not remembered. A trial that is fed weights has none.
     fn device(&mut self) -> Option<&mut dyn DeviceSession> {
+        if self.role == Role::Trial && !self.handle.fed().is_empty() {
+            return None;
+        }
         self.loaded().ok()?.device()
     }
 }

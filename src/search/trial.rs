@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{
     SearchError, Space,
-    kept::{EngineTime, Handle, KeptEngine, Memory},
+    kept::{EngineTime, Fed, Handle, KeptEngine, Memory},
     objective::{Objective, OpenGraph, Picture, Scored, open},
     space::Over,
 };
@@ -68,6 +68,8 @@ pub fn shots(space: &Space, folder: &Folder) -> Vec<Shot> {
 pub struct Networks {
     /// The graphs.
     pub unets: Unets,
+    /// What the trial's graph is fed beside what a UNet is.
+    pub fed: Arc<Fed>,
     /// How they are mixed.
     pub amplify: Amplify,
 }
@@ -224,6 +226,7 @@ impl Worker {
     ) -> Result<Image, SearchError> {
         self.pipeline.set_unets(networks.unets.clone());
         self.handle.begin_picture();
+        self.handle.feed(&networks.fed);
         let request = &mut self.request;
         request.prompt.clone_from(&shot.prompt);
         (request.height, request.width, request.seeds) = (shot.height, shot.width, vec![shot.seed]);

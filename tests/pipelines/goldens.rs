@@ -115,6 +115,12 @@ fn lcm_in_both() {
     check("lcm", Runner::Rten, &SessionOptions::default(), Place::Automatic);
 }
 
+#[test]
+fn a_trained_pipeline_in_both() {
+    check("../shapes/pipeline", Runner::OnnxRuntime, &SessionOptions::default(), Place::Automatic);
+    check("../shapes/pipeline", Runner::Rten, &SessionOptions::default(), Place::Automatic);
+}
+
 /// As a GPU runs them: latents stay in the engine's memory.
 #[test]
 fn on_the_device() {

@@ -7,7 +7,10 @@
 mod ort;
 
 mod command;
+mod fed;
 mod objectives;
 mod optuna;
+mod python;
+mod shapes;
 mod spaces;
 mod strategies;

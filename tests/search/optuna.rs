@@ -1,29 +1,13 @@
 //! examples/optuna, as its readme says: two workers on one study.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
 use serde_json::Value;
 
-use crate::command::{prepared, repository};
-
-/// A Python with the example's pinned packages, made once in `target/tmp`.
-fn python() -> PathBuf {
-    let requirements = repository().join("examples/optuna/requirements.txt");
-    let wanted = fs::read_to_string(&requirements).unwrap();
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("optuna");
-    let (python, installed) = (folder.join("bin/python"), folder.join("installed.txt"));
-    if fs::read_to_string(&installed).is_ok_and(|known| known == wanted) {
-        return python;
-    }
-    let run = |command: &mut Command| {
-        let output = command.output().expect("this test needs python3 with venv and pip");
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
-    run(Command::new(&python).args(["-m", "pip", "install", "-q", "--no-deps", "-r"]).arg(&requirements));
-    fs::write(installed, wanted).unwrap();
-    python
-}
+use crate::{
+    command::{prepared, repository},
+    python::python,
+};
 
 const SPACE: &str = r#"version: 1
 variables:
@@ -38,7 +22,7 @@ objective: { command: [sh, -c, 'cksum < "$0" | awk "{print (\$1 % 1000) / 1000}"
 
 #[test]
 fn two_workers_share_a_study() {
-    let python = python();
+    let python = python("optuna", "examples/optuna/requirements.txt");
     let folder = prepared(SPACE);
     let worker = |seed: &str| {
         Command::new(&python)

@@ -6,13 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crdiff::{
-    passes::MaskForm,
-    search::{
-        compile::Compiler,
-        space::{self, Bound, SpaceError},
-        strategy::Coordinate,
-    },
+use crdiff::search::{
+    compile::Compiler,
+    space::{self, Bound, SpaceError},
+    strategy::Coordinate,
 };
 use miette::{GraphicalReportHandler, GraphicalTheme};
 use serde_json::json;
@@ -29,7 +26,7 @@ fn rendered(error: &SpaceError) -> String {
 
 fn compiler() -> Compiler {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pipelines/sd15/unet/model.onnx");
-    Compiler::open(&model, MaskForm::Stored).unwrap()
+    Compiler::open(&model).unwrap()
 }
 
 /// What is wrong with a space, by itself or for the model.

@@ -66,11 +66,12 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         space.prompts.clone_from(&args.prompt);
     }
     let folder = Folder::open(&args.pipeline)?;
-    let mut compiler = Compiler::open(&folder.unet(), args.engine.masks())?;
+    let mut compiler = Compiler::open(&folder.unet())?;
     let bound = bound(&space, &compiler)?;
     let shots = shots(&space, &folder);
     let devices: Vec<u32> = args.device.into_iter().collect();
     let engines = Engines { engine: &args.engine, devices: &devices, jobs: NonZeroUsize::MIN };
+    compiler.masks = engines.masks(&bound)?;
     let mut worker = engines.worker(0, &bound, &folder, &Arc::new(Memory::new(MEMORY)))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| Failure::Message(format!("stdin: cannot read: {e}")))?;

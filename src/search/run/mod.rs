@@ -261,7 +261,8 @@ pub fn networks(
         }
         other => other,
     })?;
-    Ok((Networks { unets: graph.unets.clone(), amplify: plan.amplify }, graph))
+    let (unets, fed) = (graph.unets.clone(), Arc::clone(&graph.fed));
+    Ok((Networks { unets, fed, amplify: plan.amplify }, graph))
 }
 
 fn strategy(bound: &Bound<'_>) -> Box<dyn Strategy> {

@@ -90,7 +90,7 @@ impl<'a> Pool<'a> {
         let mut amplify = Amplify::default();
         amplify.weight.value = Weight::Constant(0.0);
         let graph = TrialGraph::none();
-        self.send(0, Settings::new(), Networks { unets: Unets::Dense, amplify }, graph)?;
+        self.send(0, Settings::new(), Networks { unets: Unets::Dense, fed: Arc::default(), amplify }, graph)?;
         let trial = self.finish_first()?;
         Ok(trial.map_or_else(|| Scores::failed("it was not run"), |trial| trial.scores(Default::default())))
     }

@@ -1,0 +1,68 @@
+//! Feed: masked weights become inputs of the graph, so that whoever runs it can try other masks without loading it again.
+
+use super::{PassError, PruneOutcome};
+use crate::{
+    ir::{EditError, Editor, InitializerId, Masked, Use},
+    onnx::{
+        DataType,
+        proto::{
+            TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension,
+            tensor_shape_proto::dimension, type_proto,
+        },
+    },
+    plan::ResolvedPlan,
+};
+
+/// A masked weight that a graph reads from an input.
+#[derive(Clone, Debug)]
+pub struct FedWeight {
+    /// The input's name.
+    pub input: String,
+    /// What reads it.
+    pub uses: Vec<Use>,
+    /// Element type.
+    pub data_type: DataType,
+    /// Dimensions.
+    pub dims: Vec<i64>,
+    /// What is to be fed.
+    pub data: Masked,
+}
+
+/// Makes each masked initializer an input, after those that the graph has.
+pub(super) fn run(
+    plan: &ResolvedPlan,
+    outcomes: &[PruneOutcome],
+    editor: &mut Editor<'_>,
+) -> Result<Vec<FedWeight>, PassError> {
+    let mut done: Vec<InitializerId> = Vec::new();
+    let mut fed = Vec::new();
+    for (prune, outcome) in plan.prunes.iter().zip(outcomes) {
+        for (weight, tensor) in prune.weights.iter().zip(&outcome.tensors) {
+            let (Some(masked), Some(data)) = (tensor.initializer, &tensor.data) else { continue };
+            if done.contains(&masked) {
+                continue;
+            }
+            done.push(masked);
+            let gone = || EditError::Gone("a masked weight".into());
+            let from = editor.graph().initializer(masked).ok_or_else(gone)?.value;
+            let input = editor.fresh_name(&format!("{}.weight.fed", weight.path));
+            let to = editor.add_input(described(&input, weight.data_type, &weight.dims))?;
+            editor.redirect(from, to)?;
+            let uses = editor.graph().uses(to).to_vec();
+            let (data_type, dims) = (weight.data_type, weight.dims.clone());
+            fed.push(FedWeight { input, uses, data_type, dims, data: data.clone() });
+        }
+    }
+    Ok(fed)
+}
+
+fn described(name: &str, data_type: DataType, dims: &[i64]) -> ValueInfoProto {
+    let dim =
+        |size: &i64| Dimension { value: Some(dimension::Value::DimValue(*size)), ..Dimension::default() };
+    let tensor = type_proto::Tensor {
+        elem_type: Some(data_type.0),
+        shape: Some(TensorShapeProto { dim: dims.iter().map(dim).collect() }),
+    };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: Some(name.to_string()), r#type: Some(r#type), ..ValueInfoProto::default() }
+}
