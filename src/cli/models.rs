@@ -82,7 +82,12 @@ impl EngineArgs {
     /// The engine, and how it is to load models; what the command line doesn't say, the plan does.
     pub fn open(&self, runtime: &Runtime) -> Result<(Chosen, SessionOptions), Failure> {
         let chosen = choose(&EngineRequest { kind: self.engine, library: self.ort_lib.clone() })?;
-        let options = SessionOptions {
+        Ok((chosen, self.options(runtime)?))
+    }
+
+    /// How an engine is to load models.
+    pub fn options(&self, runtime: &Runtime) -> Result<SessionOptions, Failure> {
+        Ok(SessionOptions {
             intra_threads: self.threads,
             memory: match self.memory {
                 Memory::Fast => MemoryMode::Fast,
@@ -91,8 +96,7 @@ impl EngineArgs {
             providers: self.providers(runtime)?,
             engine_cache: cache_folder().and_then(|folder| Some(folder.parent()?.join("engines"))),
             ..SessionOptions::default()
-        };
-        Ok((chosen, options))
+        })
     }
 
     fn providers(&self, runtime: &Runtime) -> Result<Vec<Provider>, Failure> {

@@ -212,7 +212,7 @@ impl Engines<'_> {
     /// How trials' graphs have their masks: as inputs, so that one graph is loaded for all trials that differ in masks
     /// alone. A device would be sent them in each run.
     fn masks(&self, bound: &Bound<'_>) -> Result<MaskForm, Failure> {
-        let (_, options) = self.engine.open(&runtime(bound))?;
+        let options = self.engine.options(&runtime(bound))?;
         Ok(match self.engine.masks() {
             MaskForm::Stored if !options.runs_on_a_device() => MaskForm::Fed,
             masks => masks,

@@ -269,9 +269,8 @@ pub fn magnitudes(reports: &mut [CompileReport], graph: &Graph) -> Result<(), Ma
 pub fn files(report: &mut CompileReport, policy: WeightPolicy, masks: MaskForm, written: &Written) {
     let policy = match (masks, policy) {
         (MaskForm::Computed, _) => "compact",
-        (MaskForm::Fed, _) => "fed",
-        (MaskForm::Stored, WeightPolicy::Share) => "share",
-        (MaskForm::Stored, WeightPolicy::Copy | WeightPolicy::Inline | WeightPolicy::Split(_)) => "copy",
+        (_, WeightPolicy::Share) => "share",
+        (_, WeightPolicy::Copy | WeightPolicy::Inline | WeightPolicy::Split(_)) => "copy",
     };
     report.weights = WeightsReport {
         policy: policy.to_string(),
