@@ -53,7 +53,7 @@ pub struct Record {
     /// The earlier trial with the same values, whose scores these are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub same_as: Option<u64>,
-    /// Seconds that it took; only kept where the budget is a time.
+    /// Seconds since the trial before it ended, or the search was started; only kept where the budget is a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
 }

@@ -1,6 +1,7 @@
 //! The search itself: trials one after the other as the strategy asks for them, their pictures spread over workers.
 
 mod pool;
+mod queue;
 
 use std::{
     path::Path,
@@ -11,7 +12,10 @@ use std::{
 
 use serde_json::Value;
 
-use self::pool::{Answer, Pool, Task, Work, work};
+use self::{
+    pool::{Answer, Pool, Work, work},
+    queue::Queue,
+};
 use super::{
     SearchError,
     compile::{Compiler, TrialGraph},
@@ -124,16 +128,15 @@ impl Search<'_> {
             times: Times { jobs, ..Times::default() },
         };
         let times = Mutex::new(WorkerTime::default());
+        let queue = Queue::new(jobs);
         let result = thread::scope(|scope| {
-            let (tasks, queue) = mpsc::channel::<Task>();
             let (answers, answered) = mpsc::channel::<Answer>();
-            let queue = Arc::new(Mutex::new(queue));
             for number in 0..jobs {
-                let (queue, answers, times) = (Arc::clone(&queue), answers.clone(), &times);
-                scope.spawn(move || work(worker, number, shots, &queue, &answers, stop, times));
+                let (queue, answers, times) = (&queue, answers.clone(), &times);
+                scope.spawn(move || work(worker, number, shots, queue, &answers, stop, times));
             }
             drop(answers);
-            let mut pool = Pool::new(tasks, answered, shots);
+            let mut pool = Pool::new(&queue, answered, shots);
             pool.ready(jobs)?;
             found.dense = match kept.dense {
                 Some(dense) => dense,
@@ -164,10 +167,11 @@ impl Search<'_> {
         let mut next = found.records.len() as u64;
         let spent: f64 = found.records.iter().filter_map(|record| record.seconds).sum();
         let mut spent = Duration::from_secs_f64(spent);
+        let mut since = Instant::now();
         let mut is_done = false;
         loop {
-            // A trial more than there are workers for is made ready while they work.
-            while !is_done && pool.out() < found.times.jobs + 1 {
+            // A trial more for each worker is made ready while they work.
+            while !is_done && pool.out() < 2 * found.times.jobs {
                 let in_time = budget.time.is_none_or(|time| spent < time);
                 if !in_time || budget.trials.is_some_and(|trials| next >= trials) {
                     is_done = true;
@@ -193,7 +197,9 @@ impl Search<'_> {
                 Some(record) => record.scores.clone(),
                 None => trial.scores(self.bound.space.over),
             };
-            let took = trial.started.elapsed();
+            // Several are run at once: what each adds to the time of the search.
+            let took = since.elapsed();
+            since += took;
             spent += took;
             let record = Record {
                 trial: trial.number,
@@ -234,12 +240,10 @@ impl Search<'_> {
         found.times.compiling += started.elapsed();
         match compiled {
             Ok((networks, graph)) => pool.send(number, settings, networks, graph),
-            Err(SearchError::Stopped) => Err(SearchError::Stopped),
-            Err(error) => {
-                pool.push(number, settings, Work::Failed(Scores::failed(error)));
-                Ok(())
-            }
+            Err(SearchError::Stopped) => return Err(SearchError::Stopped),
+            Err(error) => pool.push(number, settings, Work::Failed(Scores::failed(error))),
         }
+        Ok(())
     }
 }
 

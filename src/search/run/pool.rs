@@ -7,9 +7,9 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, Sender},
     },
-    time::Instant,
 };
 
+use super::queue::Queue;
 use crate::{
     diffusion::pipeline::Unets,
     plan::{Amplify, Weight},
@@ -26,7 +26,6 @@ pub(super) struct Running {
     pub(super) number: u64,
     pub(super) settings: Settings,
     pub(super) work: Work,
-    pub(super) started: Instant,
     left: usize,
     shots: Vec<Option<ShotScore>>,
 }
@@ -45,7 +44,7 @@ pub(super) enum Work {
 pub(super) struct Task {
     number: u64,
     index: usize,
-    networks: Arc<Networks>,
+    pub(super) networks: Arc<Networks>,
     failed: Arc<Mutex<Option<String>>>,
 }
 
@@ -58,15 +57,21 @@ pub(super) enum Answer {
 
 /// The workers as seen from the search.
 pub(super) struct Pool<'a> {
-    tasks: Sender<Task>,
+    queue: &'a Queue,
     answered: Receiver<Answer>,
     running: VecDeque<Running>,
     shots: &'a [Shot],
 }
 
+impl Drop for Pool<'_> {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
 impl<'a> Pool<'a> {
-    pub(super) fn new(tasks: Sender<Task>, answered: Receiver<Answer>, shots: &'a [Shot]) -> Self {
-        Self { tasks, answered, running: VecDeque::new(), shots }
+    pub(super) fn new(queue: &'a Queue, answered: Receiver<Answer>, shots: &'a [Shot]) -> Self {
+        Self { queue, answered, running: VecDeque::new(), shots }
     }
 
     /// The running trial with these settings.
@@ -90,7 +95,7 @@ impl<'a> Pool<'a> {
         let mut amplify = Amplify::default();
         amplify.weight.value = Weight::Constant(0.0);
         let graph = TrialGraph::none();
-        self.send(0, Settings::new(), Networks { unets: Unets::Dense, fed: Arc::default(), amplify }, graph)?;
+        self.send(0, Settings::new(), Networks { unets: Unets::Dense, fed: Arc::default(), amplify }, graph);
         let trial = self.finish_first()?;
         Ok(trial.map_or_else(|| Scores::failed("it was not run"), |trial| trial.scores(Default::default())))
     }
@@ -101,27 +106,19 @@ impl<'a> Pool<'a> {
     }
 
     pub(super) fn push(&mut self, number: u64, settings: Settings, work: Work) {
-        let started = Instant::now();
-        self.running.push_back(Running { number, settings, work, left: 0, shots: Vec::new(), started });
+        self.running.push_back(Running { number, settings, work, left: 0, shots: Vec::new() });
     }
 
-    pub(super) fn send(
-        &mut self,
-        number: u64,
-        settings: Settings,
-        networks: Networks,
-        graph: TrialGraph,
-    ) -> Result<(), SearchError> {
+    pub(super) fn send(&mut self, number: u64, settings: Settings, networks: Networks, graph: TrialGraph) {
         let failed = Arc::new(Mutex::new(None));
         let networks = Arc::new(networks);
-        for index in 0..self.shots.len() {
+        self.queue.put((0..self.shots.len()).map(|index| {
             let (networks, failed) = (Arc::clone(&networks), Arc::clone(&failed));
-            self.tasks.send(Task { number, index, networks, failed }).map_err(|_| SearchError::Stopped)?;
-        }
+            Task { number, index, networks, failed }
+        }));
         let (left, shots) = (self.shots.len(), vec![None; self.shots.len()]);
         let work = Work::Out { _graph: graph, failed };
-        self.running.push_back(Running { number, settings, work, left, shots, started: Instant::now() });
-        Ok(())
+        self.running.push_back(Running { number, settings, work, left, shots });
     }
 
     /// Waits for the trial that was begun first; `None` if there is none.
@@ -171,7 +168,7 @@ pub(super) fn work(
     open: &(dyn Fn(usize) -> Result<Worker, SearchError> + Sync),
     number: usize,
     shots: &[Shot],
-    queue: &Mutex<Receiver<Task>>,
+    queue: &Queue,
     answers: &Sender<Answer>,
     stop: &AtomicBool,
     times: &Mutex<WorkerTime>,
@@ -185,8 +182,7 @@ pub(super) fn work(
         }
     };
     let mut is_heard = answers.send(Answer::Ready(Ok(()))).is_ok();
-    while is_heard {
-        let Ok(task) = lock(queue).recv() else { break };
+    while is_heard && let Some(task) = queue.take(number) {
         let Task { number, index, networks, failed } = task;
         let answer = match shots.get(index) {
             Some(shot) if lock(&failed).is_none() => {
