@@ -68,6 +68,10 @@ pub struct Args {
     #[arg(help_heading = "Refinement")]
     #[arg(long, value_name = "N", requires = "objective", conflicts_with_all = ["compare", "dense", "fused", "replay"])]
     refine: Option<std::num::NonZeroUsize>,
+    /// Then move each ratio of the plan by STEP, up and down, and keep what scores better.
+    #[arg(help_heading = "Refinement")]
+    #[arg(long, value_name = "STEP", requires = "refine", conflicts_with = "pruned", value_parser = refine::step)]
+    refine_ratios: Option<f64>,
     /// How --refine scores: a file with `objective:` as in a search space (docs/search.md), or a space.
     #[arg(help_heading = "Refinement")]
     #[arg(long, value_name = "YAML", requires = "refine")]

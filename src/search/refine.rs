@@ -1,9 +1,12 @@
-//! Refinement for one picture: the amplification w that the objective likes best.
+//! Refinement for one picture: the amplification w that the objective likes best, and ratios near the plan's.
 
 use std::path::Path;
 
+use miette::SourceSpan;
+
 use super::{
     SearchError,
+    compile::TrialGraph,
     objective::{Objective, Picture},
 };
 use crate::{
@@ -12,7 +15,7 @@ use crate::{
         pipeline::{Listener, Output, Request},
         vae::Image,
     },
-    plan::Weight,
+    plan::{self, Glob, Mask, Plan, Ratio, Rule, Selector, Weight},
 };
 
 /// How far from the plan's w the sweep goes on both sides.
@@ -26,10 +29,55 @@ const FRAME: [u8; 3] = [220, 40, 40];
 pub struct Tried {
     /// Its w; 0 is the dense network alone.
     pub weight: f64,
+    /// What was moved in the plan for it.
+    pub moved: Option<Moved>,
     /// The mean score of the batch.
     pub score: f64,
     /// What was drawn.
     pub output: Output,
+}
+
+/// A plan with a ratio that is another plan's no more.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// What the ratio is for: a group of CR-Diff, or globs.
+    pub of: String,
+    /// What it was.
+    pub from: f64,
+    /// What it is.
+    pub to: f64,
+    /// The plan, whose text is the other one's but for the ratio.
+    pub plan: Plan,
+}
+
+/// What pictures are drawn and scored with.
+pub struct Drawing<'a> {
+    /// The pipeline, with the plan's networks.
+    pub pipeline: &'a mut Pipeline,
+    /// What is drawn, but for w.
+    pub request: &'a Request,
+    /// Who scores it.
+    pub objective: &'a mut dyn Objective,
+    /// A file for pictures on their way to a program.
+    pub scratch: &'a Path,
+}
+
+impl Drawing<'_> {
+    fn draw(
+        &mut self,
+        weight: f64,
+        moved: Option<Moved>,
+        listener: Listener<'_>,
+    ) -> Result<Tried, SearchError> {
+        let mut request = self.request.clone();
+        request.amplify.weight.value = Weight::Constant(weight);
+        let output = self.pipeline.run(&request, listener)?;
+        let mut sum = 0.0;
+        for image in &output.images {
+            sum += self.objective.score(&Picture::new(image, &request.prompt, self.scratch))?.score;
+        }
+        Ok(Tried { weight, moved, score: sum / output.images.len().max(1) as f64, output })
+    }
 }
 
 /// The weights of a sweep: the dense network, then `count` evenly spaced ones around `center`, which is one of them if
@@ -42,30 +90,115 @@ pub fn weights(center: f64, count: usize) -> Vec<f64> {
     std::iter::once(0.0).chain(spaced).collect()
 }
 
-/// Draws `request` at each of `weights` and scores it. `scratch` is a file for pictures on their way to a program.
+/// Draws at each of `weights` and scores it.
 ///
 /// # Errors
 /// [`SearchError`] if a picture cannot be drawn or scored.
 pub fn sweep(
-    pipeline: &mut Pipeline,
-    request: &Request,
+    drawing: &mut Drawing<'_>,
     weights: &[f64],
-    objective: &mut dyn Objective,
-    scratch: &Path,
     listener: Listener<'_>,
 ) -> Result<Vec<Tried>, SearchError> {
-    let mut all = Vec::with_capacity(weights.len());
-    for weight in weights {
-        let mut request = request.clone();
-        request.amplify.weight.value = Weight::Constant(*weight);
-        let output = pipeline.run(&request, listener)?;
-        let mut sum = 0.0;
-        for image in &output.images {
-            sum += objective.score(&Picture::new(image, &request.prompt, scratch))?.score;
-        }
-        all.push(Tried { weight: *weight, score: sum / output.images.len().max(1) as f64, output });
+    weights.iter().map(|weight| drawing.draw(*weight, None, &mut *listener)).collect()
+}
+
+/// Moves each ratio of `plan` by `step`, up and, where that doesn't score better, down; a move that scores better than all
+/// before stays for those after it. `from` is the picture to better, whose w all of them have. `compile` makes a plan's
+/// graph. Gives the pictures in the order in which they were tried.
+///
+/// # Errors
+/// [`SearchError::Values`] if the plan has no ratio, or one whose text cannot be replaced; and if a picture cannot be
+/// drawn or scored.
+pub fn climb(
+    drawing: &mut Drawing<'_>,
+    plan: &Plan,
+    from: &Tried,
+    step: f64,
+    compile: &mut dyn FnMut(&Plan) -> Result<TrialGraph, SearchError>,
+    listener: Listener<'_>,
+) -> Result<Vec<Tried>, SearchError> {
+    let count = ratios(plan).len();
+    if count == 0 {
+        let what = format!(
+            "{}: it has no ratio to move; moves are for plans that prune by ratio",
+            plan.source.name()
+        );
+        return Err(SearchError::Values(what));
     }
-    Ok(all)
+    let (mut current, mut best, mut tried) = (plan.clone(), from.score, Vec::new());
+    for index in 0..count {
+        for by in [step, -step] {
+            let Some(moved) = moved(&current, index, by)? else { continue };
+            let graph = compile(&moved.plan)?;
+            drawing.pipeline.set_unets(graph.unets.clone());
+            let picture = drawing.draw(from.weight, Some(moved.clone()), &mut *listener)?;
+            let is_better = picture.score > best;
+            best = best.max(picture.score);
+            tried.push(picture);
+            if is_better {
+                current = moved.plan;
+                break;
+            }
+        }
+    }
+    Ok(tried)
+}
+
+/// A ratio of a plan.
+struct RatioAt {
+    span: SourceSpan,
+    value: f64,
+    of: String,
+}
+
+/// The ratios that a plan's text has, in the order of the text. One that is for several groups is there once.
+fn ratios(plan: &Plan) -> Vec<RatioAt> {
+    let mut found: Vec<RatioAt> = Vec::new();
+    for rule in &plan.rules {
+        let Rule::Prune(rule) = rule else { continue };
+        let Mask::Ratio { ratio, .. } = rule.mask else { continue };
+        let of = match &rule.weights {
+            Selector::CrDiff(group) => group.name().to_string(),
+            Selector::Globs(globs) => globs.iter().map(Glob::text).collect::<Vec<_>>().join(", "),
+        };
+        match found.iter_mut().find(|known| known.span == ratio.span) {
+            Some(known) => known.of += &format!(", {of}"),
+            None => found.push(RatioAt { span: ratio.span, value: ratio.value.get(), of }),
+        }
+    }
+    found.sort_by_key(|ratio| ratio.span.offset());
+    found
+}
+
+/// `plan` with one of its ratios moved; `None` where that would be no ratio any more.
+fn moved(plan: &Plan, index: usize, by: f64) -> Result<Option<Moved>, SearchError> {
+    let all = ratios(plan);
+    let Some(RatioAt { span, value: from, of }) = all.get(index) else { return Ok(None) };
+    let (span, from) = (*span, *from);
+    // As a person would write it: 0.35, not 0.35000000000000003.
+    let to = ((from + by) * 1e6).round() / 1e6;
+    if Ratio::new(to).is_none() {
+        return Ok(None);
+    }
+    let (name, text) = (plan.source.name(), plan.source.text());
+    let cannot = || {
+        let line = plan.source.line(span);
+        SearchError::Values(format!(
+            "{name}:{line}: the ratio {from} cannot be moved by itself; write it out as a number"
+        ))
+    };
+    let before = text.get(..span.offset()).ok_or_else(cannot)?;
+    let after = text.get(span.offset() + span.len()..).ok_or_else(cannot)?;
+    let plan = plan::parse(name, &format!("{before}{to}{after}")).map_err(|_| cannot())?;
+    // Others move along where they are aliases of it.
+    let is_moved = |(at, (old, new)): (usize, (&RatioAt, &RatioAt))| {
+        new.value == if at == index { to } else { old.value }
+    };
+    let moved = ratios(&plan);
+    if moved.len() != all.len() || !all.iter().zip(&moved).enumerate().all(is_moved) {
+        return Err(cannot());
+    }
+    Ok(Some(Moved { of: of.clone(), from, to, plan }))
 }
 
 /// Which one is the best: the first of those with the highest score.
@@ -111,6 +244,38 @@ mod tests {
     fn the_sweep_is_around_the_plan_s_weight() {
         assert_eq!(weights(1.5, 5), [0.0, 1.0, 1.25, 1.5, 1.75, 2.0]);
         assert_eq!(weights(1.2, 1), [0.0, 1.2]);
+    }
+
+    #[test]
+    fn ratios_move_in_the_plan_s_text() {
+        let text = "# mine\nversion: 1\ncrdiff: { down: 0.3, up: .97 } # both\nrules:\n  \
+                    - prune: { weights: \"mid_block.**\", ratio: 0.1 }\n";
+        let plan = plan::parse("plan.yaml", text).unwrap();
+        let found: Vec<_> = ratios(&plan).into_iter().map(|ratio| (ratio.of, ratio.value)).collect();
+        assert_eq!(found, [("down".into(), 0.3), ("up".into(), 0.97), ("mid_block.**".into(), 0.1)]);
+        let up = moved(&plan, 0, 0.05).unwrap().unwrap();
+        assert_eq!((up.from, up.to), (0.3, 0.35));
+        assert_eq!(up.plan.source.text(), text.replace("0.3", "0.35"));
+        assert!(moved(&plan, 1, 0.05).unwrap().is_none(), "1.02");
+        let down = moved(&up.plan, 2, -0.05).unwrap().unwrap();
+        assert_eq!(down.plan.source.text(), text.replace("0.3", "0.35").replace("0.1", "0.05"));
+    }
+
+    #[test]
+    fn a_ratio_for_all_groups_moves_once() {
+        let result = r#"{"best_global_params_sd3": {"shared_ratio": 0.25}}"#;
+        let plan = plan::parse("best.json", result).unwrap();
+        let moved = moved(&plan, 0, -0.05).unwrap().unwrap();
+        assert_eq!((ratios(&plan).len(), moved.to), (1, 0.2));
+        assert_eq!(moved.plan.source.text(), result.replace("0.25", "0.2"));
+    }
+
+    #[test]
+    fn a_ratio_that_stands_elsewhere_does_not_move() {
+        let text = "version: 1\ncrdiff: { down: &r 0.3, up: *r }\n";
+        let plan = plan::parse("plan.yaml", text).unwrap();
+        let error = moved(&plan, 0, 0.05).unwrap_err().to_string();
+        assert_eq!(error, "plan.yaml:2: the ratio 0.3 cannot be moved by itself; write it out as a number");
     }
 
     #[test]

@@ -116,6 +116,20 @@ fn a_search_writes_plan_journal_and_plot() {
     assert_eq!(read(&folder, "two.journal.jsonl"), read(&folder, "plan.journal.jsonl"));
 }
 
+#[test]
+fn a_budget_of_time_counts_trials_that_run_side_by_side_once() {
+    let timed = SPACE.replace("budget: { trials: 8 }", "budget: { time: 2s }\nstrategy: random");
+    let folder = prepared(&timed);
+    let began = Instant::now();
+    done(run(&folder, "-q --jobs 2"));
+    let elapsed = began.elapsed().as_secs_f64();
+    let journal = read(&folder, "plan.journal.jsonl");
+    let trials = journal.lines().skip(2).map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let seconds: Vec<f64> = trials.map(|trial| trial["seconds"].as_f64().unwrap()).collect();
+    let spent: f64 = seconds.iter().sum();
+    assert!((2.0..=elapsed).contains(&spent), "{spent} s of {elapsed} s: {seconds:?}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_killed_search_goes_on_to_the_same_end() {
@@ -258,15 +272,68 @@ fn a_run_is_refined_by_an_objective() {
     let best = rows.iter().map(|(score, _)| *score).fold(f64::MIN, f64::max);
     let kept: Vec<f64> = rows.iter().filter(|(_, kept)| *kept).map(|(score, _)| *score).collect();
     assert_eq!(kept, [best], "{said}");
-    let pixels = |name: &str| {
-        let file = std::io::BufReader::new(fs::File::open(folder.path().join(name)).unwrap());
-        let mut reader = png::Decoder::new(file).read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        let info = reader.next_frame(&mut pixels).unwrap();
-        (info.width, info.height, pixels)
-    };
-    let (width, height, _) = pixels("best.sheet.png");
+    let (width, height, _) = pixels(&folder, "best.sheet.png");
     assert_eq!((width, height), (4 * (40 + 16), 32 + 16));
     done(crdiff(&folder, "run --engine rten --replay best.png -o again.png").output().unwrap());
-    assert_eq!(pixels("again.png"), pixels("best.png"), "the picture carries the w that was kept");
+    let again = pixels(&folder, "again.png");
+    assert_eq!(again, pixels(&folder, "best.png"), "the picture carries the w that was kept");
+}
+
+fn pixels(folder: &TempDir, name: &str) -> (u32, u32, Vec<u8>) {
+    let file = std::io::BufReader::new(fs::File::open(folder.path().join(name)).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    (info.width, info.height, pixels)
+}
+
+/// Refines two ratios with an objective that gives `sign` times the number of pictures that it was asked about.
+fn refined_by_count(sign: &str) -> (TempDir, String) {
+    let folder = prepared(SPACE);
+    let plan = "version: 1\ncrdiff: { down: 0.4, up: 0.15 }\namplify: { weight: 1.5 }\n";
+    fs::write(folder.path().join("plan.yaml"), plan).unwrap();
+    let objective =
+        format!("objective: {{ command: [sh, -c, 'echo >> asked; echo {sign}$(wc -l < asked)'] }}\n");
+    fs::write(folder.path().join("objective.yaml"), objective).unwrap();
+    let what = "run sd15 --engine rten --plan plan.yaml --size 32x40 --steps 2 --seed 1 --prompt cat";
+    let how = "--refine 1 --refine-ratios 0.1 --objective objective.yaml -o best.png";
+    let said = done(crdiff(&folder, &format!("{what} {how}")).output().unwrap());
+    (folder, said)
+}
+
+#[test]
+fn ratios_that_score_better_stay_moved() {
+    let (folder, said) = refined_by_count("");
+    let rows =
+        ["dense 1.0000", "1.500 2.0000", "1.500 3.0000 down 0.4 -> 0.5", "1.500 4.0000 up 0.15 -> 0.25 kept"];
+    let told: Vec<String> =
+        said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert!(told.ends_with(&rows.map(String::from)), "{said}");
+    let best = pixels(&folder, "best.png");
+    done(crdiff(&folder, "run --engine rten --replay best.png -o again.png").output().unwrap());
+    assert_eq!(pixels(&folder, "again.png"), best, "the picture carries the plan that was kept");
+    // And it is the picture of a plan that has these ratios from the start.
+    let plan = "version: 1\ncrdiff: { down: 0.5, up: 0.25 }\namplify: { weight: 1.5 }\n";
+    fs::write(folder.path().join("moved.yaml"), plan).unwrap();
+    let what =
+        "run sd15 --engine rten --plan moved.yaml --size 32x40 --steps 2 --seed 1 --prompt cat -o moved.png";
+    done(crdiff(&folder, what).output().unwrap());
+    assert_eq!(pixels(&folder, "moved.png"), best);
+    assert!(!files_beside_the_unet(&folder).iter().any(|name| name.contains("trial")), "no trial stays");
+}
+
+#[test]
+fn ratios_that_score_worse_do_not() {
+    let (_folder, said) = refined_by_count("-");
+    let rows = [
+        "dense -1.0000 kept",
+        "1.500 -2.0000",
+        "1.500 -3.0000 down 0.4 -> 0.5",
+        "1.500 -4.0000 down 0.4 -> 0.3",
+        "1.500 -5.0000 up 0.15 -> 0.25",
+        "1.500 -6.0000 up 0.15 -> 0.05",
+    ];
+    let told: Vec<String> =
+        said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert!(told.ends_with(&rows.map(String::from)), "{said}");
 }

@@ -1,4 +1,4 @@
-//! `crdiff run --refine`: the w that an objective likes best for this prompt.
+//! `crdiff run --refine`: the w that an objective likes best for this prompt, and ratios near the plan's.
 
 use std::path::Path;
 
@@ -6,19 +6,30 @@ use serde_json::{Value, json};
 
 use super::{Args, Failure, Reporter, Settings, done, paths, picture, save_latents, texts};
 use crate::{
-    cli::DONE,
-    diffusion::{Pipeline, pipeline::Request, vae::Image},
+    cli::{DONE, progress::interruptible},
+    diffusion::{
+        Pipeline,
+        pipeline::{Folder, Request},
+        vae::Image,
+    },
     engine::SessionOptions,
     plan::{Plan, Runtime, Weight},
     search::{
+        compile::Compiler,
         objective::{open, open_graph},
-        refine::{Tried, best, contact_sheet, sweep, weights},
+        refine::{Drawing, Moved, Tried, best, climb, contact_sheet, sweep, weights},
         space::{self, OnnxSpec},
     },
 };
 
 /// Pictures in a row of the contact sheet.
 const COLUMNS: usize = 4;
+
+/// Reads `--refine-ratios`.
+pub(super) fn step(text: &str) -> Result<f64, String> {
+    let step = text.parse().ok().filter(|step: &f64| (0.000_001..1.0).contains(step));
+    step.ok_or_else(|| "a step is above 0 and below 1, such as 0.05".to_string())
+}
 
 /// Draws the pictures of a sweep, and keeps the best one with a contact sheet of all.
 pub(super) fn run(
@@ -45,20 +56,34 @@ pub(super) fn run(
     let scratch = tempfile::tempdir().map_err(|e| Failure::Message(format!("no place for pictures: {e}")))?;
     let picture = scratch.path().join("picture.png");
     let weights = weights(center, count);
-    let tried =
-        sweep(pipeline, request, &weights, &mut *objective, &picture, &mut |event| reporter.event(&event))?;
+    let mut drawing = Drawing { pipeline, request, objective: &mut *objective, scratch: &picture };
+    let mut tried = sweep(&mut drawing, &weights, &mut |event| reporter.event(&event))?;
+    if let (Some(step), Some(plan)) = (args.refine_ratios, plan) {
+        let nothing = || Failure::Message("nothing was drawn".to_string());
+        // The dense network's picture has no ratios.
+        let from =
+            tried.iter().skip(1).reduce(|best, next| if next.score > best.score { next } else { best });
+        let mut compiler = Compiler::open(&Folder::open(&settings.pipeline)?.unet())?;
+        compiler.masks = args.engine.masks();
+        let mut compile = |plan: &Plan| compiler.compile(plan, interruptible());
+        let listener = &mut |event| reporter.event(&event);
+        let moved = climb(&mut drawing, plan, from.ok_or_else(nothing)?, step, &mut compile, listener)?;
+        tried.extend(moved);
+    }
     reporter.bar.finish_and_clear();
     let Some((index, kept)) = best(&tried).and_then(|index| Some((index, tried.get(index)?))) else {
         return Err(Failure::Message("nothing was drawn".to_string()));
     };
+    let plan = kept.moved.as_ref().map(|moved| &moved.plan).or(plan);
     let mut settings = settings.clone();
     settings.weight = Some(kept.weight);
+    if let Some(moved) = &kept.moved {
+        settings.set_plan(&moved.plan);
+    }
     if let Some(path) = &args.save_latents {
         save_latents(path, &kept.output)?;
     }
-    let all = json!(
-        tried.iter().map(|tried| json!({ "w": tried.weight, "score": tried.score })).collect::<Vec<_>>()
-    );
+    let all = json!(tried.iter().map(told).collect::<Vec<_>>());
     let settings_json = settings.to_json(versions)?;
     for (i, path) in paths(&args.output, request.batch).iter().enumerate() {
         let seed =
@@ -78,16 +103,30 @@ pub(super) fn run(
     if !args.quiet && !args.json {
         anstream::print!("{}", table(&tried, index));
     }
-    reporter.tell(&json!({ "event": "refined", "w": kept.weight, "score": kept.score, "tried": all }));
+    let mut event = told(kept);
+    event["event"] = "refined".into();
+    event["tried"] = all;
+    reporter.tell(&event);
     tried.iter().for_each(|tried| reporter.tell(&done(&tried.output)));
     Ok(DONE)
 }
 
+fn told(tried: &Tried) -> Value {
+    let mut told = json!({ "w": tried.weight, "score": tried.score });
+    if let Some(Moved { of, from, to, .. }) = &tried.moved {
+        told["moved"] = json!({ "ratio": of, "from": from, "to": to });
+    }
+    told
+}
+
 fn table(tried: &[Tried], best: usize) -> String {
     let row = |(index, tried): (usize, &Tried)| {
+        let moved = tried.moved.as_ref();
+        let moved =
+            moved.map(|Moved { of, from, to, .. }| format!("  {of} {from} -> {to}")).unwrap_or_default();
         let mark = if index == best { "  kept" } else { "" };
         let name = if tried.weight == 0.0 { "dense".to_string() } else { format!("{:.3}", tried.weight) };
-        format!("{name:>8}  {:>9.4}{mark}\n", tried.score)
+        format!("{name:>8}  {:>9.4}{moved}{mark}\n", tried.score)
     };
     let rows: String = tried.iter().enumerate().map(row).collect();
     format!("{:>8}  {:>9}\n{rows}", "w", "score")

@@ -128,6 +128,11 @@ impl Settings {
             .map_err(|e| Failure::Message(e.to_string()))
     }
 
+    /// Another plan than the command line's from now on.
+    pub(super) fn set_plan(&mut self, plan: &Plan) {
+        self.plan = Some((plan.source.name().to_string(), plan.source.text().to_string()));
+    }
+
     /// The plan, with `--weight` in it where that decides what is compiled.
     pub(super) fn plan(&self) -> Result<Option<Plan>, Failure> {
         let Some((name, text)) = &self.plan else { return Ok(None) };
