@@ -102,13 +102,27 @@ pub fn sweep(
     weights.iter().map(|weight| drawing.draw(*weight, None, &mut *listener)).collect()
 }
 
+/// Whether [`climb`] can move the ratios of `plan`.
+///
+/// # Errors
+/// [`SearchError::Values`] if it has none, or one whose text cannot be replaced.
+pub fn check_moves(plan: &Plan, step: f64) -> Result<(), SearchError> {
+    let count = ratios(plan).len();
+    if count == 0 {
+        let name = plan.source.name();
+        let what =
+            format!("{name}: it has no ratio to move; --refine-ratios is for plans that prune by ratio");
+        return Err(SearchError::Values(what));
+    }
+    (0..count).try_for_each(|index| moved(plan, index, step).and(moved(plan, index, -step)).map(|_| ()))
+}
+
 /// Moves each ratio of `plan` by `step`, up and, where that doesn't score better, down; a move that scores better than all
 /// before stays for those after it. `from` is the picture to better, whose w all of them have. `compile` makes a plan's
 /// graph. Gives the pictures in the order in which they were tried.
 ///
 /// # Errors
-/// [`SearchError::Values`] if the plan has no ratio, or one whose text cannot be replaced; and if a picture cannot be
-/// drawn or scored.
+/// [`SearchError`] if a picture cannot be drawn or scored, or a ratio not be moved ([`check_moves`]).
 pub fn climb(
     drawing: &mut Drawing<'_>,
     plan: &Plan,
@@ -117,16 +131,8 @@ pub fn climb(
     compile: &mut dyn FnMut(&Plan) -> Result<TrialGraph, SearchError>,
     listener: Listener<'_>,
 ) -> Result<Vec<Tried>, SearchError> {
-    let count = ratios(plan).len();
-    if count == 0 {
-        let what = format!(
-            "{}: it has no ratio to move; moves are for plans that prune by ratio",
-            plan.source.name()
-        );
-        return Err(SearchError::Values(what));
-    }
     let (mut current, mut best, mut tried) = (plan.clone(), from.score, Vec::new());
-    for index in 0..count {
+    for index in 0..ratios(plan).len() {
         for by in [step, -step] {
             let Some(moved) = moved(&current, index, by)? else { continue };
             let graph = compile(&moved.plan)?;
@@ -274,8 +280,15 @@ mod tests {
     fn a_ratio_that_stands_elsewhere_does_not_move() {
         let text = "version: 1\ncrdiff: { down: &r 0.3, up: *r }\n";
         let plan = plan::parse("plan.yaml", text).unwrap();
-        let error = moved(&plan, 0, 0.05).unwrap_err().to_string();
+        let error = check_moves(&plan, 0.05).unwrap_err().to_string();
         assert_eq!(error, "plan.yaml:2: the ratio 0.3 cannot be moved by itself; write it out as a number");
+    }
+
+    #[test]
+    fn a_plan_without_ratios_has_nothing_to_move() {
+        let text = "version: 1\nrules: [{ bypass: mid_block.attentions.0 }]\n";
+        let error = check_moves(&plan::parse("plan.yaml", text).unwrap(), 0.05).unwrap_err().to_string();
+        assert!(error.starts_with("plan.yaml: it has no ratio to move"), "{error}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     search::{
         compile::Compiler,
         objective::{open, open_graph},
-        refine::{Drawing, Moved, Tried, best, climb, contact_sheet, sweep, weights},
+        refine::{Drawing, Moved, Tried, best, check_moves, climb, contact_sheet, sweep, weights},
         space::{self, OnnxSpec},
     },
 };
@@ -46,6 +46,10 @@ pub(super) fn run(
             "--refine sweeps one w for all steps, but the plan changes it from step to step; give --weight";
         return Err(Failure::Message(what.to_string()));
     };
+    let moving = args.refine_ratios.zip(plan);
+    if let Some((step, plan)) = moving {
+        check_moves(plan, step)?;
+    }
     let (spec, folder) = space::load_objective(objective)?;
     let graph = |spec: &OnnxSpec| {
         let opened = args.engine.open(&Runtime::default());
@@ -58,7 +62,7 @@ pub(super) fn run(
     let weights = weights(center, count);
     let mut drawing = Drawing { pipeline, request, objective: &mut *objective, scratch: &picture };
     let mut tried = sweep(&mut drawing, &weights, &mut |event| reporter.event(&event))?;
-    if let (Some(step), Some(plan)) = (args.refine_ratios, plan) {
+    if let Some((step, plan)) = moving {
         let nothing = || Failure::Message("nothing was drawn".to_string());
         // The dense network's picture has no ratios.
         let from =
