@@ -4,7 +4,8 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
 };
 
 use crdiff::{
@@ -133,36 +134,46 @@ fn load(model: &Path) -> Box<dyn Session> {
     engine.load(model, &options).unwrap()
 }
 
-/// Compiles and runs every case of `family` on `export`; prints a line a case, fails with all that are off.
-pub fn check(family: &Family, export: &str, tolerance: f32) {
-    let mut worst = 0f32;
-    let mut failures = Vec::new();
-    let mut compared = 0;
-    for case in &family.cases {
-        let compiled = family.compile(case, export, case.target());
-        if case.kind != "dense" && !case.is_identity() {
-            assert_ne!(
-                fs::read(&compiled.model).unwrap(),
-                fs::read(&compiled.source).unwrap(),
-                "{}",
-                case.name
-            );
-        }
-        prune::check(family, case, &compiled);
-        let sizes = case.json["outputs"].as_object().into_iter().flatten();
-        let mut session = None;
-        for (size, key) in sizes.filter(|(size, _)| family.runs_at(case, export, size)) {
+/// Compiles a case and runs it at all its sizes: which it is, and how far the output is from torch's.
+fn differences(family: &Family, case: &Case, export: &str) -> Vec<(String, f32)> {
+    let compiled = family.compile(case, export, case.target());
+    if case.kind != "dense" && !case.is_identity() {
+        let [model, source] = [&compiled.model, &compiled.source].map(|path| fs::read(path).unwrap());
+        assert_ne!(model, source, "{}", case.name);
+    }
+    prune::check(family, case, &compiled);
+    let sizes = case.json["outputs"].as_object().into_iter().flatten();
+    let mut session = None;
+    sizes
+        .filter(|(size, _)| family.runs_at(case, export, size))
+        .map(|(size, key)| {
             let session = session.get_or_insert_with(|| load(&compiled.model));
             let output = family.run(session.as_mut(), size).to_f32();
             let expected = family.outputs[key.as_str().unwrap()].to_f32();
-            let difference = relative_difference(&output, &expected);
-            compared += 1;
-            worst = worst.max(difference);
-            if difference.is_nan() || difference > tolerance {
-                failures.push(format!("{} at {size}: off by {difference:e}", case.name));
-            }
-        }
-    }
+            (format!("{} at {size}", case.name), relative_difference(&output, &expected))
+        })
+        .collect()
+}
+
+/// Compiles and runs every case of `family` on `export`, as many at once as there are processors; fails with all that are off.
+pub fn check(family: &Family, export: &str, tolerance: f32) {
+    let next = AtomicUsize::new(0);
+    let work = || -> Vec<(String, f32)> {
+        let cases = std::iter::from_fn(|| family.cases.get(next.fetch_add(1, Ordering::Relaxed)));
+        cases.flat_map(|case| differences(family, case, export)).collect()
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let differences: Vec<(String, f32)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    let compared = differences.len();
+    let worst = differences.iter().map(|(_, difference)| *difference).fold(0.0, f32::max);
+    let failures: Vec<String> = differences
+        .into_iter()
+        .filter(|(_, difference)| difference.is_nan() || *difference > tolerance)
+        .map(|(what, difference)| format!("{what}: off by {difference:e}"))
+        .collect();
     println!("{}/{export}: {compared} outputs compared, worst {worst:e}", family.name);
     assert!(compared > 0 || family.outputs.is_empty());
     assert!(failures.is_empty(), "{}/{export}:\n{}", family.name, failures.join("\n"));
