@@ -287,8 +287,9 @@ fn pixels(folder: &TempDir, name: &str) -> (u32, u32, Vec<u8>) {
     (info.width, info.height, pixels)
 }
 
-/// Refines two ratios with an objective that gives `sign` times the number of pictures that it was asked about.
-fn refined_by_count(sign: &str) -> (TempDir, String) {
+/// Refines two ratios with an objective that gives `sign` times the number of pictures that it was asked about. Gives
+/// the lines that were printed, with single spaces.
+fn refined_by_count(sign: &str) -> (TempDir, Vec<String>) {
     let folder = prepared(SPACE);
     let plan = "version: 1\ncrdiff: { down: 0.4, up: 0.15 }\namplify: { weight: 1.5 }\n";
     fs::write(folder.path().join("plan.yaml"), plan).unwrap();
@@ -298,17 +299,16 @@ fn refined_by_count(sign: &str) -> (TempDir, String) {
     let what = "run sd15 --engine rten --plan plan.yaml --size 32x40 --steps 2 --seed 1 --prompt cat";
     let how = "--refine 1 --refine-ratios 0.1 --objective objective.yaml -o best.png";
     let said = done(crdiff(&folder, &format!("{what} {how}")).output().unwrap());
-    (folder, said)
+    let told = said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    (folder, told)
 }
 
 #[test]
 fn ratios_that_score_better_stay_moved() {
-    let (folder, said) = refined_by_count("");
+    let (folder, told) = refined_by_count("");
     let rows =
         ["dense 1.0000", "1.500 2.0000", "1.500 3.0000 down 0.4 -> 0.5", "1.500 4.0000 up 0.15 -> 0.25 kept"];
-    let told: Vec<String> =
-        said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    assert!(told.ends_with(&rows.map(String::from)), "{said}");
+    assert!(told.ends_with(&rows.map(String::from)), "{told:?}");
     let best = pixels(&folder, "best.png");
     done(crdiff(&folder, "run --engine rten --replay best.png -o again.png").output().unwrap());
     assert_eq!(pixels(&folder, "again.png"), best, "the picture carries the plan that was kept");
@@ -324,7 +324,7 @@ fn ratios_that_score_better_stay_moved() {
 
 #[test]
 fn ratios_that_score_worse_do_not() {
-    let (_folder, said) = refined_by_count("-");
+    let (_folder, told) = refined_by_count("-");
     let rows = [
         "dense -1.0000 kept",
         "1.500 -2.0000",
@@ -333,7 +333,5 @@ fn ratios_that_score_worse_do_not() {
         "1.500 -5.0000 up 0.15 -> 0.25",
         "1.500 -6.0000 up 0.15 -> 0.05",
     ];
-    let told: Vec<String> =
-        said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    assert!(told.ends_with(&rows.map(String::from)), "{said}");
+    assert!(told.ends_with(&rows.map(String::from)), "{told:?}");
 }

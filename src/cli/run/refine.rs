@@ -63,20 +63,19 @@ pub(super) fn run(
     let mut drawing = Drawing { pipeline, request, objective: &mut *objective, scratch: &picture };
     let mut tried = sweep(&mut drawing, &weights, &mut |event| reporter.event(&event))?;
     if let Some((step, plan)) = moving {
-        let nothing = || Failure::Message("nothing was drawn".to_string());
         // The dense network's picture has no ratios.
-        let from =
-            tried.iter().skip(1).reduce(|best, next| if next.score > best.score { next } else { best });
+        let pruned = tried.get(1..).unwrap_or_default();
+        let from = best(pruned).and_then(|index| pruned.get(index)).ok_or_else(nothing)?;
         let mut compiler = Compiler::open(&Folder::open(&settings.pipeline)?.unet())?;
         compiler.masks = args.engine.masks();
         let mut compile = |plan: &Plan| compiler.compile(plan, interruptible());
         let listener = &mut |event| reporter.event(&event);
-        let moved = climb(&mut drawing, plan, from.ok_or_else(nothing)?, step, &mut compile, listener)?;
+        let moved = climb(&mut drawing, plan, from, step, &mut compile, listener)?;
         tried.extend(moved);
     }
     reporter.bar.finish_and_clear();
     let Some((index, kept)) = best(&tried).and_then(|index| Some((index, tried.get(index)?))) else {
-        return Err(Failure::Message("nothing was drawn".to_string()));
+        return Err(nothing());
     };
     let plan = kept.moved.as_ref().map(|moved| &moved.plan).or(plan);
     let mut settings = settings.clone();
@@ -113,6 +112,10 @@ pub(super) fn run(
     reporter.tell(&event);
     tried.iter().for_each(|tried| reporter.tell(&done(&tried.output)));
     Ok(DONE)
+}
+
+fn nothing() -> Failure {
+    Failure::Message("nothing was drawn".to_string())
 }
 
 fn told(tried: &Tried) -> Value {
