@@ -1,0 +1,301 @@
+//! The denoising loop for Triton's Python backend, run by a stand-in for Triton, against diffusers' goldens.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crdiff::{
+    deploy::triton::{Job, Pipeline, Serving, export},
+    diffusion::{random::TorchGenerator, text::ClipTokenizer},
+    engine::{HostTensor, Signature, io},
+    onnx, plan,
+};
+use serde_json::{Map, Value, json};
+
+use crate::deploy::support::{NOT_STOPPED, compiled_by, config, fixture, printed, python, serving};
+
+const NAME: &str = "draw";
+
+/// Serves a fixture's pipeline, with `unet` in place of its UNet.
+fn serve(pipeline: &str, unet: Option<&Path>, serving: &Serving, repository: &Path) {
+    let folder = fixture("pipelines").join(pipeline);
+    let (pipeline, entries) = Pipeline::open(NAME, &folder, unet).unwrap();
+    let job = Job {
+        entries: &entries,
+        pipeline: Some(&pipeline),
+        serving,
+        repository,
+        progress: &|_| {},
+        stop: &NOT_STOPPED,
+    };
+    let served = export(&job).unwrap();
+    assert_eq!(served.len(), entries.len() + 1);
+}
+
+/// The configurations of a repository, by model. Whether an input is a scalar in the model, which Triton knows from
+/// ONNX Runtime, is added.
+fn configs(repository: &Path) -> Value {
+    let mut configs = Map::new();
+    for entry in fs::read_dir(repository).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let mut config = config(repository, &name);
+        let model = repository.join(&name).join("1/model.onnx");
+        if model.exists() {
+            let inputs = Signature::of(&onnx::open(&model).unwrap()).unwrap().inputs;
+            for input in config["input"].as_array_mut().unwrap() {
+                let model = inputs.iter().find(|model| input["name"] == model.name).unwrap();
+                if model.dims.as_ref().unwrap().is_empty() {
+                    input["scalar"] = json!(true);
+                }
+            }
+        }
+        configs.insert(name, config);
+    }
+    Value::Object(configs)
+}
+
+/// The goldens of a pipeline.
+struct Golden {
+    index: Value,
+    tensors: Vec<(String, HostTensor)>,
+    folder: PathBuf,
+}
+
+impl Golden {
+    fn open(pipeline: &str) -> Self {
+        let folder = fixture("pipelines").join(pipeline);
+        let index = fs::read_to_string(folder.join("golden/index.json")).unwrap();
+        let tensors = io::read_npz(&folder.join("golden/golden.npz")).unwrap();
+        Self { index: serde_json::from_str(&index).unwrap(), tensors, folder }
+    }
+
+    fn tensor(&self, name: &str) -> &HostTensor {
+        &self.tensors.iter().find(|(known, _)| known == name).unwrap().1
+    }
+
+    /// What a request for a case looks like; what it feeds as files goes to `work`.
+    fn request(&self, name: &str, work: &Path) -> Value {
+        let case = self.index["cases"].as_array().unwrap().iter().find(|case| case["name"] == name).unwrap();
+        let get = |key: &str| case.get(key).unwrap_or(&self.index["defaults"][key]);
+        let mut inputs = Map::new();
+        let encoders = if self.folder.join("text_encoder_2").exists() { 2 } else { 1 };
+        for (prefix, text) in [("", get("prompt")), ("negative_", get("negative"))] {
+            let Some(text) = text.as_str() else { continue };
+            for suffix in ["", "_2"].iter().take(encoders) {
+                let tokenizer = ClipTokenizer::open(&self.folder.join(format!("tokenizer{suffix}"))).unwrap();
+                let ids = tokenizer.encode(text).unwrap().ids;
+                let dims = [1, ids.len()];
+                inputs.insert(
+                    format!("{prefix}input_ids{suffix}"),
+                    json!({ "type": "TYPE_INT64", "dims": dims, "values": ids }),
+                );
+            }
+        }
+        let latents = self.tensor(&format!("{name}/latents")).dims().to_vec();
+        let mut noise = vec![0f32; latents.iter().product()];
+        TorchGenerator::new(get("seeds")[0].as_u64().unwrap()).randn(&mut noise);
+        let file = work.join(format!("{}.npy", name.replace('/', "-")));
+        io::write_npy(&file, &HostTensor::new(latents, noise).unwrap()).unwrap();
+        inputs.insert("latents".to_string(), json!({ "file": file }));
+        let one = |kind: &str, value: &Value| json!({ "type": kind, "dims": [1], "values": [value] });
+        inputs.insert("steps".to_string(), one("TYPE_INT32", get("steps")));
+        inputs.insert("guidance_scale".to_string(), one("TYPE_FP32", get("guidance")));
+        Value::Object(inputs)
+    }
+}
+
+/// Runs requests; each answer is the calls it made, and the error or the latents and pictures.
+fn answers(repository: &Path, requests: &[Value]) -> Vec<(Value, Option<[HostTensor; 2]>)> {
+    let work = tempfile::tempdir().unwrap();
+    let output = |index: usize| work.path().join(index.to_string());
+    let runs: Vec<Value> = requests
+        .iter()
+        .enumerate()
+        .map(|(index, inputs)| json!({ "inputs": inputs, "output": output(index) }))
+        .collect();
+    let file = work.path().join("request.json");
+    let request =
+        json!({ "repository": repository, "model": NAME, "configs": configs(repository), "runs": runs });
+    fs::write(&file, request.to_string()).unwrap();
+    printed(python("run_bls.py").arg(&file));
+    let answer = |index: usize| {
+        let read = |ending: &str| PathBuf::from(format!("{}.{ending}", output(index).display()));
+        let said: Value = serde_json::from_str(&fs::read_to_string(read("json")).unwrap()).unwrap();
+        let tensors = said
+            .get("error")
+            .is_none()
+            .then(|| ["final_latents.npy", "images.npy"].map(|name| io::read_npy(&read(name)).unwrap()));
+        (said, tensors)
+    };
+    (0..requests.len()).map(answer).collect()
+}
+
+/// Latents within 1e-4 of the largest latent, pixels within 1, as the runner is held to.
+fn check(golden: &Golden, case: &str, found: &[HostTensor; 2]) {
+    let expected = golden.tensor(&format!("{case}/latents")).to_f32();
+    let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
+    let off = |(a, b): (&f32, &f32)| (a - b).abs() / largest;
+    let latents = found[0].to_f32().iter().zip(&expected).map(off).fold(0f32, f32::max);
+    let image = golden.tensor(&format!("{case}/image"));
+    assert_eq!(found[1].dims(), image.dims(), "{case}");
+    let pixels = found[1].to_i64().iter().zip(image.to_i64()).map(|(a, b)| (a - b).abs()).max().unwrap();
+    assert!(latents <= 1e-4 && pixels <= 1, "{case}: latents {latents:.2e}, pixels {pixels}");
+}
+
+/// Cases of DDIM, dense ones or amplified ones.
+fn cases<'a>(golden: &'a Golden, kind: &str) -> Vec<&'a str> {
+    let ddim = |case: &'a Value| case["name"].as_str().filter(|name| name.starts_with("ddim/"));
+    let cases: Vec<&str> = golden.index["cases"].as_array().unwrap().iter().filter_map(ddim).collect();
+    let cases: Vec<&str> = cases.into_iter().filter(|name| name.contains(kind)).collect();
+    assert!(cases.len() >= 2, "{cases:?}");
+    cases
+}
+
+fn run_cases(golden: &Golden, repository: &Path, names: &[&str], more: &Value) -> Vec<Value> {
+    let work = tempfile::tempdir().unwrap();
+    let requests: Vec<Value> = names
+        .iter()
+        .map(|name| {
+            let mut request = golden.request(name, work.path());
+            request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            request
+        })
+        .collect();
+    let answers = answers(repository, &requests);
+    for (name, (said, found)) in names.iter().zip(&answers) {
+        check(golden, name, found.as_ref().unwrap_or_else(|| panic!("{name}: {said}")));
+    }
+    answers.into_iter().map(|(said, _)| said["calls"].clone()).collect()
+}
+
+#[test]
+fn the_loop_makes_diffusers_pictures() {
+    for pipeline in ["sd15", "sdxl"] {
+        let golden = Golden::open(pipeline);
+        // Requests joined, and as many rows as a request has; not joined, so scalars stay scalars; and one row at most,
+        // so that both branches of guidance go one after the other.
+        for (most, unet_calls) in [(8, 1), (0, 1), (1, 2)] {
+            let folder = tempfile::tempdir().unwrap();
+            let repository = folder.path().join("models");
+            serve(pipeline, None, &Serving { max_batch: most, ..serving() }, &repository);
+            let calls = run_cases(&golden, &repository, &cases(&golden, "/dense/"), &json!({}));
+            let steps = golden.index["defaults"]["steps"].as_u64().unwrap() as usize;
+            let unet = calls[0].as_array().unwrap().iter().filter(|model| **model == "unet").count();
+            assert_eq!(unet, steps * unet_calls, "{pipeline}, batches of {most}");
+        }
+    }
+}
+
+#[test]
+fn a_fused_graph_takes_the_unets_place() {
+    for pipeline in ["sd15", "sdxl"] {
+        let golden = Golden::open(pipeline);
+        let folder = tempfile::tempdir().unwrap();
+        let plan =
+            plan::parse("plan.yaml", &format!("version: 1\ncrdiff: {}", golden.index["prune"])).unwrap();
+        let unet = fixture("pipelines").join(pipeline).join("unet/model.onnx");
+        for (target, name) in [
+            (crdiff::compile::Target::Fused, "fused"),
+            (crdiff::compile::Target::FusedWithInput, "fused-input"),
+        ] {
+            let fused = folder.path().join(format!("{name}.onnx"));
+            compiled_by(&plan, &unet, target, &fused);
+            let repository = folder.path().join(name);
+            serve(pipeline, Some(&fused), &serving(), &repository);
+            let weight = match name {
+                "fused" => json!({}),
+                _ => json!({ "poa_weight": { "type": "TYPE_FP32", "dims": [1], "values": [1.5] } }),
+            };
+            run_cases(&golden, &repository, &cases(&golden, "/amplified/"), &weight);
+            if name == "fused-input" {
+                // With w at 0 it is the dense network.
+                let weight = json!({ "poa_weight": { "type": "TYPE_FP32", "dims": [1], "values": [0.0] } });
+                run_cases(&golden, &repository, &cases(&golden, "/dense/")[..1], &weight);
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_are_as_varied_as_the_pipelines() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Golden::open("sdxl");
+    let repository = folder.path().join("sdxl");
+    serve("sdxl", None, &serving(), &repository);
+    let work = tempfile::tempdir().unwrap();
+    let name = cases(&golden, "/dense/")[0];
+    let request = |changes: &dyn Fn(&mut Map<String, Value>)| {
+        let mut request = golden.request(name, work.path());
+        changes(request.as_object_mut().unwrap());
+        request
+    };
+    let number = |kind: &str, value: f64| match kind {
+        "TYPE_FP32" => json!({ "type": kind, "dims": [1], "values": [value] }),
+        _ => json!({ "type": kind, "dims": [1], "values": [value as i64] }),
+    };
+    let drawn = |seed: f64| {
+        request(&|inputs| {
+            inputs.remove("latents");
+            inputs.insert("height".into(), number("TYPE_INT32", 32.0));
+            inputs.insert("width".into(), number("TYPE_INT32", 48.0));
+            inputs.insert("seed".into(), number("TYPE_INT64", seed));
+        })
+    };
+    let requests = [
+        drawn(1.0),
+        drawn(1.0),
+        drawn(2.0),
+        request(&|inputs| drop(inputs.insert("guidance_scale".into(), number("TYPE_FP32", 1.0)))),
+        request(&|inputs| {
+            inputs.remove("negative_input_ids");
+            inputs.remove("negative_input_ids_2");
+        }),
+        request(&|inputs| drop(inputs.remove("negative_input_ids_2"))),
+        request(&|inputs| drop(inputs.insert("steps".into(), number("TYPE_INT32", 0.0)))),
+        request(&|inputs| {
+            inputs.remove("latents");
+            inputs.insert("height".into(), number("TYPE_INT32", 33.0));
+        }),
+    ];
+    let answers = answers(&repository, &requests);
+    let tensors = |index: usize| answers[index].1.as_ref().unwrap();
+    assert_eq!(tensors(0)[1].dims(), [1, 32, 48, 3]);
+    assert_eq!(tensors(0)[1].to_le_bytes(), tensors(1)[1].to_le_bytes(), "a seed is a picture");
+    assert_ne!(tensors(0)[1].to_le_bytes(), tensors(2)[1].to_le_bytes(), "another is another");
+    // Without guidance the negative prompt is not even encoded.
+    let encoded = |index: usize| {
+        let calls = answers[index].0["calls"].as_array().unwrap();
+        calls.iter().filter(|call| **call == "text_encoder").count()
+    };
+    assert_eq!([encoded(0), encoded(3), encoded(4)], [2, 1, 1]);
+    assert_ne!(tensors(3)[0].to_le_bytes(), tensors(4)[0].to_le_bytes());
+    for (index, what) in [
+        (5, "the input `negative_input_ids_2` is missing"),
+        (6, "steps must be from 1 to 1000, not 0"),
+        (7, "height and width must be divisible by 4"),
+    ] {
+        let error = answers[index].0["error"].as_str().unwrap();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn what_the_loop_cannot_run_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = folder.path().join("models");
+    let lcm = fixture("pipelines/lcm/unet/model.onnx");
+    let (pipeline, entries) = Pipeline::open(NAME, &fixture("pipelines/sd15"), Some(&lcm)).unwrap();
+    let job = Job {
+        entries: &entries,
+        pipeline: Some(&pipeline),
+        serving: &serving(),
+        repository: &repository,
+        progress: &|_| {},
+        stop: &NOT_STOPPED,
+    };
+    let error = export(&job).unwrap_err().to_string();
+    assert!(error.contains("the loop cannot feed its input `timestep_cond`"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert!(Pipeline::open(NAME, folder.path(), None).is_err());
+}

@@ -1,0 +1,106 @@
+//! The plans in `configs/` on the graphs that they are for: real exports at full size, without their weights.
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use serde_json::Value;
+
+use crate::documents::root;
+
+/// Plans, the networks that each is for, and the network that is left where it has a name of its own.
+const PLANS: [(&str, &[&str], Option<&str>); 9] = [
+    ("bk-sdm-base", &["sd15"], Some("bk-sdm-base")),
+    ("bk-sdm-small", &["sd15"], Some("bk-sdm-small")),
+    ("bk-sdm-tiny", &["sd15"], None),
+    ("bypass-mid", &["sd15", "sd21", "sdxl"], None),
+    ("crdiff-0.2", &["sd15", "sd21", "sdxl"], None),
+    ("crdiff-sd15", &["sd15"], None),
+    ("crdiff-sd21", &["sd21"], None),
+    ("crdiff-sdxl", &["sdxl"], None),
+    ("skip-layer", &["sd15", "sd21", "sdxl"], None),
+];
+
+fn facts() -> &'static Value {
+    static FACTS: OnceLock<Value> = OnceLock::new();
+    FACTS.get_or_init(|| {
+        let text = fs::read_to_string(root().join("fixtures/full_size/full_size.json")).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["networks"].take()
+    })
+}
+
+/// The graph of a network, beside a file of zeros as long as its weights that takes no room.
+fn network(name: &str, folder: &Path) -> PathBuf {
+    let archive = fs::File::open(root().join(format!("fixtures/full_size/{name}.zip"))).unwrap();
+    let mut archive = zip::ZipArchive::new(archive).unwrap();
+    let mut graph = Vec::new();
+    archive.by_name("model.onnx").unwrap().read_to_end(&mut graph).unwrap();
+    let path = folder.join("model.onnx");
+    fs::write(&path, graph).unwrap();
+    let data = fs::File::create(folder.join("model.onnx_data")).unwrap();
+    data.set_len(facts()[name]["data_bytes"].as_u64().unwrap()).unwrap();
+    path
+}
+
+/// What the compiler reports of a plan on a model, without writing a graph.
+fn report(model: &Path, plan: &str) -> Value {
+    let path = model.with_file_name("report.json");
+    let compiled = Command::new(env!("CARGO_BIN_EXE_crdiff-compile"))
+        .arg(model)
+        .arg(root().join(format!("configs/{plan}.yaml")))
+        .args(["--dry-run", "--quiet", "--report"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(compiled.status.success(), "{plan}: {}", String::from_utf8_lossy(&compiled.stderr));
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn every_plan_is_listed() {
+    let mut names: Vec<String> = fs::read_dir(root().join("configs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_string())
+        .collect();
+    names.sort();
+    assert_eq!(names, PLANS.map(|(name, ..)| name));
+}
+
+#[test]
+fn every_plan_fits_the_networks_that_it_is_for() {
+    for name in ["sd15", "sd21", "sdxl"] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = network(name, folder.path());
+        for (plan, _, leaves) in PLANS.iter().filter(|(_, networks, _)| networks.contains(&name)) {
+            let report = report(&model, plan);
+            if plan.starts_with("crdiff") {
+                check_groups(&report, name, plan);
+            }
+            if let Some(left) = leaves {
+                let count = |what: &str| report["graph"][what].as_u64().unwrap();
+                let parameters = |of: &str| facts()[of]["parameters"].as_u64().unwrap();
+                assert_eq!(
+                    count("parameters_before") - count("parameters_after"),
+                    parameters(name) - parameters(left),
+                    "{plan}"
+                );
+            }
+        }
+    }
+}
+
+/// The weights of each group are as many as torch counts.
+fn check_groups(report: &Value, network: &str, plan: &str) {
+    let expected = &facts()[network]["crdiff"];
+    let rules = report["prune"].as_array().unwrap();
+    assert_eq!(rules.len(), 3, "{plan} on {network}");
+    for (rule, group) in rules.iter().zip(["down_blocks", "mid_block", "up_blocks"]) {
+        assert_eq!(rule["weights"], expected[group], "{plan} on {network}: {group}");
+    }
+}

@@ -1,0 +1,102 @@
+//! The same emitted graphs in every engine: ONNX Runtime, rten and, with the feature, tract.
+
+use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
+
+use crdiff::{
+    compile::{Hooks, Job, Target, compile_file},
+    engine::{Engine, HostTensor, OrtEngine, RtenEngine, SessionOptions, io},
+    onnx::WeightPolicy,
+    passes::MaskForm,
+    plan,
+};
+
+/// Bypass, prune, both.
+const PLANS: [(&str, &str); 3] = [
+    ("bypass", "version: 1\nrules: [{bypass: [mid_block.attentions.0, mid_block.resnets.1]}]\n"),
+    ("prune", "version: 1\ncrdiff: {down: 0.3, mid: 0.5, up: 0.1}\n"),
+    ("both", "version: 1\ncrdiff: {down: 0.2, up: 0.2}\nrules: [{bypass: mid_block}]\n"),
+];
+
+/// Model, size of the goldens' inputs.
+const MODELS: [(&str, &str, &str); 5] = [
+    ("sd15-mini", "torchscript", "8x8"),
+    ("sd15-mini", "dynamo", "8x8"),
+    ("sd15-mini", "simplified", "8x8"),
+    ("sd21", "torchscript", "8x8"),
+    ("sdxl", "torchscript", "8x8"),
+];
+
+fn engines() -> Vec<Box<dyn Engine>> {
+    let ort = OrtEngine::open(&crate::common::ort::ort_library()).unwrap();
+    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(ort), Box::new(RtenEngine)];
+    add_tract(&mut engines);
+    engines
+}
+
+#[cfg(feature = "tract")]
+fn add_tract(engines: &mut Vec<Box<dyn Engine>>) {
+    engines.push(Box::new(crdiff::engine::TractEngine));
+}
+
+#[cfg(not(feature = "tract"))]
+fn add_tract(_: &mut Vec<Box<dyn Engine>>) {}
+
+fn run(engine: &dyn Engine, model: &Path, inputs: &BTreeMap<String, HostTensor>) -> Vec<f32> {
+    let fixed_dims = inputs.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
+    let options = SessionOptions { fixed_dims, ..Default::default() };
+    let mut session = engine.load(model, &options).unwrap();
+    let types: Vec<_> = session.inputs().to_vec();
+    let cast: Vec<(String, HostTensor)> = types
+        .iter()
+        .map(|info| (info.name.clone(), inputs[&info.name].cast(info.data_type).unwrap()))
+        .collect();
+    let cast: Vec<(&str, &HostTensor)> = cast.iter().map(|(n, t)| (n.as_str(), t)).collect();
+    session.run(&cast, None).unwrap().remove(0).1.to_f32()
+}
+
+#[test]
+fn emitted_graphs_give_the_same_numbers_in_every_engine() {
+    let engines = engines();
+    let names: Vec<String> = engines.iter().map(|e| e.kind().to_string()).collect();
+    println!("{:<34} {}", "largest difference to", names.join("      "));
+    for (family, export, size) in MODELS {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(family);
+        let prefix = format!("{size}/");
+        let inputs: BTreeMap<String, HostTensor> = io::read_npz(&fixtures.join("golden/inputs.npz"))
+            .unwrap()
+            .into_iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?.to_string(), tensor)))
+            .collect();
+        assert!(!inputs.is_empty());
+        for (plan_name, text) in PLANS {
+            for target in [Target::Pruned, Target::Fused] {
+                let folder = tempfile::tempdir().unwrap();
+                let output = folder.path().join("unet.onnx");
+                let job = Job {
+                    model: &fixtures.join(export).join("unet.onnx"),
+                    plan: &plan::parse(plan_name, text).unwrap(),
+                    target,
+                    output: Some(&output),
+                    weights: Some(WeightPolicy::Copy),
+                    masks: MaskForm::Stored,
+                    at: None,
+                    protected: vec![],
+                };
+                compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) }).unwrap();
+                let outputs: Vec<Vec<f32>> =
+                    engines.iter().map(|e| run(e.as_ref(), &output, &inputs)).collect();
+                let label = format!("{family}/{export} {plan_name} {}", target.name());
+                let off = |other: &Vec<f32>| {
+                    other.iter().zip(&outputs[0]).fold(0f32, |m, (a, b)| m.max((a - b).abs()))
+                };
+                let row: Vec<String> = outputs.iter().map(|o| format!("{:.1e}", off(o))).collect();
+                println!("{label:<34} {}", row.join("  "));
+                for (engine, output) in names.iter().zip(&outputs) {
+                    assert_eq!(output.len(), outputs[0].len(), "{label}: {engine}");
+                    // A mix makes the rounding of both branches larger, by up to 2 w - 1.
+                    assert!(off(output) <= 5e-5, "{label}: {engine} is off by {:e}", off(output));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Every golden case of the fixtures, compiled and run: the outputs are torch's own, and so are the thresholds, counts
+//! and zeros. One test for each exported model; `fixtures/README.md` describes the formats.
+
+mod family;
+mod prune;
+
+use crdiff::compile::Target;
+use family::{Case, Family};
+
+/// fp32: difference to torch, relative to the largest output.
+const FP32: f32 = 1e-5;
+/// fp16 runs in another order and precision in every engine; what counts is that the mask is the same.
+const FP16: f32 = 2e-2;
+
+macro_rules! goldens {
+    ($($name:ident: $family:literal / $golden:literal, $export:literal, $tolerance:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                family::check(&Family::load($family, $golden), $export, $tolerance);
+            }
+        )*
+    };
+}
+
+goldens! {
+    sd15_torchscript: "sd15" / "golden", "torchscript", FP32;
+    sd15_dynamo: "sd15" / "golden", "dynamo", FP32;
+    mini_torchscript: "sd15-mini" / "golden", "torchscript", FP32;
+    mini_dynamo: "sd15-mini" / "golden", "dynamo", FP32;
+    mini_dynamo_opset21: "sd15-mini" / "golden", "dynamo-opset21", FP32;
+    mini_dynamo_opset23: "sd15-mini" / "golden", "dynamo-opset23", FP32;
+    mini_nofold: "sd15-mini" / "golden", "nofold", FP32;
+    mini_wrapped: "sd15-mini" / "golden", "wrapped", FP32;
+    mini_wrapped_dynamo: "sd15-mini" / "golden", "wrapped-dynamo", FP32;
+    mini_slim: "sd15-mini" / "golden", "slim", FP32;
+    mini_simplified: "sd15-mini" / "golden", "simplified", FP32;
+    mini_simplified_dynamo: "sd15-mini" / "golden", "simplified-dynamo", FP32;
+    mini_ort_basic: "sd15-mini" / "golden", "ort-basic", FP32;
+    mini_split: "sd15-mini" / "golden", "split", FP32;
+    mini_fp16: "sd15-mini" / "golden-fp16", "torchscript-fp16", FP16;
+    mini_tied: "sd15-mini" / "golden-tied", "tied", FP32;
+    mini_tied_dynamo: "sd15-mini" / "golden-tied", "tied-dynamo", FP32;
+    mini_output_scale: "sd15-mini" / "golden-output-scale", "output-scale", FP32;
+    sd21_torchscript: "sd21" / "golden", "torchscript", FP32;
+    sd21_dynamo: "sd21" / "golden", "dynamo", FP32;
+    sdxl_torchscript: "sdxl" / "golden", "torchscript", FP32;
+    sdxl_dynamo: "sdxl" / "golden", "dynamo", FP32;
+    ldm_torchscript: "ldm" / "golden", "torchscript", FP32;
+    ldm_dynamo: "ldm" / "golden", "dynamo", FP32;
+    sd3_torchscript: "sd3" / "golden", "torchscript", FP32;
+    sd3_dynamo: "sd3" / "golden", "dynamo", FP32;
+}
+
+/// ONNX Runtime's CPU build has no bf16 convolution, so nothing runs: counts, thresholds and masks are checked.
+#[test]
+fn mini_bf16_masks() {
+    let family = Family::load("sd15-mini", "golden-bf16");
+    for case in family.cases.iter().filter(|c| c.is_prune()) {
+        let compiled = family.compile(case, "dynamo-bf16", Target::Pruned);
+        prune::check(&family, case, &compiled);
+    }
+}
+
+#[test]
+fn every_module_that_torch_can_bypass_is_bypassable_and_no_other() {
+    for (name, export) in [
+        ("sd15", "torchscript"),
+        ("sd15", "dynamo"),
+        ("sd15-mini", "torchscript"),
+        ("sd15-mini", "simplified"),
+        ("sd15-mini", "simplified-dynamo"),
+        ("sd15-mini", "ort-basic"),
+        ("sd21", "dynamo"),
+        ("sdxl", "torchscript"),
+        ("sdxl", "dynamo"),
+        ("ldm", "torchscript"),
+        ("ldm", "dynamo"),
+        ("sd3", "torchscript"),
+        ("sd3", "dynamo"),
+    ] {
+        family::check_bypassable(&Family::load(name, "golden"), export);
+    }
+}
+
+impl Case {
+    fn is_prune(&self) -> bool {
+        self.json["prune"].is_array()
+    }
+}

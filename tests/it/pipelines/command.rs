@@ -1,0 +1,342 @@
+//! `crdiff run` and `crdiff bench` as a user runs them.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use crdiff::{
+    diffusion::{
+        Pipeline,
+        pipeline::{Request, Unets},
+    },
+    engine::{SessionOptions, io::read_npy},
+};
+use serde_json::Value;
+
+use crate::pipelines::support::{Golden, Prepared, Runner, ignore, prepare};
+
+fn crdiff(prepared: &Prepared) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_crdiff"));
+    let folder = prepared.pipeline.parent().unwrap();
+    command.current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache"));
+    command
+}
+
+fn run(prepared: &Prepared, arguments: &str) -> Output {
+    let mut command = crdiff(prepared);
+    command.args([
+        "run", "pipeline", "--engine", "rten", "--prompt", "the cat", "--size", "32x40", "--steps", "3",
+    ]);
+    command.args(arguments.split_whitespace()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn done(output: &Output) {
+    assert!(output.status.success(), "{}", stderr(output));
+}
+
+/// A prepared pipeline with `plan.yaml` beside it.
+fn planned() -> Prepared {
+    let prepared = prepare("sd15");
+    let ratios = Golden::open("sd15").index["prune"].to_string();
+    let plan = format!("version: 1\ncrdiff: {ratios}\namplify: {{weight: 1.5}}\n");
+    fs::write(prepared.pipeline.with_file_name("plan.yaml"), plan).unwrap();
+    prepared
+}
+
+struct Picture {
+    width: u32,
+    height: u32,
+    pixels: Vec<u8>,
+    texts: Vec<(String, String)>,
+}
+
+impl Picture {
+    fn open(path: &Path) -> Self {
+        let file = std::io::BufReader::new(fs::File::open(path).unwrap());
+        let mut reader = png::Decoder::new(file).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let info = reader.next_frame(&mut pixels).unwrap();
+        reader.finish().unwrap();
+        let texts = &reader.info().utf8_text;
+        let texts = texts.iter().map(|text| (text.keyword.clone(), text.get_text().unwrap())).collect();
+        Self { width: info.width, height: info.height, pixels, texts }
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.texts.iter().find(|(known, _)| known == key).map(|(_, text)| text.as_str()).unwrap()
+    }
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_plan_a_prompt_a_picture_and_the_same_again() {
+    let prepared = planned();
+    let folder = prepared.pipeline.parent().unwrap();
+    done(&run(&prepared, "--plan plan.yaml --seed 7 --negative-prompt dog --save-latents l.npy -o a.png"));
+    let picture = Picture::open(&folder.join("a.png"));
+    assert_eq!((picture.height, picture.width), (32, 40));
+    assert_eq!(picture.text("prompt"), "the cat");
+    assert_eq!(picture.text("seed"), "7");
+    assert_eq!(picture.text("sampler"), "PNDMScheduler");
+    assert_eq!(picture.text("plan_digest").len(), 64);
+    assert!(picture.text("Software").starts_with("crdiff "));
+
+    // The library makes the same.
+    let unets = Unets::WithPruned(prepared.pruned.clone());
+    let mut pipeline =
+        Pipeline::open(&prepared.pipeline, Runner::Rten.engine(), SessionOptions::default(), unets).unwrap();
+    let mut request = Request::new("the cat", 32, 40);
+    (request.steps, request.seeds, request.negative_prompt) = (3, vec![7], Some("dog".to_string()));
+    let output = pipeline.run(&request, &mut ignore).unwrap();
+    assert_eq!(output.images[0].pixels, picture.pixels);
+    assert_eq!(output.latents, read_npy(&folder.join("l.npy")).unwrap());
+
+    // The pruned graph is compiled once, beside the model, sharing its weights.
+    let compiled = |name: &String| name.starts_with("model.crdiff-") && name.ends_with(".onnx");
+    let unet = prepared.pipeline.join("unet");
+    let graphs: Vec<String> = files(&unet).into_iter().filter(compiled).collect();
+    let [graph] = graphs.as_slice() else { panic!("{graphs:?}") };
+    let changed = || fs::metadata(unet.join(graph)).unwrap().modified().unwrap();
+    let before = changed();
+
+    // The plan itself is in the picture.
+    fs::remove_file(folder.join("plan.yaml")).unwrap();
+    let mut again = crdiff(&prepared);
+    let again = again.args(["run", "--replay", "a.png", "-o", "b.png", "--engine", "rten"]).output().unwrap();
+    done(&again);
+    let repeated = Picture::open(&folder.join("b.png"));
+    assert_eq!((repeated.pixels, repeated.texts), (picture.pixels, picture.texts));
+    assert_eq!(changed(), before);
+}
+
+#[test]
+fn pictures_side_by_side_and_several_seeds() {
+    let prepared = planned();
+    let folder = prepared.pipeline.parent().unwrap();
+    done(&run(&prepared, "--plan plan.yaml --compare --seed 1 --seed 2 -o c.png"));
+    let [first, second] = ["c-1.png", "c-2.png"].map(|name| Picture::open(&folder.join(name)));
+    // Below a strip with their names.
+    assert_eq!((first.height, first.width), (24 + 32, 3 * 40 + 16));
+    assert_eq!((first.text("seed"), second.text("seed")), ("1", "2"));
+    assert_ne!(first.pixels, second.pixels);
+    // Each part is what a run of its own makes.
+    let part = |left: usize| -> Vec<u8> {
+        let lines = first.pixels.chunks_exact(3 * 136).skip(24);
+        lines.flat_map(|line| line[3 * left..3 * (left + 40)].to_vec()).collect()
+    };
+    for (left, arguments) in [
+        (0, "--dense -o d.png"),
+        (48, "--pruned pruned.onnx --weight 1 -o d.png"),
+        (96, "--pruned pruned.onnx --weight 1.5 -o d.png"),
+    ] {
+        done(&run(&prepared, &format!("{arguments} --seed 1 --seed 2")));
+        assert_eq!(part(left), Picture::open(&folder.join("d-1.png")).pixels, "{arguments}");
+    }
+}
+
+#[test]
+fn weights_amplified_in_one_network_are_near_the_outputs() {
+    let prepared = planned();
+    let folder = prepared.pipeline.parent().unwrap();
+    let ratios = Golden::open("sd15").index["prune"].to_string();
+    let plan = format!("version: 1\ncrdiff: {ratios}\namplify: {{mode: weights, weight: 1.5}}\n");
+    fs::write(folder.join("weights.yaml"), plan).unwrap();
+    let latents = |arguments: &str| {
+        let output = run(&prepared, &format!("{arguments} --json --guidance 1 --save-latents l.npy"));
+        done(&output);
+        (read_npy(&folder.join("l.npy")).unwrap().to_f32(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (dense, _) = latents("--dense");
+    let (outputs, _) = latents("--plan plan.yaml");
+    let (weights, events) = latents("--plan weights.yaml");
+    assert!(events.contains(r#""runs":{"dense":4,"pruned":0}"#), "one network runs: {events}");
+    let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+    let change = distance(&dense, &outputs);
+    assert!(
+        change > 0.1 && distance(&weights, &outputs) < 0.4 * change,
+        "{} of {change}",
+        distance(&weights, &outputs)
+    );
+}
+
+#[test]
+fn events_are_json() {
+    let prepared = prepare("sd15");
+    let output = run(&prepared, "--dense --json -o a.png");
+    done(&output);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    let expected = ["stage", "stage", "stage", "call", "call", "call", "call", "stage", "picture", "done"];
+    assert_eq!(names, expected);
+    assert_eq!(events[3]["timestep"], 667.0);
+    assert!(events.last().unwrap()["ms"]["sampling"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_exit_code_2() {
+    let prepared = planned();
+    let folder = prepared.pipeline.parent().unwrap();
+    fs::write(folder.join("no.png"), "no picture").unwrap();
+    fs::write(folder.join("cuda.yaml"), "version: 1\nrules: []\nruntime: {providers: [cuda]}\n").unwrap();
+    for (name, runtime) in [
+        ("option.yaml", "{providers: [tensorrt], options: {tensorrt: {trt_fp16: 1}}}"),
+        ("other.yaml", "{providers: [cpu], options: {cuda: {device_id: 1}}}"),
+    ] {
+        fs::write(folder.join(name), format!("version: 1\nrules: []\nruntime: {runtime}\n")).unwrap();
+    }
+    let cases = [
+        ("", "nothing says what to run: give --plan"),
+        ("--dense --compare", "cannot be used with"),
+        ("--plan missing.yaml", "missing.yaml"),
+        ("--dense --scheduler Nothing", "the scheduler `Nothing` is not supported"),
+        ("--dense --scheduler-option x", "write KEY=VALUE"),
+        ("--dense --scheduler-option prediction_type=flow", "`prediction_type`"),
+        ("--dense --batch 3 --seed 1 --seed 2", "2 seeds for 3 pictures"),
+        ("--dense --weight 2", "--weight is for a dense and a pruned network"),
+        ("--dense --provider-option device_id=1", "a provider that isn't run"),
+        (
+            "--dense --provider cuda --provider-option device=1",
+            "option `device` of the cuda provider: there is none of this name; did you mean `device_id`?",
+        ),
+        ("--plan option.yaml", "option `trt_fp16` of the tensorrt provider"),
+        ("--plan other.yaml", "`runtime.options` are for cuda, which is not in its `providers`"),
+        ("--dense --provider cuda", "rten runs on the CPU only"),
+        ("--plan cuda.yaml", "rten runs on the CPU only"),
+        ("--dense -o missing/a.png", "missing/a.png: cannot write the picture"),
+        ("--replay no.png", "cannot be used with"),
+    ];
+    for (arguments, expected) in cases {
+        let output = run(&prepared, arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{arguments}: {}", stderr(&output));
+    }
+    let output = crdiff(&prepared).args(["run", "--replay", "no.png"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!files(folder).iter().any(|name| name.ends_with("out.png") || name.starts_with(".crdiff")));
+}
+
+#[test]
+fn cuda_without_a_cuda_build_is_an_error_that_says_what_is_needed() {
+    let prepared = planned();
+    let library = crate::common::ort::ort_library();
+    let mut command = crdiff(&prepared);
+    command.args(["run", "pipeline", "--engine", "ort", "--dense", "--prompt", "cat", "--size", "32x40"]);
+    let output = command.args(["--provider", "cuda"]).arg("--ort-lib").arg(library).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    // Where the library has CUDA, there may be no device: that is an error that names the provider, too.
+    let said = stderr(&output);
+    assert!(said.contains("on cuda") && said.contains("it needs a CUDA build of ONNX Runtime"), "{said}");
+    assert!(!prepared.pipeline.with_file_name("out.png").exists());
+}
+
+/// `--fused` with a graph of our own compiler is the plan's two networks, to rounding.
+#[test]
+fn a_fused_graph_makes_what_two_networks_make() {
+    let prepared = planned();
+    let folder = prepared.pipeline.parent().unwrap();
+    let compile = ["compile", "pipeline/unet/model.onnx", "plan.yaml", "--emit", "fused", "-o", "fused.onnx"];
+    done(&crdiff(&prepared).args(compile).output().unwrap());
+    let latents = |arguments: &str| {
+        let output = run(&prepared, &format!("{arguments} --json --save-latents l.npy"));
+        done(&output);
+        let events = String::from_utf8(output.stdout).unwrap();
+        (read_npy(&folder.join("l.npy")).unwrap().to_f32(), events)
+    };
+    let (separate, events) = latents("--plan plan.yaml");
+    assert!(events.contains(r#""runs":{"dense":4,"pruned":4}"#), "{events}");
+    let (fused, events) = latents("--fused fused.onnx");
+    assert!(events.contains(r#""runs":{"dense":4,"pruned":0}"#), "{events}");
+    let (dense, _) = latents("--dense");
+    let difference =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    let largest = separate.iter().fold(1f32, |most, value| most.max(value.abs()));
+    assert!(difference(&separate, &fused) <= 1e-4 * largest, "{}", difference(&separate, &fused));
+    assert!(difference(&separate, &dense) > 0.1);
+}
+
+#[test]
+fn folders_that_are_no_pipeline_or_cannot_be_written() {
+    let prepared = planned();
+    let folder = prepared.pipeline.parent().unwrap();
+    fs::write(folder.join("file"), "").unwrap();
+    let mut nowhere = crdiff(&prepared);
+    nowhere.args(["run", "file", "--engine", "rten", "--dense", "--prompt", "cat"]);
+    let output = nowhere.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("file/model_index.json"), "{}", stderr(&output));
+    fs::remove_file(prepared.pipeline.join("tokenizer/vocab.json")).unwrap();
+    let output = run(&prepared, "--dense");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("pipeline/tokenizer: there is no vocab.json"), "{}", stderr(&output));
+    assert_eq!(files(folder).iter().filter(|name| name.ends_with("png")).count(), 0);
+}
+
+#[test]
+fn an_interrupt_stops_between_steps_and_leaves_nothing() {
+    let prepared = prepare("sd15");
+    let folder = prepared.pipeline.parent().unwrap().to_path_buf();
+    let before = files(&folder);
+    let mut child = crdiff(&prepared)
+        .args([
+            "run", "pipeline", "--engine", "rten", "--dense", "--json", "--prompt", "cat", "--size", "64x64",
+        ])
+        .args(["--steps", "900", "-o", "a.png", "--save-latents", "l.npy"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first event of a call says that sampling is under way.
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(lines.any(|line| line.unwrap().contains(r#""call""#)));
+    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(interrupted.success());
+    let started = Instant::now();
+    let rest = lines.count();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("interrupted; nothing was written"));
+    assert!(
+        rest < 890,
+        "it went on for {rest} calls, {:?}",
+        Duration::from_secs(started.elapsed().as_secs())
+    );
+    assert_eq!(files(&folder), before);
+}
+
+#[test]
+fn bench_times_each_kind() {
+    let prepared = planned();
+    let output = crdiff(&prepared)
+        .args(["bench", "pipeline", "--engine", "rten", "--plan", "plan.yaml", "--fused", "pruned.onnx"])
+        .args(["--size", "32x32", "--steps", "2", "--runs", "1", "--json"])
+        .output()
+        .unwrap();
+    done(&output);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let kinds = report["kinds"].as_array().unwrap();
+    let runs: Vec<_> = kinds
+        .iter()
+        .map(|kind| {
+            (kind["name"].as_str().unwrap(), kind["dense_runs"].as_u64(), kind["pruned_runs"].as_u64())
+        })
+        .collect();
+    let expected = [("dense", 3, 0), ("pruned", 0, 3), ("amplified", 3, 3), ("fused", 3, 0)];
+    assert_eq!(runs, expected.map(|(name, dense, pruned)| (name, Some(dense), Some(pruned))));
+    assert!(kinds.iter().all(|kind| kind["steps_per_second"].as_f64().unwrap() > 0.0));
+}

@@ -1,0 +1,130 @@
+//! Every golden case: latents within 1e-4 of the largest latent, pixels within 1 of diffusers'.
+
+use crdiff::{
+    diffusion::{
+        Pipeline,
+        pipeline::{Place, Request, Unets},
+        vae::Tiling,
+    },
+    engine::SessionOptions,
+    plan,
+};
+use serde_json::Value;
+
+use crate::pipelines::support::{Golden, Runner, ignore, prepare};
+
+/// A field of a case, or its default.
+fn field<'a>(golden: &'a Golden, case: &'a Value, key: &str) -> &'a Value {
+    case.get(key).unwrap_or(&golden.index["defaults"][key])
+}
+
+fn request(golden: &Golden, case: &Value) -> Request {
+    let get = |key: &str| field(golden, case, key);
+    let size = |key: &str| usize::try_from(get(key).as_u64().unwrap()).unwrap();
+    let mut request = Request::new(get("prompt").as_str().unwrap(), size("height"), size("width"));
+    request.negative_prompt = get("negative").as_str().map(str::to_string);
+    request.steps = size("steps");
+    request.guidance = get("guidance").as_f64().unwrap();
+    request.guidance_rescale = get("guidance_rescale").as_f64().unwrap();
+    request.batch = size("batch");
+    request.seeds = get("seeds").as_array().unwrap().iter().map(|seed| seed.as_u64().unwrap()).collect();
+    request.eta = get("eta").as_f64().unwrap();
+    request.clip_skip = get("clip_skip").as_u64().map(|skip| usize::try_from(skip).unwrap());
+    request.scheduler = Some(get("scheduler").as_str().unwrap().parse().unwrap());
+    let config = get("config").as_object().unwrap();
+    request.scheduler_config = config.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    if get("tiled") == true {
+        request.tiling = Tiling::Tiles;
+    }
+    if let Some(amplify) = case.get("amplify") {
+        request.amplify =
+            plan::parse("plan.yaml", &format!("version: 1\namplify: {amplify}\nrules: []")).unwrap().amplify;
+    }
+    request
+}
+
+/// Runs all cases of a pipeline; the largest differences of latents (over the largest latent) and of pixels.
+fn check(name: &str, runner: Runner, options: &SessionOptions, place: Place) {
+    let golden = Golden::open(name);
+    let prepared = prepare(name);
+    let mut pipeline =
+        Pipeline::open(&prepared.pipeline, runner.engine(), options.clone(), Unets::Dense).unwrap();
+    let mut failures = Vec::new();
+    let cases = golden.index["cases"].as_array().unwrap();
+    // Those without amplification first, so that the networks are loaded twice, not for each case.
+    for amplified in [false, true] {
+        pipeline.set_unets(match amplified {
+            false => Unets::Dense,
+            true => Unets::WithPruned(prepared.pruned.clone()),
+        });
+        for case in cases.iter().filter(|case| case.get("amplify").is_some() == amplified) {
+            let label = case["name"].as_str().unwrap();
+            let request = Request { place, ..request(&golden, case) };
+            let output = pipeline.run(&request, &mut ignore).unwrap_or_else(|e| panic!("{label}: {e}"));
+            let expected = golden.tensor(&format!("{label}/latents"));
+            assert_eq!(output.latents.dims(), expected.dims(), "{label}");
+            let expected = expected.to_f32();
+            let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
+            let latents = output.latents.to_f32();
+            let latents =
+                latents.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs() / largest));
+            let bytes = golden.tensor(&format!("{label}/image")).to_i64();
+            let pixels: Vec<u8> = output.images.iter().flat_map(|image| image.pixels.clone()).collect();
+            assert_eq!(pixels.len(), bytes.len(), "{label}");
+            let pixels = pixels.iter().zip(&bytes).map(|(a, b)| (i64::from(*a) - b).abs()).max().unwrap();
+            if !(latents <= 1e-4 && pixels <= 1) {
+                failures.push(format!("{label}: latents {latents:.2e}, pixels {pixels}"));
+            }
+        }
+    }
+    assert!(cases.len() >= 4);
+    for case in
+        cases.iter().filter_map(|case| case["name"].as_str()).filter(|name| name.contains("amplified/"))
+    {
+        // Were the goldens alike, a runner that never amplifies would pass.
+        let pair = [case.to_string(), case.replace("amplified/", "dense/")];
+        let [amplified, dense] = pair.map(|name| golden.tensor(&format!("{name}/latents")).to_f32());
+        assert!(amplified.iter().zip(&dense).any(|(a, b)| (a - b).abs() > 0.5), "{case}");
+    }
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
+#[test]
+fn sd15_in_onnx_runtime() {
+    check("sd15", Runner::OnnxRuntime, &SessionOptions::default(), Place::Automatic);
+}
+
+#[test]
+fn sd15_in_rten() {
+    check("sd15", Runner::Rten, &SessionOptions::default(), Place::Automatic);
+}
+
+#[test]
+fn sdxl_in_onnx_runtime() {
+    check("sdxl", Runner::OnnxRuntime, &SessionOptions::default(), Place::Automatic);
+}
+
+#[test]
+fn sdxl_in_rten() {
+    check("sdxl", Runner::Rten, &SessionOptions::default(), Place::Automatic);
+}
+
+#[test]
+fn lcm_in_both() {
+    check("lcm", Runner::OnnxRuntime, &SessionOptions::default(), Place::Automatic);
+    check("lcm", Runner::Rten, &SessionOptions::default(), Place::Automatic);
+}
+
+#[test]
+fn a_trained_pipeline_in_both() {
+    check("../shapes/pipeline", Runner::OnnxRuntime, &SessionOptions::default(), Place::Automatic);
+    check("../shapes/pipeline", Runner::Rten, &SessionOptions::default(), Place::Automatic);
+}
+
+/// As a GPU runs them: latents stay in the engine's memory.
+#[test]
+fn on_the_device() {
+    for name in ["sd15", "sdxl", "lcm"] {
+        check(name, Runner::OnnxRuntime, &SessionOptions::default(), Place::Device);
+    }
+}

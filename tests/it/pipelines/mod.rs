@@ -1,0 +1,9 @@
+//! Whole pipelines against diffusers, from the prompt on, and the interleaving of networks.
+
+mod command;
+mod device;
+mod goldens;
+mod interleave;
+mod requests;
+mod support;
+mod tokens;

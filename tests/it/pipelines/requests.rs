@@ -1,0 +1,227 @@
+//! What can be asked of a pipeline, and what is refused.
+
+use std::{fs, ops::ControlFlow, path::Path};
+
+use crdiff::{
+    diffusion::{
+        Pipeline, PipelineError,
+        interleave::Batching,
+        pipeline::{Event, Output, Random, Request, Unets},
+    },
+    engine::{HostTensor, MemoryMode, SessionOptions},
+};
+
+use onnx_protobuf::{Message, ModelProto};
+
+use crate::pipelines::support::{Prepared, Runner, ignore, prepare};
+
+fn open(prepared: &Prepared, runner: Runner, unets: Unets) -> Pipeline {
+    Pipeline::open(&prepared.pipeline, runner.engine(), SessionOptions::default(), unets).unwrap()
+}
+
+fn small() -> Request {
+    let mut request = Request::new("the cat", 32, 40);
+    request.steps = 3;
+    request.guidance = 4.0;
+    request
+}
+
+fn refused(pipeline: &mut Pipeline, change: impl FnOnce(&mut Request)) -> String {
+    let mut request = small();
+    change(&mut request);
+    pipeline.run(&request, &mut ignore).unwrap_err().to_string()
+}
+
+fn largest_difference(a: &Output, b: &Output) -> f32 {
+    let (a, b) = (a.latents.to_f32(), b.latents.to_f32());
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(&b).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let prepared = prepare("sd15");
+    let mut pipeline = open(&prepared, Runner::Rten, Unets::WithPruned(prepared.pruned.clone()));
+    let mut refused = |change: &dyn Fn(&mut Request)| refused(&mut pipeline, change);
+    assert_eq!(
+        refused(&|r| r.height = 33),
+        "the size 33x40 is not divisible by 4, the pixels of a latent; try 36x40"
+    );
+    assert_eq!(refused(&|r| r.batch = 0), "a batch has at least one picture");
+    assert!(refused(&|r| r.batch = usize::MAX / 2).ends_with("are too many"));
+    assert!(refused(&|r| r.seeds = vec![1, 2, 3]).starts_with("3 seeds for 1 pictures"));
+    assert!(refused(&|r| (r.random, r.seeds) = (Random::Numpy, vec![1 << 40])).contains("NumPy's seeds"));
+    assert!(refused(&|r| r.steps = 0).contains("cannot take 0 steps"));
+    assert!(refused(&|r| r.clip_skip = Some(1)).contains("clip_skip"));
+    let wrong = HostTensor::new([1, 4, 8, 9], vec![0f32; 288]).unwrap();
+    assert!(refused(&|r| r.latents = Some(wrong.clone())).contains("expected [1, 4, 8, 10]"));
+    let few = HostTensor::new([2, 1, 4, 8, 10], vec![0f32; 640]).unwrap();
+    let ancestral = |r: &mut Request| {
+        r.scheduler = Some("EulerAncestralDiscreteScheduler".parse().unwrap());
+        r.noise = Some(few.clone());
+    };
+    assert_eq!(refused(&ancestral), "the noise has 2 draws; the sampler makes 3");
+    let listed = |r: &mut Request| r.amplify.weight.value = crdiff::plan::Weight::Steps(vec![1.0]);
+    assert!(refused(&listed).contains("lists 1 steps, but 3 are run"));
+}
+
+#[test]
+fn a_size_that_the_export_cannot_take_is_explained() {
+    let prepared = prepare("sd15");
+    // 36 pixels are 9 latents, an odd number that comes back from the UNet's lower half as 10.
+    for runner in [Runner::Rten, Runner::OnnxRuntime] {
+        let mut pipeline = open(&prepared, runner, Unets::Dense);
+        let error = refused(&mut pipeline, |r| r.height = 36);
+        assert!(error.contains("latents of 9x10 are not divisible by 2"), "{error}");
+        assert!(error.contains("try --size 40x40"), "{error}");
+    }
+}
+
+#[test]
+fn given_latents_and_noise_are_used() {
+    let prepared = prepare("sd15");
+    let mut pipeline = open(&prepared, Runner::Rten, Unets::Dense);
+    let mut request = small();
+    request.scheduler = Some("EulerAncestralDiscreteScheduler".parse().unwrap());
+    request.seeds = vec![5];
+    let drawn = pipeline.run(&request, &mut ignore).unwrap();
+    // The same numbers from the generator, given as files would give them.
+    let mut generator = crdiff::diffusion::random::TorchGenerator::new(5);
+    let mut draws = vec![vec![0f32; 320]; 4];
+    draws.iter_mut().for_each(|draw| generator.randn(draw));
+    request.seeds = vec![6];
+    request.latents = Some(HostTensor::new([1, 4, 8, 10], draws.remove(0)).unwrap());
+    request.noise = Some(HostTensor::new([3, 1, 4, 8, 10], draws.concat()).unwrap());
+    let given = pipeline.run(&request, &mut ignore).unwrap();
+    assert_eq!(drawn.latents, given.latents);
+    request.noise = None;
+    assert_ne!(drawn.latents, pipeline.run(&request, &mut ignore).unwrap().latents);
+}
+
+#[test]
+fn branches_in_turn_and_low_memory_change_nothing_but_the_last_bits() {
+    let prepared = prepare("sdxl");
+    let run = |memory: MemoryMode, batching: Batching| {
+        let options = SessionOptions { memory, ..SessionOptions::default() };
+        let unets = Unets::WithPruned(prepared.pruned.clone());
+        let engine = Runner::OnnxRuntime.engine();
+        let mut pipeline = Pipeline::open(&prepared.pipeline, engine, options, unets).unwrap();
+        let mut request = small();
+        request.batching = batching;
+        request.batch = 2;
+        pipeline.run(&request, &mut ignore).unwrap()
+    };
+    let together = run(MemoryMode::Fast, Batching::Together);
+    assert!(largest_difference(&together, &run(MemoryMode::Fast, Batching::InTurn)) < 1e-4);
+    assert!(largest_difference(&together, &run(MemoryMode::Low, Batching::InTurn)) < 1e-4);
+}
+
+#[test]
+fn events_come_in_order_and_can_stop_the_run() {
+    let prepared = prepare("sd15");
+    let mut pipeline = open(&prepared, Runner::Rten, Unets::Dense);
+    let mut request = small();
+    request.prompt = "the ".repeat(90);
+    let mut heard = Vec::new();
+    pipeline
+        .run(&request, &mut |event| {
+            heard.push(match event {
+                Event::Stage(stage) => format!("{stage:?}"),
+                Event::Call { call, calls, step, steps, .. } => format!("{call}/{calls} {step}/{steps}"),
+                Event::Warning(text) => text.chars().take(30).collect(),
+            });
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let expected = [
+        "Loading",
+        "Text",
+        "a prompt is longer than 77 tok",
+        "Sampling",
+        "0/4 0/3",
+        "1/4 0/3",
+        "2/4 1/3",
+        "3/4 2/3",
+        "Decoding",
+    ];
+    assert_eq!(heard, expected);
+
+    let mut calls = 0;
+    let stopped = pipeline.run(&request, &mut |event| {
+        calls += usize::from(matches!(event, Event::Call { .. }));
+        if calls == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(stopped, Err(PipelineError::Stopped)));
+    assert_eq!(calls, 2);
+    // The pipeline can be used again.
+    pipeline.run(&small(), &mut ignore).unwrap();
+}
+
+#[test]
+fn broken_folders_are_errors_that_name_the_file() {
+    let prepared = prepare("sd15");
+    let fails = |runner: Runner| {
+        let options = SessionOptions::default();
+        Pipeline::open(&prepared.pipeline, runner.engine(), options, Unets::Dense)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    let index = prepared.pipeline.join("model_index.json");
+    fs::write(&index, r#"{"_class_name": "FluxPipeline"}"#).unwrap();
+    assert!(fails(Runner::Rten).contains("`FluxPipeline` is not supported"));
+    fs::write(&index, "{}").unwrap();
+    assert!(fails(Runner::Rten).contains("model_index.json: it has no `_class_name`"));
+    fs::write(&index, r#"{"_class_name": "StableDiffusionXLPipeline"}"#).unwrap();
+    assert!(fails(Runner::Rten).contains("tokenizer_2"));
+    fs::remove_file(&index).unwrap();
+    assert!(fails(Runner::Rten).contains("model_index.json: cannot read"));
+}
+
+#[test]
+fn a_model_that_is_no_unet_is_refused() {
+    let prepared = prepare("sd15");
+    let decoder = prepared.pipeline.join("vae_decoder/model.onnx");
+    let mut pipeline = open(&prepared, Runner::Rten, Unets::Instead(decoder));
+    let error = pipeline.run(&small(), &mut ignore).unwrap_err().to_string();
+    assert!(error.contains("no input `sample`, so it is no UNet"), "{error}");
+    let xl = prepare("sdxl");
+    let mut pipeline = open(&prepared, Runner::Rten, Unets::Instead(xl.pipeline.join("unet/model.onnx")));
+    let error = pipeline.run(&small(), &mut ignore).unwrap_err().to_string();
+    assert!(
+        error.contains("`text_embeds`") && error.contains("this kind of pipeline doesn't have"),
+        "{error}"
+    );
+}
+
+/// A copy of the decoder at `path` that returns NaN.
+fn break_decoder(path: &Path) {
+    let mut model = ModelProto::parse_from_bytes(&fs::read(path).unwrap()).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let bias = graph.initializer.iter_mut().find(|tensor| tensor.name.ends_with("conv_out.bias")).unwrap();
+    bias.raw_data = f32::NAN.to_le_bytes().repeat(3);
+    fs::write(path, model.write_to_bytes().unwrap()).unwrap();
+}
+
+#[test]
+fn a_decoder_that_overflows_is_replaced_by_the_one_in_single_precision() {
+    let prepared = prepare("sd15");
+    let mut whole = open(&prepared, Runner::Rten, Unets::Dense);
+    let expected = whole.run(&small(), &mut ignore).unwrap();
+    let decoder = prepared.pipeline.join("vae_decoder/model.onnx");
+    let single = prepared.pipeline.join("vae_decoder_fp32/model.onnx");
+    let saved = fs::read(&decoder).unwrap();
+    break_decoder(&decoder);
+    let mut broken = open(&prepared, Runner::Rten, Unets::Dense);
+    let error = broken.run(&small(), &mut ignore).unwrap_err().to_string();
+    assert!(error.starts_with("the VAE gave values that are not finite"), "{error}");
+    assert!(error.contains("vae_decoder_fp32/model.onnx"), "{error}");
+    fs::create_dir(single.parent().unwrap()).unwrap();
+    fs::write(&single, saved).unwrap();
+    let mut warnings = 0;
+    let output = broken.run(&small(), &mut |event| {
+        warnings += usize::from(matches!(event, Event::Warning(_)));
+        ControlFlow::Continue(())
+    });
+    assert_eq!((output.unwrap().images, warnings), (expected.images, 1));
+}

@@ -1,0 +1,11 @@
+//! Searching: the strategies against an independent transcription, spaces and their errors, journals that survive
+//! kill -9, objectives against Pillow and ONNX Runtime, and other optimisers.
+
+mod command;
+mod fed;
+mod objectives;
+mod optuna;
+mod python;
+mod shapes;
+mod spaces;
+mod strategies;

@@ -1,0 +1,24 @@
+//! Python with pinned packages, made once in `target/tmp`.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use crate::search::command::repository;
+
+/// The interpreter of an environment called `name`, which has what a file of the repository requires.
+pub fn python(name: &str, requirements: &str) -> PathBuf {
+    let requirements = repository().join(requirements);
+    let wanted = fs::read_to_string(&requirements).unwrap();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let (python, installed) = (folder.join("bin/python"), folder.join("installed.txt"));
+    if fs::read_to_string(&installed).is_ok_and(|known| known == wanted) {
+        return python;
+    }
+    let run = |command: &mut Command| {
+        let output = command.output().expect("this test needs python3 with venv and pip");
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
+    run(Command::new(&python).args(["-m", "pip", "install", "-q", "--no-deps", "-r"]).arg(&requirements));
+    fs::write(installed, wanted).unwrap();
+    python
+}

@@ -1,0 +1,8 @@
+//! `verify`: every legal compilation is proven, every harmful change to one is found, every harmless one accepted.
+
+mod by_hand;
+mod command;
+mod goldens;
+mod mutations;
+mod properties;
+mod support;
