@@ -4,18 +4,17 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::{
     analysis::{
-        flow::Flow,
-        macs,
+        Analysis, Findings, macs,
         magnitude::{MagnitudeError, Progress},
-        modules::{self, Modules},
         shapes::{self, ConcreteShapes, Shapes},
-        skip::Facts,
-        weights,
     },
     ir::Graph,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
@@ -36,10 +35,8 @@ pub struct Compilation {
     pub outcomes: Vec<PruneOutcome>,
     /// What a fused graph computes once.
     pub sharing: Sharing,
-    /// The modules of the model as it came.
-    pub modules: Modules,
-    /// The shapes of the model as it came.
-    pub shapes: Shapes,
+    /// What is known about the model as it came.
+    pub findings: Arc<Findings>,
 }
 
 /// Why a model could not be compiled.
@@ -112,12 +109,9 @@ pub fn compile(
 ) -> Result<Compilation, CompileError> {
     let emit = emit(plan, target)?;
     // Half of the time of a compilation that reads no weights.
-    let (shapes, (modules, source)) =
-        rayon::join(|| shapes::shapes(graph), || (modules::modules(graph), graph.structure_digest()));
-    let flow = Flow::of(graph);
-    let weights = weights::weights(graph, &modules);
-    let facts = Facts { graph, modules: &modules, shapes: &shapes, flow: &flow };
-    let mut resolved = plan::resolve(plan, &facts, &weights).map_err(Box::new)?;
+    let (analysis, source) = rayon::join(|| Analysis::of(graph), || graph.structure_digest());
+    let mut resolved = plan::resolve(plan, &analysis).map_err(Box::new)?;
+    let findings = analysis.findings();
     if let Emit::Amplified(w) = emit {
         for prune in &mut resolved.prunes {
             prune.rule.scale.value = 1.0 - w;
@@ -125,7 +119,7 @@ pub fn compile(
     }
     let provenance = Provenance { emit: emit.name(), plan: plan.digest.clone(), source };
     let outcome = passes::run(graph, &resolved, emit, masks, &provenance, progress)?;
-    Ok(Compilation { resolved, outcomes: outcome.prunes, sharing: outcome.sharing, modules, shapes })
+    Ok(Compilation { resolved, outcomes: outcome.prunes, sharing: outcome.sharing, findings })
 }
 
 /// What the passes are to make, with w from the plan.

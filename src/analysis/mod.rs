@@ -1,4 +1,4 @@
-//! Read-only facts about a graph: shapes, modules, skip paths, weights.
+//! Read-only facts about a graph: modules, shapes, flow, weights, skip paths. [`Analysis::of`] finds them.
 
 pub mod constants;
 pub mod flow;
@@ -8,3 +8,62 @@ pub mod modules;
 pub mod shapes;
 pub mod skip;
 pub mod weights;
+
+use std::{ops::Deref, sync::Arc};
+
+use self::{flow::Flow, modules::Modules, shapes::Shapes, weights::Weights};
+use crate::ir::Graph;
+
+/// A graph and what is known about it; the [`Findings`] are its fields too.
+#[derive(Clone, Debug)]
+pub struct Analysis<'g> {
+    /// The graph.
+    pub graph: &'g Graph,
+    findings: Arc<Findings>,
+}
+
+/// What is known about a graph, without the graph.
+#[derive(Debug)]
+pub struct Findings {
+    /// Its module tree.
+    pub modules: Modules,
+    /// The symbolic shapes of its values.
+    pub shapes: Shapes,
+    /// Which values carry activations.
+    pub flow: Flow,
+    /// The weights of its Linear and Conv2d layers.
+    pub weights: Weights,
+}
+
+impl<'g> Analysis<'g> {
+    /// Analyses `graph`.
+    pub fn of(graph: &'g Graph) -> Self {
+        let (shapes, (modules, weights, flow)) = rayon::join(
+            || shapes::shapes(graph),
+            || {
+                let modules = modules::modules(graph);
+                let weights = weights::weights(graph, &modules);
+                (modules, weights, Flow::of(graph))
+            },
+        );
+        Self::with(graph, Arc::new(Findings { modules, shapes, flow, weights }))
+    }
+
+    /// Puts `graph` and what [`Self::of`] found about it together again.
+    pub fn with(graph: &'g Graph, findings: Arc<Findings>) -> Self {
+        Self { graph, findings }
+    }
+
+    /// Returns what is known about the graph, to be kept while the graph is edited.
+    pub fn findings(&self) -> Arc<Findings> {
+        Arc::clone(&self.findings)
+    }
+}
+
+impl Deref for Analysis<'_> {
+    type Target = Findings;
+
+    fn deref(&self) -> &Findings {
+        &self.findings
+    }
+}

@@ -5,16 +5,29 @@
 //! a convolution), the skip is the operand that reaches the module's input through linear layers alone. Neither the
 //! order of operands nor any name decides.
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
 use super::{
-    constants,
-    flow::{Flow, data_uses},
-    modules::{Kind, ModuleId, Modules},
-    shapes::{Agreement, Shapes},
+    Analysis, constants,
+    flow::data_uses,
+    modules::{Kind, ModuleId},
+    shapes::Agreement,
 };
-use crate::{
-    ir::{Graph, Node, NodeId, Use, ValueId},
-    plan::Via,
-};
+use crate::ir::{Graph, Node, NodeId, Use, ValueId};
+
+/// What stands in for the output of a bypassed module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// The module's residual skip.
+    #[default]
+    Shortcut,
+    /// The module's input.
+    Input,
+    /// The hidden operand of the skip Concat before an up-block's resnet, as BK-SDM does.
+    Backbone,
+}
 
 /// A legal bypass.
 #[derive(Clone, Debug)]
@@ -56,20 +69,7 @@ impl Illegal {
     }
 }
 
-/// The analyses that a bypass is decided from.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
-    /// The graph.
-    pub graph: &'a Graph,
-    /// Its modules.
-    pub modules: &'a Modules,
-    /// Its shapes.
-    pub shapes: &'a Shapes,
-    /// Where the picture flows.
-    pub flow: &'a Flow,
-}
-
-impl Facts<'_> {
+impl Analysis<'_> {
     /// Decides what bypassing `module` means.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use super::{
     progress::{Bars, Visibility, interruptible},
 };
 use crate::{
+    analysis::Analysis,
     compile::{Hooks, Job, Target, compile_file, default_output},
     ir::Graph,
     onnx::{self, WeightPolicy},
@@ -195,8 +196,9 @@ fn page(
     reports: &mut [CompileReport],
 ) -> Result<String, Failure> {
     let graph = Graph::load(onnx::open(&args.model)?)?;
-    report::compile::magnitudes(reports, &graph).map_err(|e| Failure::Message(e.to_string()))?;
-    let model = html::Anatomy::of(&args.model.display().to_string(), &graph, at);
+    let analysis = Analysis::of(&graph);
+    report::compile::magnitudes(reports, &analysis).map_err(|e| Failure::Message(e.to_string()))?;
+    let model = html::Anatomy::of(&args.model.display().to_string(), &analysis, at);
     html::render(&html::compile(model, plan, reports)).map_err(|e| Failure::Message(e.to_string()))
 }
 

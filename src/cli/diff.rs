@@ -8,6 +8,7 @@ use super::{
     progress::{Bars, Visibility},
 };
 use crate::{
+    analysis::Analysis,
     ir::Graph,
     onnx,
     report::{
@@ -60,7 +61,10 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let [a, b] = [&args.a, &args.b].map(|path| path.display().to_string());
     if let Some(file) = page {
         let [first, second] = &graphs;
-        let models = [html::Anatomy::of(&a, first, None), html::Anatomy::of(&b, second, None)];
+        let models = [
+            html::Anatomy::of(&a, &Analysis::of(first), None),
+            html::Anatomy::of(&b, &Analysis::of(second), None),
+        ];
         let page = html::render(&html::diff(models, &diff)).map_err(|e| Failure::Message(e.to_string()))?;
         file.place(&page)?;
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{DONE, Failure, Size, files::Report};
 use crate::{
-    analysis::{flow::Flow, modules, shapes, skip::Facts, weights},
+    analysis::Analysis,
     ir::Graph,
     onnx,
     plan::{Glob, Selector},
@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         let file = Report::create(path)?;
         let graph = Graph::load(onnx::open(&args.model)?)?;
         let at = args.at.map(|size| (size.height, size.width));
-        let model = html::Anatomy::of(&args.model.display().to_string(), &graph, at);
+        let model = html::Anatomy::of(&args.model.display().to_string(), &Analysis::of(&graph), at);
         file.place(&html::render(&html::inspect(model)).map_err(|e| Failure::Message(e.to_string()))?)?;
         return Ok(DONE);
     }
@@ -60,13 +60,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         }
     };
     let graph = Graph::load(onnx::open(&args.model)?)?;
-    let modules = modules::modules(&graph);
-    let shapes = shapes::shapes(&graph);
-    let flow = Flow::of(&graph);
-    let weights = weights::weights(&graph, &modules);
-    let facts = Facts { graph: &graph, modules: &modules, shapes: &shapes, flow: &flow };
     let filter = Filter { depth: args.depth, glob };
-    let report = inspect::inspect(&args.model.display().to_string(), &facts, &weights, &filter);
+    let report = inspect::inspect(&args.model.display().to_string(), &Analysis::of(&graph), &filter);
     if args.json {
         let json = serde_json::to_string_pretty(&report).map_err(|e| Failure::Message(e.to_string()))?;
         anstream::println!("{json}");

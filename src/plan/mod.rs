@@ -30,13 +30,14 @@ mod schema;
 mod select;
 pub(crate) mod tree;
 
+pub use crate::analysis::skip::Via;
 #[cfg(feature = "runner")]
 pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};
 pub use glob::{BadGlob, Glob};
 pub use model::{
     Amplify, BypassRule, Curve, During, Located, Mask, Mode, On, Pattern, Plan, Pool, PruneRule, Ratio, Rule,
-    Runtime, Ties, Via, Weight,
+    Runtime, Ties, Weight,
 };
 #[cfg(feature = "runner")]
 pub(crate) use parse::from_node;

@@ -2,6 +2,7 @@
 
 use super::diagnostics::PlanSource;
 use super::select::Selector;
+use crate::analysis::skip::Via;
 use miette::SourceSpan;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
@@ -54,19 +55,6 @@ pub struct BypassRule {
     pub modules: Selector,
     /// What is used instead.
     pub via: Via,
-}
-
-/// What stands in for the output of a bypassed module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Via {
-    /// The module's residual skip.
-    #[default]
-    Shortcut,
-    /// The module's input.
-    Input,
-    /// The hidden operand of the skip Concat before an up-block's resnet, as BK-SDM does.
-    Backbone,
 }
 
 /// Multiply the masked weights of the selected modules by `scale`.

@@ -6,11 +6,7 @@ use rustc_hash::FxHashMap;
 
 use super::{BypassRule, Glob, Mask, Plan, PlanError, PruneRule, Rule, Selector, nearest};
 use crate::{
-    analysis::{
-        modules::ModuleId,
-        skip::{Bypass, Facts},
-        weights::{Weight, Weights},
-    },
+    analysis::{Analysis, modules::ModuleId, skip::Bypass, weights::Weight},
     ir::ValueId,
 };
 
@@ -73,14 +69,14 @@ pub struct ResolvedPrune {
     pub weights: Vec<Weight>,
 }
 
-/// Resolves `plan` against the model that `facts` and `weights` are about.
+/// Resolves `plan` against an analysed model.
 ///
 /// # Errors
 /// [`PlanError`] with everything that is wrong: a selector that matches nothing, a bypass that is not legal, weights
 /// that cannot be masked, a weight that two rules mask.
-pub fn resolve(plan: &Plan, facts: &Facts<'_>, weights: &Weights) -> Result<ResolvedPlan, PlanError> {
+pub fn resolve(plan: &Plan, analysis: &Analysis<'_>) -> Result<ResolvedPlan, PlanError> {
     let mut resolver =
-        Resolver { plan, facts, weights, errors: Vec::new(), bypasses: Vec::new(), prunes: Vec::new() };
+        Resolver { plan, analysis, errors: Vec::new(), bypasses: Vec::new(), prunes: Vec::new() };
     for rule in &plan.rules {
         match rule {
             Rule::Bypass(rule) => resolver.bypass(rule),
@@ -98,8 +94,7 @@ pub fn resolve(plan: &Plan, facts: &Facts<'_>, weights: &Weights) -> Result<Reso
 
 struct Resolver<'a> {
     plan: &'a Plan,
-    facts: &'a Facts<'a>,
-    weights: &'a Weights,
+    analysis: &'a Analysis<'a>,
     errors: Vec<PlanError>,
     bypasses: Vec<ResolvedBypass>,
     prunes: Vec<ResolvedPrune>,
@@ -121,15 +116,16 @@ impl Resolver<'_> {
 
     /// The modules that `glob` means: the one that it names, or the blocks among those that it matches.
     fn modules(&self, glob: &Glob) -> Vec<ModuleId> {
-        if let Some(module) = self.facts.modules.named(glob.text()) {
+        if let Some(module) = self.analysis.modules.named(glob.text()) {
             return vec![module];
         }
-        let matched = self.facts.modules.iter().filter(|(_, m)| m.kind.is_block() && glob.matches(&m.path));
+        let matched =
+            self.analysis.modules.iter().filter(|(_, m)| m.kind.is_block() && glob.matches(&m.path));
         matched.map(|(id, _)| id).collect()
     }
 
     fn no_module(&mut self, glob: &Glob) {
-        let paths = || self.facts.modules.iter().map(|(_, m)| m);
+        let paths = || self.analysis.modules.iter().map(|(_, m)| m);
         let mut near = nearest(glob.text(), paths().filter(|m| m.kind.is_block()).map(|m| m.path.as_str()));
         if near.is_empty() {
             near = nearest(glob.text(), paths().map(|m| m.path.as_str()));
@@ -138,7 +134,7 @@ impl Resolver<'_> {
     }
 
     fn bypass_module(&mut self, rule: &BypassRule, at: SourceSpan, module: ModuleId) {
-        let path = &self.facts.modules.get(module).path;
+        let path = &self.analysis.modules.get(module).path;
         if let Some(known) = self.bypasses.iter().find(|b| b.bypass.module == module) {
             if known.rule.via != rule.via {
                 let reason = "another rule bypasses it by another way";
@@ -146,7 +142,7 @@ impl Resolver<'_> {
             }
             return;
         }
-        match self.facts.bypass(module, rule.via) {
+        match self.analysis.bypass(module, rule.via) {
             Ok(bypass) => {
                 self.bypasses.push(ResolvedBypass { path: path.clone(), rule: rule.clone(), bypass });
             }
@@ -160,13 +156,13 @@ impl Resolver<'_> {
     /// What could be bypassed instead of `module`.
     fn instead(&self, module: ModuleId) -> Option<String> {
         const SHOWN: usize = 6;
-        let path = |id: &ModuleId| format!("`{}`", self.facts.modules.get(*id).path);
-        let inside = self.facts.bypassable_within(module);
+        let path = |id: &ModuleId| format!("`{}`", self.analysis.modules.get(*id).path);
+        let inside = self.analysis.bypassable_within(module);
         if inside.is_empty() {
-            let around = std::iter::successors(self.facts.modules.get(module).parent, |m| {
-                self.facts.modules.get(*m).parent
+            let around = std::iter::successors(self.analysis.modules.get(module).parent, |m| {
+                self.analysis.modules.get(*m).parent
             });
-            let around = around.into_iter().find(|m| self.facts.is_candidate(*m))?;
+            let around = around.into_iter().find(|m| self.analysis.is_candidate(*m))?;
             return Some(format!("{} around it can be bypassed", path(&around)));
         }
         let mut names = inside.iter().take(SHOWN).map(path).collect::<Vec<_>>().join(", ");
@@ -190,7 +186,7 @@ impl Resolver<'_> {
                 text
             }
         };
-        let selected = self.weights.editable.iter().filter(|w| rule.weights.matches(&w.path));
+        let selected = self.analysis.weights.editable.iter().filter(|w| rule.weights.matches(&w.path));
         let mut weights: Vec<Weight> = selected.cloned().collect();
         if let Mask::Pattern(pattern) = rule.mask {
             let of = i64::from(pattern.value.of());
@@ -215,7 +211,7 @@ impl Resolver<'_> {
     /// Reports a selector that matches no weight, or weights that cannot be masked.
     fn check_weights(&mut self, at: SourceSpan, text: &str, matches: impl Fn(&str) -> bool) {
         let source = &self.plan.source;
-        let blocked: Vec<_> = self.weights.blocked.iter().filter(|b| matches(&b.path)).collect();
+        let blocked: Vec<_> = self.analysis.weights.blocked.iter().filter(|b| matches(&b.path)).collect();
         if let Some(first) = blocked.first() {
             let more = match blocked.len() {
                 1 => String::new(),
@@ -223,8 +219,8 @@ impl Resolver<'_> {
             };
             let reason = format!("{}{more}", first.reason);
             self.errors.push(PlanError::not_editable(source, at, &first.path, reason));
-        } else if !self.weights.editable.iter().any(|w| matches(&w.path)) {
-            let near = nearest(text, self.weights.editable.iter().map(|w| w.path.as_str()));
+        } else if !self.analysis.weights.editable.iter().any(|w| matches(&w.path)) {
+            let near = nearest(text, self.analysis.weights.editable.iter().map(|w| w.path.as_str()));
             self.errors.push(PlanError::no_match(source, at, text, &near));
         }
     }

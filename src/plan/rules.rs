@@ -3,9 +3,10 @@
 use super::diagnostics::Problem;
 use super::fields::{Fields, choice, fields, finite, number, unknown_key, wrong_type};
 use super::glob::{BadGlob, Glob};
-use super::model::{BypassRule, Located, Mask, Pattern, Pool, PruneRule, Ratio, Rule, Ties, Via};
+use super::model::{BypassRule, Located, Mask, Pattern, Pool, PruneRule, Ratio, Rule, Ties};
 use super::select::Selector;
 use super::tree::{Node, Value};
+use crate::analysis::skip::Via;
 use miette::SourceSpan;
 
 const KINDS: [&str; 2] = ["bypass", "prune"];

@@ -3,7 +3,8 @@
 //! Reading goes through the spanned tree instead, so that errors can point at the text; the tests hold the two
 //! together.
 
-use super::model::{Curve, Mode, On, Pattern, Pool, Ratio, Ties, Via};
+use super::model::{Curve, Mode, On, Pattern, Pool, Ratio, Ties};
+use crate::analysis::skip::Via;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     analysis::{
+        Analysis,
         magnitude::{MagnitudeError, MagnitudeHistogram, PoolTensor, no_progress},
-        modules::{ModuleId, Modules, modules},
-        weights::weights,
+        modules::{ModuleId, Modules},
     },
     compile::Compilation,
     ir::{Graph, InitializerId, NodeId, count_masked},
@@ -87,7 +87,7 @@ pub fn report(
     if !compilation.sharing.copies.is_empty() {
         report.fused = Some(fused(graph, compilation, census));
     }
-    let modules = &compilation.modules;
+    let modules = &compilation.findings.modules;
     for bypass in &compilation.resolved.bypasses {
         let nodes: Vec<NodeId> =
             modules.nodes(bypass.bypass.module).into_iter().filter(|id| gone(*id)).collect();
@@ -170,7 +170,7 @@ fn fused(graph: &Graph, compilation: &Compilation, census: &Census) -> FusedRepo
     let macs_two_runs =
         whole.zip(macs_shared).zip(copied).map(|((dense, shared), copied)| dense + shared + copied);
     FusedReport {
-        modules_shared: modules_shared(&compilation.modules, sharing),
+        modules_shared: modules_shared(&compilation.findings.modules, sharing),
         nodes_dense: census.nodes,
         nodes_shared: sharing.shared.len(),
         nodes_pruned_only: sharing.copies.len(),
@@ -232,17 +232,16 @@ pub fn zeros(
     Ok(())
 }
 
-/// Counts the magnitudes of the weights of rules that needed no ranks. `graph` is the model as it came; the weights of
-/// those rules are read once.
+/// Counts the magnitudes of the weights of rules that needed no ranks. `analysis` is of the model as it came; the weights
+/// of those rules are read once.
 ///
 /// # Errors
 /// [`MagnitudeError`] if they cannot be read.
-pub fn magnitudes(reports: &mut [CompileReport], graph: &Graph) -> Result<(), MagnitudeError> {
+pub fn magnitudes(reports: &mut [CompileReport], analysis: &Analysis<'_>) -> Result<(), MagnitudeError> {
     let unknown = |report: &CompileReport| report.prune.iter().any(|rule| rule.magnitudes.is_none());
     if !reports.iter().any(unknown) {
         return Ok(());
     }
-    let weights = weights(graph, &modules(graph)).editable;
     for index in 0..reports.first().map_or(0, |report| report.prune.len()) {
         let rules = || reports.iter().filter_map(|report| report.prune.get(index));
         let Some(rule) = rules().next().filter(|_| rules().any(|rule| rule.magnitudes.is_none())) else {
@@ -250,9 +249,9 @@ pub fn magnitudes(reports: &mut [CompileReport], graph: &Graph) -> Result<(), Ma
         };
         let named: BTreeSet<&str> = rule.per_tensor.iter().map(|tensor| tensor.module.as_str()).collect();
         let mut pool = Vec::new();
-        for weight in weights.iter().filter(|weight| named.contains(weight.path.as_str())) {
-            let Some(initializer) = graph.initializer(weight.initializer) else { continue };
-            let reader = graph.weight_reader(&initializer.header)?;
+        for weight in analysis.weights.editable.iter().filter(|weight| named.contains(weight.path.as_str())) {
+            let Some(initializer) = analysis.graph.initializer(weight.initializer) else { continue };
+            let reader = analysis.graph.weight_reader(&initializer.header)?;
             pool.push(PoolTensor { reader, data_type: weight.data_type });
         }
         let summary = MagnitudeHistogram::read(&pool, &no_progress)?.summary(REPORTED_BINS);

@@ -7,9 +7,8 @@ use serde::Serialize;
 use super::text::{count, table};
 use crate::{
     analysis::{
+        Analysis,
         modules::{Kind, Layout, ModuleId},
-        skip::Facts,
-        weights::Weights,
     },
     plan::{Selector, Via},
 };
@@ -77,40 +76,40 @@ pub struct Filter {
 }
 
 /// Looks at every module of the model.
-pub fn inspect(name: &str, facts: &Facts<'_>, weights: &Weights, filter: &Filter) -> ModelReport {
-    let parameters = super::compile::parameters(facts.graph);
+pub fn inspect(name: &str, analysis: &Analysis<'_>, filter: &Filter) -> ModelReport {
+    let parameters = super::compile::parameters(analysis.graph);
     let mut report = ModelReport {
         model: name.to_string(),
-        layout: match facts.modules.layout() {
+        layout: match analysis.modules.layout() {
             Layout::Diffusers => "diffusers",
             Layout::Ldm => "ldm",
             Layout::Unknown => "unknown",
         },
-        wrapper: facts.modules.wrapper().to_string(),
-        nodes: facts.graph.nodes().count(),
+        wrapper: analysis.modules.wrapper().to_string(),
+        nodes: analysis.graph.nodes().count(),
         parameters,
-        opset: facts.graph.opset(""),
+        opset: analysis.graph.opset(""),
         modules: Vec::new(),
     };
-    let mut open: Vec<(ModuleId, usize)> = children(facts, facts.modules.root(), 0);
+    let mut open: Vec<(ModuleId, usize)> = children(analysis, analysis.modules.root(), 0);
     while let Some((id, depth)) = open.pop() {
-        open.extend(children(facts, id, depth + 1));
-        let module = facts.modules.get(id);
+        open.extend(children(analysis, id, depth + 1));
+        let module = analysis.modules.get(id);
         let shown = filter.depth.is_none_or(|max| depth < max)
             && filter.glob.as_ref().is_none_or(|glob| glob.matches(&module.path));
         if shown {
-            report.modules.push(entry(facts, weights, id, depth, parameters));
+            report.modules.push(entry(analysis, id, depth, parameters));
         }
     }
     report
 }
 
 /// The modules in `id`, last first; lists are passed over, what they hold counts as theirs.
-fn children(facts: &Facts<'_>, id: ModuleId, depth: usize) -> Vec<(ModuleId, usize)> {
+fn children(analysis: &Analysis<'_>, id: ModuleId, depth: usize) -> Vec<(ModuleId, usize)> {
     let mut found = Vec::new();
-    for child in facts.modules.get(id).children.iter().rev() {
-        if facts.modules.get(*child).kind == Kind::List {
-            found.extend(children(facts, *child, depth));
+    for child in analysis.modules.get(id).children.iter().rev() {
+        if analysis.modules.get(*child).kind == Kind::List {
+            found.extend(children(analysis, *child, depth));
         } else {
             found.push((*child, depth));
         }
@@ -118,13 +117,13 @@ fn children(facts: &Facts<'_>, id: ModuleId, depth: usize) -> Vec<(ModuleId, usi
     found
 }
 
-fn entry(facts: &Facts<'_>, weights: &Weights, id: ModuleId, depth: usize, all: u64) -> ModuleReport {
-    let module = facts.modules.get(id);
-    let nodes = facts.modules.nodes(id);
+fn entry(analysis: &Analysis<'_>, id: ModuleId, depth: usize, all: u64) -> ModuleReport {
+    let module = analysis.modules.get(id);
+    let nodes = analysis.modules.nodes(id);
     let mut initializers: Vec<_> = nodes
         .iter()
-        .flat_map(|n| facts.graph.node(*n).operands())
-        .filter_map(|v| facts.graph.initializer_of(v))
+        .flat_map(|n| analysis.graph.node(*n).operands())
+        .filter_map(|v| analysis.graph.initializer_of(v))
         .filter(|(_, i)| i.header.data_type.is_weight_float())
         .map(|(id, i)| (id, i.header.elements()))
         .collect();
@@ -132,7 +131,7 @@ fn entry(facts: &Facts<'_>, weights: &Weights, id: ModuleId, depth: usize, all: 
     initializers.dedup();
     let parameters = initializers.iter().map(|(_, n)| n).sum();
     let (bypassable, reason) = if module.kind.is_block() {
-        match facts.bypass(id, Via::Shortcut) {
+        match analysis.bypass(id, Via::Shortcut) {
             Ok(bypass) => (true, bypass.note),
             Err(illegal) => (false, Some(illegal.reason)),
         }
@@ -140,10 +139,10 @@ fn entry(facts: &Facts<'_>, weights: &Weights, id: ModuleId, depth: usize, all: 
         (false, None)
     };
     let shape = |values: Vec<_>| match values[..] {
-        [value] => facts.shapes.of(value).map(ToString::to_string),
+        [value] => analysis.shapes.of(value).map(ToString::to_string),
         _ => None,
     };
-    let evidence = nodes.first().map(|n| facts.modules.evidence(*n).to_string()).unwrap_or_default();
+    let evidence = nodes.first().map(|n| analysis.modules.evidence(*n).to_string()).unwrap_or_default();
     ModuleReport {
         path: module.path.clone(),
         depth,
@@ -153,9 +152,9 @@ fn entry(facts: &Facts<'_>, weights: &Weights, id: ModuleId, depth: usize, all: 
         share: if all == 0 { 0.0 } else { parameters as f64 / all as f64 },
         bypassable,
         reason,
-        prunable: weights.editable.iter().any(|w| w.path == module.path),
-        input: shape(facts.inputs(id)),
-        output: shape(facts.outputs(id)),
+        prunable: analysis.weights.editable.iter().any(|w| w.path == module.path),
+        input: shape(analysis.inputs(id)),
+        output: shape(analysis.outputs(id)),
         evidence,
     }
 }

@@ -20,12 +20,11 @@ use sha2::{Digest, Sha256};
 use super::{SearchError, kept::Fed};
 use crate::{
     analysis::{
-        flow::Flow,
+        Analysis, Findings,
         magnitude::{MagnitudeHistogram, PoolTensor, Progress},
-        modules::{self, Modules},
-        shapes::{self, Shapes},
-        skip::{Facts, Redirect},
-        weights::{self, Weight, Weights},
+        modules::Modules,
+        skip::Redirect,
+        weights::Weight,
     },
     compile::{CompileError, Target, emit},
     diffusion::pipeline::Unets,
@@ -56,10 +55,7 @@ pub struct Compiler {
     /// A copy of the model, where nothing can be written beside it.
     _copy: Option<tempfile::TempDir>,
     graph: Graph,
-    shapes: Shapes,
-    modules: Modules,
-    flow: Flow,
-    weights: Weights,
+    findings: Arc<Findings>,
     pools: FxHashMap<Vec<InitializerId>, MagnitudeHistogram>,
     next: u64,
 }
@@ -133,10 +129,7 @@ impl Compiler {
         };
         let folder = model.parent().unwrap_or(Path::new("/"));
         let (stem, lock) = locked(folder)?;
-        let shapes = shapes::shapes(&graph);
-        let modules = modules::modules(&graph);
-        let flow = Flow::of(&graph);
-        let weights = weights::weights(&graph, &modules);
+        let findings = Analysis::of(&graph).findings();
         let pools = FxHashMap::default();
         Ok(Self {
             model,
@@ -146,10 +139,7 @@ impl Compiler {
             _lock: lock,
             _copy: copy,
             graph,
-            shapes,
-            modules,
-            flow,
-            weights,
+            findings,
             pools,
             next: 0,
         })
@@ -157,7 +147,7 @@ impl Compiler {
 
     /// The model's modules.
     pub fn modules(&self) -> &Modules {
-        &self.modules
+        &self.findings.modules
     }
 
     /// A digest of the model: its structure, and the sizes of its files.
@@ -180,9 +170,7 @@ impl Compiler {
     /// # Errors
     /// [`PlanError`] if it doesn't fit.
     pub fn resolve(&self, plan: &Plan) -> Result<ResolvedPlan, PlanError> {
-        let facts =
-            Facts { graph: &self.graph, modules: &self.modules, shapes: &self.shapes, flow: &self.flow };
-        plan::resolve(plan, &facts, &self.weights)
+        plan::resolve(plan, &Analysis::with(&self.graph, Arc::clone(&self.findings)))
     }
 
     /// Makes the graph of `plan`.

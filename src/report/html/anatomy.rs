@@ -6,15 +6,14 @@ use serde::Serialize;
 
 use crate::{
     analysis::{
-        flow::{Flow, data_uses},
+        Analysis,
+        flow::data_uses,
         macs,
-        modules::{Kind, ModuleId, modules},
-        shapes::{ConcreteShapes, shapes},
-        skip::Facts,
-        weights::weights,
+        modules::{Kind, ModuleId},
+        shapes::ConcreteShapes,
     },
     compile::at_size,
-    ir::{Graph, Use, ValueId},
+    ir::{Use, ValueId},
     report::inspect::{self, Filter, ModuleReport},
 };
 
@@ -82,20 +81,17 @@ pub struct Part {
 }
 
 impl Anatomy {
-    /// Looks at every module of `graph`, the model called `name`. Shapes are symbolic and nothing is counted unless a
-    /// latent size `(height, width)` is asked for.
-    pub fn of(name: &str, graph: &Graph, at: Option<(i64, i64)>) -> Self {
-        let (modules, shapes, flow) = (modules(graph), shapes(graph), Flow::of(graph));
-        let facts = Facts { graph, modules: &modules, shapes: &shapes, flow: &flow };
-        let weights = weights(graph, &modules);
-        let report = inspect::inspect(name, &facts, &weights, &Filter::default());
-        let concrete = at.map(|size| at_size(graph, &shapes, size));
-        let macs = concrete.as_ref().map(|concrete| macs::each(graph, concrete));
+    /// Looks at every module of the model called `name`. Shapes are symbolic and nothing is counted unless a latent size
+    /// `(height, width)` is asked for.
+    pub fn of(name: &str, analysis: &Analysis<'_>, at: Option<(i64, i64)>) -> Self {
+        let report = inspect::inspect(name, analysis, &Filter::default());
+        let concrete = at.map(|size| at_size(analysis.graph, &analysis.shapes, size));
+        let macs = concrete.as_ref().map(|concrete| macs::each(analysis.graph, concrete));
         let mut parts =
-            Parts { facts, concrete, macs, operators: Vec::new(), found: Vec::new(), ids: Vec::new() };
+            Parts { analysis, concrete, macs, operators: Vec::new(), found: Vec::new(), ids: Vec::new() };
         let mut around: Vec<usize> = Vec::new();
         for module in report.modules {
-            let Some(id) = modules.named(&module.path) else { continue };
+            let Some(id) = analysis.modules.named(&module.path) else { continue };
             around.truncate(module.depth);
             parts.add(id, module, around.last().copied());
             around.push(parts.found.len() - 1);
@@ -117,7 +113,7 @@ impl Anatomy {
 }
 
 struct Parts<'a> {
-    facts: Facts<'a>,
+    analysis: &'a Analysis<'a>,
     concrete: Option<ConcreteShapes>,
     macs: Option<Vec<u64>>,
     operators: Vec<String>,
@@ -128,10 +124,10 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn add(&mut self, id: ModuleId, report: ModuleReport, parent: Option<usize>) {
-        let nodes = self.facts.modules.nodes(id);
+        let nodes = self.analysis.modules.nodes(id);
         let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
         for node in &nodes {
-            let name = &self.facts.graph.node(*node).op_type;
+            let name = &self.analysis.graph.node(*node).op_type;
             let index = self.operators.iter().position(|known| known == name).unwrap_or_else(|| {
                 self.operators.push(name.to_string());
                 self.operators.len() - 1
@@ -148,8 +144,8 @@ impl Parts<'_> {
             nodes: report.nodes,
             parameters: report.parameters,
             macs: self.macs.as_ref().map(sum),
-            input: self.shape(report.input, || self.facts.inputs(id)),
-            output: self.shape(report.output, || self.facts.outputs(id)),
+            input: self.shape(report.input, || self.analysis.inputs(id)),
+            output: self.shape(report.output, || self.analysis.outputs(id)),
             operators,
             bypassable: (report.bypassable || report.reason.is_some()).then_some(report.bypassable),
             reason: report.reason,
@@ -169,7 +165,7 @@ impl Parts<'_> {
 
     /// What the Concat nodes of the way up get from the way down. An end is a module in a block, or one beside them.
     fn skips(&self) -> Vec<[usize; 2]> {
-        let Facts { graph, modules, flow, .. } = self.facts;
+        let (graph, modules, flow) = (self.analysis.graph, &self.analysis.modules, &self.analysis.flow);
         let part_of: BTreeMap<ModuleId, usize> = self.ids.iter().copied().zip(0..).collect();
         // The outermost part around a module that is no block, and the block.
         let place = |module: ModuleId| -> Option<(usize, Option<Kind>)> {

@@ -10,7 +10,7 @@ use super::{
     walk::{Cause, Cone, Mismatch, Reader},
 };
 use crate::{
-    analysis::modules::{self, Modules},
+    analysis::modules::Modules,
     ir::{Graph, NodeId, ValueId},
     onnx::proto::AttributeProto,
     plan::ResolvedPlan,
@@ -221,9 +221,4 @@ pub(super) fn describe(graph: &Graph, value: ValueId) -> String {
         None if graph.initializer_of(value).is_some() => format!("initializer `{}`", graph.value(value).name),
         None => format!("graph input `{}`", graph.value(value).name),
     }
-}
-
-/// The modules of `graph`.
-pub(super) fn modules_of(graph: &Graph) -> Modules {
-    modules::modules(graph)
 }

@@ -41,10 +41,10 @@ use self::{
     walk::{Cause, Cone, Mismatch, Reader, Sides, Walk},
 };
 use crate::{
-    analysis::{flow::Flow, shapes, skip::Facts, weights},
+    analysis::Analysis,
     ir::{Graph, NodeId, ValueId},
     onnx::OnnxError,
-    plan::{self, Plan, PlanError, ResolvedPlan, Weight},
+    plan::{self, Plan, PlanError, Weight},
 };
 
 /// What a verification came to.
@@ -147,8 +147,8 @@ pub fn verify(
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<Verdict, VerifyError> {
     let started = Instant::now();
-    let modules = explain::modules_of(original);
-    let resolved = resolve(original, &modules, plan)?;
+    let analysis = Analysis::of(original);
+    let resolved = plan::resolve(plan, &analysis).map_err(Box::new)?;
     let interface::Claims { emit, mut differences, mut notes } =
         interface::compare_models(original, compiled, plan);
     let renamed = interface::compare_inputs(original, compiled, emit, &mut differences);
@@ -182,7 +182,7 @@ pub fn verify(
     let names = Names {
         original: &original_side,
         compiled: &compiled_side,
-        modules: &modules,
+        modules: &analysis.modules,
         plan: &resolved,
         order: &order,
         dense: &dense_values,
@@ -207,18 +207,6 @@ pub fn verify(
     }
     proof.elapsed = started.elapsed();
     Ok(Verdict { proof, differences, notes })
-}
-
-fn resolve(
-    graph: &Graph,
-    modules: &crate::analysis::modules::Modules,
-    plan: &Plan,
-) -> Result<ResolvedPlan, VerifyError> {
-    let shapes = shapes::shapes(graph);
-    let flow = Flow::of(graph);
-    let weights = weights::weights(graph, modules);
-    let facts = Facts { graph, modules, shapes: &shapes, flow: &flow };
-    Ok(plan::resolve(plan, &facts, &weights).map_err(Box::new)?)
 }
 
 /// What the two networks yield: pairs of values with the index of the compiled graph's output.

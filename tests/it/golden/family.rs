@@ -9,7 +9,7 @@ use std::{
 };
 
 use crdiff::{
-    analysis::{flow::Flow, modules, shapes, skip::Facts},
+    analysis::Analysis,
     compile::{Hooks, Job, Target, compile_file},
     engine::{Engine, HostTensor, Optimization, OrtEngine, Session, SessionOptions, io},
     ir::Graph,
@@ -217,12 +217,9 @@ fn relative_difference(a: &[f32], b: &[f32]) -> f32 {
 
 pub fn check_bypassable(family: &Family, export: &str) {
     let graph = Graph::load(onnx::open(family.model(export)).unwrap()).unwrap();
-    let modules = modules::modules(&graph);
-    let shapes = shapes::shapes(&graph);
-    let flow = Flow::of(&graph);
-    let facts = Facts { graph: &graph, modules: &modules, shapes: &shapes, flow: &flow };
-    let mut found: Vec<&str> =
-        modules.iter().filter(|(id, _)| facts.is_candidate(*id)).map(|(_, m)| m.path.as_str()).collect();
+    let analysis = Analysis::of(&graph);
+    let candidates = analysis.modules.iter().filter(|(id, _)| analysis.is_candidate(*id));
+    let mut found: Vec<&str> = candidates.map(|(_, module)| module.path.as_str()).collect();
     let mut expected: Vec<&str> =
         family.json["bypassable"].as_array().unwrap().iter().map(|b| b["module"].as_str().unwrap()).collect();
     found.sort_unstable();

@@ -2,11 +2,7 @@
 
 use std::cell::Cell;
 
-use crdiff::{
-    analysis::{flow::Flow, modules::modules, shapes::shapes, skip::Facts, weights::weights},
-    compile::CompileError,
-    plan::Via,
-};
+use crdiff::{analysis::Analysis, compile::CompileError, plan::Via};
 use proptest::{
     prelude::*,
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
@@ -18,12 +14,11 @@ use super::support::{Model, Weights, plan, verdict};
 fn check(model: &str, cases: u32) {
     let copy = Model::copy(model);
     let graph = copy.load();
-    let (modules, shapes, flow) = (modules(&graph), shapes(&graph), Flow::of(&graph));
-    let facts = Facts { graph: &graph, modules: &modules, shapes: &shapes, flow: &flow };
-    let bypassable: Vec<String> =
-        modules.iter().filter(|(id, _)| facts.is_candidate(*id)).map(|(_, m)| m.path.clone()).collect();
-    assert!(facts.bypass(modules.named("mid_block").unwrap(), Via::Shortcut).is_ok());
-    let prunable: Vec<String> = weights(&graph, &modules).editable.into_iter().map(|w| w.path).collect();
+    let analysis = Analysis::of(&graph);
+    let candidates = analysis.modules.iter().filter(|(id, _)| analysis.is_candidate(*id));
+    let bypassable: Vec<String> = candidates.map(|(_, module)| module.path.clone()).collect();
+    assert!(analysis.bypass(analysis.modules.named("mid_block").unwrap(), Via::Shortcut).is_ok());
+    let prunable: Vec<String> = analysis.weights.editable.iter().map(|weight| weight.path.clone()).collect();
     let mask = prop_oneof![
         (0.0..0.95f64).prop_map(|r| format!("ratio: {r}")),
         (0.0..0.95f64).prop_map(|r| format!("ratio: {r}, pool: tensor")),
