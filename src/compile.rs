@@ -18,21 +18,24 @@ use crate::{
     },
     ir::Graph,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
-    passes::{self, Emit, MaskForm, MixWeight, PassError, Provenance, PruneOutcome, Sharing},
-    plan::{self, During, On, Plan, PlanError, ResolvedPlan, Weight},
+    passes::{self, MaskForm, Outcome, PassError, Recipe, Sharing, WeightOutcome},
+    plan::{self, Plan, PlanError},
     report::{
         CompileReport, OutputReport, PlanSummary,
         compile::{Census, files, report, zeros},
     },
+    rules::Edits,
 };
+
+pub use crate::plan::Target;
 
 /// What a compilation found and did, beside the graph itself.
 #[derive(Debug)]
 pub struct Compilation {
-    /// The plan, resolved against the model.
-    pub resolved: ResolvedPlan,
-    /// What each prune rule came to, in the order of `resolved.prunes`.
-    pub outcomes: Vec<PruneOutcome>,
+    /// What the plan means for the model.
+    pub edits: Edits,
+    /// What each edit of weights came to, in the order of [`Edits::weights`].
+    pub weights: Vec<WeightOutcome>,
     /// What a fused graph computes once.
     pub sharing: Sharing,
     /// What is known about the model as it came.
@@ -69,31 +72,6 @@ impl From<PassError> for CompileError {
     }
 }
 
-/// Which graph is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Target {
-    /// The pruned network.
-    #[default]
-    Pruned,
-    /// Dense and pruned network mixed in one graph, with w from the plan's `amplify.weight`.
-    Fused,
-    /// The same, with w as a graph input.
-    FusedWithInput,
-    /// One network whose masked weights are multiplied by `1 - w`.
-    Amplified,
-}
-
-impl Target {
-    /// Its name on the command line and in file names' default endings.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pruned => "pruned",
-            Self::Fused | Self::FusedWithInput => "fused",
-            Self::Amplified => "amplified",
-        }
-    }
-}
-
 /// Makes `graph` the target of `plan`. Weights are read only for thresholds; masked elements are made when the graph
 /// is written ([`crate::onnx::write`]). A plan that changes nothing leaves the graph unedited, and it will be written
 /// byte for byte as it came.
@@ -107,72 +85,17 @@ pub fn compile(
     masks: MaskForm,
     progress: &Progress<'_>,
 ) -> Result<Compilation, CompileError> {
-    let emit = emit(plan, target)?;
     // Half of the time of a compilation that reads no weights.
     let (analysis, source) = rayon::join(|| Analysis::of(graph), || graph.structure_digest());
-    let mut resolved = plan::resolve(plan, &analysis).map_err(Box::new)?;
+    let mut edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
     let findings = analysis.findings();
-    if let Emit::Amplified(w) = emit {
-        for prune in &mut resolved.prunes {
-            prune.rule.scale.value = 1.0 - w;
-        }
+    let w = target.weight(plan, &edits).map_err(CompileError::Emit)?;
+    if let (Target::Amplified, Some(w)) = (target, w) {
+        edits.amplify(w);
     }
-    let provenance = Provenance { emit: emit.name(), plan: plan.digest.clone(), source };
-    let outcome = passes::run(graph, &resolved, emit, masks, &provenance, progress)?;
-    Ok(Compilation { resolved, outcomes: outcome.prunes, sharing: outcome.sharing, findings })
-}
-
-/// What the passes are to make, with w from the plan.
-pub(crate) fn emit(plan: &Plan, target: Target) -> Result<Emit, CompileError> {
-    let amplify = &plan.amplify;
-    let constant = match amplify.weight.value {
-        Weight::Constant(w) => Ok(w),
-        Weight::Ramp { .. } | Weight::Steps(_) => Err("amplify.weight changes from step to step"),
-    };
-    let timed = match (&amplify.during, amplify.every.value.get(), amplify.on) {
-        (During::Fraction { from, to }, 1, On::Both) if *from <= 0.0 && *to >= 1.0 => None,
-        (_, 1, On::Both) => Some("amplify.during limits the steps"),
-        (_, 1, On::Cond) => Some("amplify.on: cond treats the two branches of guidance differently"),
-        _ => Some("amplify.every skips steps"),
-    };
-    let refuse = |what: &str, why: &str| {
-        Err(CompileError::Emit(format!(
-            "{what}: {why}, and one graph does not know which step or branch it runs in. `crdiff run` follows the whole \
-             plan; or emit a fused graph with `--poa-weight input` and let the sampling loop feed w (w = 0 turns \
-             amplification off, but both branches are still computed)"
-        )))
-    };
-    match target {
-        Target::Pruned => Ok(Emit::Pruned),
-        Target::FusedWithInput => Ok(Emit::Fused(MixWeight::Input)),
-        Target::Fused => match (constant, timed) {
-            (Ok(w), None) => Ok(Emit::Fused(MixWeight::Baked(w))),
-            (Err(why), _) | (_, Some(why)) => {
-                refuse("a fused graph with w baked in cannot follow this plan", why)
-            }
-        },
-        Target::Amplified => {
-            let mut rules = plan.rules.iter();
-            if rules.any(|rule| matches!(rule, plan::Rule::Bypass(_))) {
-                return Err(CompileError::Emit(
-                    "an amplified graph stands for prune rules only: for a bypassed module, multiplying by 1 - w is far \
-                     from mixing the outputs (14 to 75 % off where it was measured). Emit a fused graph instead"
-                        .to_string(),
-                ));
-            }
-            let scaled = |rule: &plan::Rule| matches!(rule, plan::Rule::Prune(p) if p.scale.value != 0.0);
-            if plan.rules.iter().any(scaled) {
-                return Err(CompileError::Emit(
-                    "an amplified graph sets the scale of masked weights itself, to 1 - w: leave `scale` out"
-                        .to_string(),
-                ));
-            }
-            match (constant, timed) {
-                (Ok(w), None) => Ok(Emit::Amplified(w)),
-                (Err(why), _) | (_, Some(why)) => refuse("an amplified graph cannot follow this plan", why),
-            }
-        }
-    }
+    let recipe = Recipe { edits: &edits, target, w, masks, plan: &plan.digest, source: &source };
+    let Outcome { weights, sharing, .. } = passes::run(graph, &recipe, progress)?;
+    Ok(Compilation { edits, weights, sharing, findings })
 }
 
 /// A model to compile from and to files.
@@ -231,7 +154,7 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
     })?;
     let mut report = report(&graph, &compilation, &census, &job.plan.source);
     report.model = job.model.display().to_string();
-    report.emit = job.target.name().to_string();
+    report.emit = job.target;
     report.plan = PlanSummary { path: job.plan.source.name().to_string(), digest: job.plan.digest.clone() };
     let Some(output) = job.output else {
         zeros(&mut report, &compilation, &[])?;
@@ -256,7 +179,7 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
         report.notes.push(format!("{path} is from an earlier output; this one does not use it"));
     }
     report.outputs.push(OutputReport {
-        emit: job.target.name().to_string(),
+        emit: job.target,
         path: output.display().to_string(),
         nodes: report.graph.nodes_after,
         identical: !graph.is_edited(),

@@ -3,11 +3,13 @@
 pub mod analysis;
 pub mod cli;
 pub mod compile;
+mod hex;
 pub mod ir;
 pub mod onnx;
 pub mod passes;
 pub mod plan;
 pub mod report;
+pub mod rules;
 pub mod verify;
 
 #[cfg(feature = "runner")]

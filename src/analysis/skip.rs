@@ -29,6 +29,17 @@ pub enum Via {
     Backbone,
 }
 
+impl Via {
+    /// Returns its name in plans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shortcut => "shortcut",
+            Self::Input => "input",
+            Self::Backbone => "backbone",
+        }
+    }
+}
+
 /// A legal bypass.
 #[derive(Clone, Debug)]
 pub struct Bypass {
@@ -41,7 +52,7 @@ pub struct Bypass {
 }
 
 /// Everything that reads `from` reads `to` instead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Redirect {
     /// The module's output.
     pub from: ValueId,

@@ -20,6 +20,7 @@ use crate::{
         Chosen, EngineKind, EngineRequest, MemoryMode, Provider, ProviderKind, SessionOptions, choose,
         fetch::cache_folder,
     },
+    hex::hex,
     onnx::WeightPolicy,
     passes::MaskForm,
     plan::{Mode, Plan, Runtime},
@@ -216,5 +217,5 @@ fn key(model: &Path, stem: &str, plan: &Plan, masks: MaskForm) -> String {
         let changed = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
     }
-    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize()[..6])
 }

@@ -229,18 +229,17 @@ fn column(graph: &mut Graph, rows: ValueId, rank: usize) -> Result<ValueId, Depl
     let length = i64::try_from(rank).unwrap_or(i64::MAX);
     let shape_name = format!("{name}/shape");
     let mut editor = graph.edit();
-    let shape = editor.add_initializer(&shape_name, DataType::INT64, &[length], NewData::Bytes(bytes.into()));
-    let shape = editor.graph().initializer(shape).map(|initializer| initializer.value);
-    let inputs = [Some(rows), shape];
+    let (_, shape) =
+        editor.add_initializer(&shape_name, DataType::INT64, &[length], NewData::Bytes(bytes.into()));
+    let inputs = [Some(rows), Some(shape)];
     let spec = NodeSpec {
         name: &format!("{name}/Reshape{SUFFIX}"),
         op_type: "Reshape",
         inputs: &inputs,
-        outputs: &[&name],
+        output: &name,
         attributes: Vec::new(),
     };
-    let node = editor.add_node(spec, Place::First)?;
-    Ok(result(graph, node)?)
+    Ok(editor.add_node(spec, Place::First)?)
 }
 
 fn result(graph: &Graph, node: NodeId) -> Result<ValueId, EditError> {

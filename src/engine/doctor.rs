@@ -9,7 +9,7 @@ use super::{
     RtenEngine, SessionOptions,
     locate::{Origin, Places, locate},
 };
-use crate::onnx::proto;
+use crate::onnx::{DataType, proto, value_info};
 
 /// What was found.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -136,28 +136,9 @@ fn try_out(engine: &dyn Engine, options: &SessionOptions) -> Result<Vec<Placemen
 /// `y = x + x` for a float `x [1, 2]`: IR 8, opset 17.
 fn doubling_model() -> Vec<u8> {
     use proto::{
-        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
-        tensor_shape_proto::{Dimension, dimension},
-        type_proto,
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, tensor_shape_proto::dimension::Value,
     };
-    let value = |name: &str| ValueInfoProto {
-        name: Some(name.to_string()),
-        r#type: Some(TypeProto {
-            value: Some(type_proto::Value::TensorType(type_proto::Tensor {
-                elem_type: Some(1),
-                shape: Some(TensorShapeProto {
-                    dim: [1, 2]
-                        .map(|n| Dimension {
-                            value: Some(dimension::Value::DimValue(n)),
-                            ..Dimension::default()
-                        })
-                        .to_vec(),
-                }),
-            })),
-            ..TypeProto::default()
-        }),
-        ..ValueInfoProto::default()
-    };
+    let value = |name| value_info(name, DataType::FLOAT, Some(vec![Value::DimValue(1), Value::DimValue(2)]));
     let add = NodeProto {
         op_type: Some("Add".to_string()),
         input: vec!["x".to_string(), "x".to_string()],

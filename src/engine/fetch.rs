@@ -11,6 +11,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::EngineError;
+use crate::hex::hex;
 
 /// The release that is fetched.
 pub const ONNXRUNTIME_VERSION: &str = "1.31.1";
@@ -121,7 +122,7 @@ fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf, String> {
 
 fn check(file: &Path, sha256: &str) -> Result<(), EngineError> {
     let bytes = fs::read(file).map_err(|e| EngineError::io("read", file, e))?;
-    let found: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let found = hex(&Sha256::digest(bytes));
     if found == sha256 {
         return Ok(());
     }

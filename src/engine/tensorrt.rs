@@ -14,7 +14,10 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{Dim, Provider, ProviderKind, TensorInfo};
-use crate::onnx::{OnnxError, Payload, Source, TensorHeader, graph_field};
+use crate::{
+    hex::hex,
+    onnx::{OnnxError, Payload, Source, TensorHeader, graph_field},
+};
 
 /// The dimensions that an input will be fed: TensorRT builds for all between `min` and `max`, and tunes for `opt`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +118,7 @@ impl EngineKey<'_> {
             part(name);
             part(value);
         }
-        hex(hash).chars().take(16).collect()
+        hex(&hash.finalize()[..8])
     }
 }
 
@@ -132,7 +135,7 @@ pub fn weight_digest(source: &Source) -> Result<String, OnnxError> {
     let mut hash = Sha256::new();
     hash.update(Sha256::digest(&source.bytes));
     digests.into_iter().flatten().for_each(|digest| hash.update(digest));
-    Ok(hex(hash))
+    Ok(hex(&hash.finalize()))
 }
 
 fn external_digest(source: &Source, header: &TensorHeader) -> Result<Option<[u8; 32]>, OnnxError> {
@@ -267,10 +270,6 @@ fn caches(provider: &mut Provider, cache: Option<&Path>, key: &str) -> Result<()
         provider.options.insert(name.to_string(), value);
     }
     Ok(())
-}
-
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

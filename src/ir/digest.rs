@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::Graph;
+use crate::hex::hex;
 
 impl Graph {
     /// SHA-256, in hex, of the graph's structure as the file has it: nodes, inputs, outputs, and name, type and
@@ -26,6 +27,6 @@ impl Graph {
             add(&header.data_type.0.to_le_bytes());
             add(&header.dims.iter().flat_map(|d| d.to_le_bytes()).collect::<Vec<u8>>());
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize())
     }
 }

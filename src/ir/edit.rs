@@ -9,7 +9,8 @@ use super::{
 };
 use crate::onnx::{
     DataType, OnnxError, Payload, TensorHeader,
-    proto::{AttributeProto, NodeProto, TypeProto, ValueInfoProto, type_proto},
+    proto::{AttributeProto, NodeProto, ValueInfoProto},
+    value_info,
     wire::{self, Field},
 };
 
@@ -30,7 +31,7 @@ pub enum EditError {
     Onnx(#[from] OnnxError),
 }
 
-/// A node to add. Its results get fresh values.
+/// A node to add. Its result is a fresh value.
 #[derive(Clone, Debug)]
 pub struct NodeSpec<'a> {
     /// Name; made unique if it is taken.
@@ -39,8 +40,8 @@ pub struct NodeSpec<'a> {
     pub op_type: &'a str,
     /// Operands.
     pub inputs: &'a [Option<ValueId>],
-    /// Names of the results; made unique if they are taken.
-    pub outputs: &'a [&'a str],
+    /// Name of the result; made unique if it is taken.
+    pub output: &'a str,
     /// Attributes.
     pub attributes: Vec<AttributeProto>,
 }
@@ -119,35 +120,34 @@ impl<'g> Editor<'g> {
         let name = self.graph.value(old).name.clone();
         let retired = self.fresh_name(&format!("{name}_replaced"));
         self.rename(old, retired)?;
-        let identity = self.add_node(
+        let output = self.add_node(
             NodeSpec {
                 name: &format!("{name}/Identity"),
                 op_type: "Identity",
                 inputs: &[Some(value)],
-                outputs: &[&name],
+                output: &name,
                 attributes: Vec::new(),
             },
             Place::Last,
         )?;
-        let output = self.graph.node(identity).output(0).ok_or(EditError::Gone(name))?;
         self.forget(old, Use::Output(index));
         self.graph.outputs[index].value = output;
         self.graph.uses[output.index()].push(Use::Output(index));
         Ok(())
     }
 
-    /// Adds a node; its results are `graph().node(id).outputs`.
+    /// Adds a node and returns its result.
     ///
     /// # Errors
     /// [`EditError`] if the node cannot be encoded.
-    pub fn add_node(&mut self, spec: NodeSpec<'_>, place: Place) -> Result<NodeId, EditError> {
-        let names: Vec<String> = spec.outputs.iter().map(|hint| self.fresh_name(hint)).collect();
+    pub fn add_node(&mut self, spec: NodeSpec<'_>, place: Place) -> Result<ValueId, EditError> {
+        let output = self.fresh_name(spec.output);
         let name = self.fresh_node_name(spec.name);
         let proto = NodeProto {
             name: Some(name.clone()),
             op_type: Some(spec.op_type.to_string()),
             input: self.names(spec.inputs),
-            output: names.clone(),
+            output: vec![output.clone()],
             attribute: spec.attributes.clone(),
             ..NodeProto::default()
         };
@@ -162,7 +162,8 @@ impl<'g> Editor<'g> {
             captures: Vec::new(),
             raw: proto.encode_to_vec().into(),
         };
-        Ok(self.insert(node, names, place))
+        let id = self.insert(node, vec![output], place);
+        self.graph.node(id).output(0).ok_or_else(|| EditError::Gone(spec.output.to_string()))
     }
 
     /// Adds a copy of `node` that reads `inputs` and whose results are new values, named after the original's with
@@ -293,14 +294,14 @@ impl<'g> Editor<'g> {
         Ok(())
     }
 
-    /// Adds an initializer; the name is made unique if it is taken.
+    /// Adds an initializer and returns it with its value; the name is made unique if it is taken.
     pub fn add_initializer(
         &mut self,
         name: &str,
         data_type: DataType,
         dims: &[i64],
         data: NewData,
-    ) -> InitializerId {
+    ) -> (InitializerId, ValueId) {
         let name = self.fresh_name(name);
         let id = InitializerId::new(self.graph.initializers.len());
         let value = self.graph.push_value(name.clone(), Origin::Initializer(id));
@@ -309,7 +310,7 @@ impl<'g> Editor<'g> {
         self.graph.initializers.push(Some(Initializer { value, header, new_data: Some(data) }));
         self.graph.added_initializers.push(id);
         self.graph.edits += 1;
-        id
+        (id, value)
     }
 
     /// Adds a graph input, after those that are there.
@@ -344,9 +345,7 @@ impl<'g> Editor<'g> {
         if self.graph.outputs.iter().any(|io| io.value == value) {
             return Ok(());
         }
-        let tensor = type_proto::Tensor { elem_type: Some(data_type.0), shape: None };
-        let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-        let info = ValueInfoProto { name: Some(name), r#type: Some(r#type), ..ValueInfoProto::default() };
+        let info = value_info(&name, data_type, None);
         let raw = info.encode_to_vec().into();
         self.graph.uses[value.index()].push(Use::Output(self.graph.outputs.len()));
         self.graph.outputs.push(GraphIo { value, info, raw });

@@ -4,24 +4,24 @@
 
 use rustc_hash::FxHashSet;
 
-use super::{PassError, PruneOutcome};
+use super::{PassError, WeightOutcome};
 use crate::{
     analysis::magnitude::Magnitude,
     ir::{EditError, Editor, InitializerId, NewData, NodeId, NodeSpec, Place, Use, ValueId},
     onnx::DataType,
-    plan::ResolvedPlan,
+    rules::WeightEdit,
 };
 
 /// Replaces stored masks by computed ones wherever a mask is nothing but a threshold. Others (patterns, scales, exact
 /// ties) stay stored.
-pub(super) fn run(
-    plan: &ResolvedPlan,
-    outcomes: &mut [PruneOutcome],
+pub(super) fn run<'a>(
+    edits: impl Iterator<Item = &'a WeightEdit>,
+    outcomes: &mut [WeightOutcome],
     editor: &mut Editor<'_>,
 ) -> Result<(), PassError> {
     let mut done: Vec<InitializerId> = Vec::new();
     let mut masks: FxHashSet<NodeId> = FxHashSet::default();
-    for (prune, outcome) in plan.prunes.iter().zip(outcomes) {
+    for (prune, outcome) in edits.zip(outcomes) {
         for (weight, tensor) in prune.weights.iter().zip(&mut outcome.tensors) {
             let (Some(masked), Some(data)) = (tensor.initializer, &tensor.data) else { continue };
             let Some(t) = data.transform.threshold() else { continue };
@@ -55,27 +55,24 @@ fn compute(
         editor.graph().initializer(original).ok_or_else(gone)?.value
     };
     let name = editor.graph().value(from).name.clone();
-    let scalar = |editor: &mut Editor<'_>, what: &str, value: f32| -> Result<ValueId, PassError> {
+    let scalar = |editor: &mut Editor<'_>, what: &str, value: f32| {
         let bytes = match data_type {
             DataType::FLOAT16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
             DataType::BFLOAT16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
             _ => value.to_le_bytes().to_vec(),
         };
-        let id =
-            editor.add_initializer(&format!("{name}/{what}"), data_type, &[], NewData::Bytes(bytes.into()));
-        Ok(editor.graph().initializer(id).ok_or_else(gone)?.value)
+        editor.add_initializer(&format!("{name}/{what}"), data_type, &[], NewData::Bytes(bytes.into())).1
     };
-    let limit = scalar(editor, "threshold", t.value())?;
-    let zero = scalar(editor, "zero", 0.0)?;
+    let limit = scalar(editor, "threshold", t.value());
+    let zero = scalar(editor, "zero", 0.0);
     let mut made = Vec::new();
     let mut node = |op_type: &str, inputs: &[ValueId]| -> Result<ValueId, PassError> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         let name = format!("{name}/{op_type}");
-        let spec =
-            NodeSpec { name: &name, op_type, inputs: &inputs, outputs: &[&name], attributes: Vec::new() };
-        let id = editor.add_node(spec, Place::Front)?;
-        made.push(id);
-        Ok(editor.graph().node(id).output(0).ok_or_else(gone)?)
+        let spec = NodeSpec { name: &name, op_type, inputs: &inputs, output: &name, attributes: Vec::new() };
+        let result = editor.add_node(spec, Place::Front)?;
+        made.extend(editor.graph().producer(result));
+        Ok(result)
     };
     let magnitude = node("Abs", &[weight])?;
     let kept = node("Greater", &[magnitude, limit])?;

@@ -1,16 +1,10 @@
 //! Feed: masked weights become inputs of the graph, so that whoever runs it can try other masks without loading it again.
 
-use super::{PassError, PruneOutcome};
+use super::{PassError, WeightOutcome};
 use crate::{
     ir::{EditError, Editor, InitializerId, Masked, Use},
-    onnx::{
-        DataType,
-        proto::{
-            TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension,
-            tensor_shape_proto::dimension, type_proto,
-        },
-    },
-    plan::ResolvedPlan,
+    onnx::{DataType, proto::tensor_shape_proto::dimension, value_info},
+    rules::WeightEdit,
 };
 
 /// A masked weight that a graph reads from an input.
@@ -29,14 +23,14 @@ pub struct FedWeight {
 }
 
 /// Makes each masked initializer an input, after those that the graph has.
-pub(super) fn run(
-    plan: &ResolvedPlan,
-    outcomes: &[PruneOutcome],
+pub(super) fn run<'a>(
+    edits: impl Iterator<Item = &'a WeightEdit>,
+    outcomes: &[WeightOutcome],
     editor: &mut Editor<'_>,
 ) -> Result<Vec<FedWeight>, PassError> {
     let mut done: Vec<InitializerId> = Vec::new();
     let mut fed = Vec::new();
-    for (prune, outcome) in plan.prunes.iter().zip(outcomes) {
+    for (prune, outcome) in edits.zip(outcomes) {
         for (weight, tensor) in prune.weights.iter().zip(&outcome.tensors) {
             let (Some(masked), Some(data)) = (tensor.initializer, &tensor.data) else { continue };
             if done.contains(&masked) {
@@ -45,8 +39,9 @@ pub(super) fn run(
             done.push(masked);
             let gone = || EditError::Gone("a masked weight".into());
             let from = editor.graph().initializer(masked).ok_or_else(gone)?.value;
+            let dims = weight.dims.iter().map(|size| dimension::Value::DimValue(*size)).collect();
             let input = editor.fresh_name(&format!("{}.weight.fed", weight.path));
-            let to = editor.add_input(described(&input, weight.data_type, &weight.dims))?;
+            let to = editor.add_input(value_info(&input, weight.data_type, Some(dims)))?;
             editor.redirect(from, to)?;
             let uses = editor.graph().uses(to).to_vec();
             let (data_type, dims) = (weight.data_type, weight.dims.clone());
@@ -54,15 +49,4 @@ pub(super) fn run(
         }
     }
     Ok(fed)
-}
-
-fn described(name: &str, data_type: DataType, dims: &[i64]) -> ValueInfoProto {
-    let dim =
-        |size: &i64| Dimension { value: Some(dimension::Value::DimValue(*size)), ..Dimension::default() };
-    let tensor = type_proto::Tensor {
-        elem_type: Some(data_type.0),
-        shape: Some(TensorShapeProto { dim: dims.iter().map(dim).collect() }),
-    };
-    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.to_string()), r#type: Some(r#type), ..ValueInfoProto::default() }
 }

@@ -7,7 +7,7 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    PassError, PruneOutcome,
+    PassError, WeightOutcome,
     prune::{Placing, add_masked, place_all, seen_by},
 };
 use crate::{
@@ -15,25 +15,17 @@ use crate::{
     ir::{Editor, Graph, InitializerId, Masked, NewData, NodeId, NodeSpec, Place, ValueId},
     onnx::{
         DataType,
-        proto::{AttributeProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, type_proto},
+        proto::{AttributeProto, attribute_proto, type_proto},
+        value_info,
     },
-    plan::{ResolvedPlan, Skips},
+    rules::{Edits, Skips},
 };
 
 /// Suffix of the names of copied nodes and their results.
 const SUFFIX: &str = "_pruned";
 
-/// Name of the graph input with the amplification weight ([`MixWeight::Input`]).
+/// Name of the graph input with the amplification weight, a float32 scalar.
 pub const WEIGHT_INPUT: &str = "poa_weight";
-
-/// Where the fused graph has its amplification weight w from, in `dense + w * (pruned - dense)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum MixWeight {
-    /// A constant: the graph has the inputs of the original.
-    Baked(f64),
-    /// A further graph input, the float32 scalar [`WEIGHT_INPUT`].
-    Input,
-}
 
 /// How much of a fused graph is computed once.
 #[derive(Clone, Debug, Default)]
@@ -44,16 +36,17 @@ pub struct Sharing {
     pub copies: Vec<(NodeId, NodeId)>,
 }
 
-/// Adds the pruned branch and the mix of the outputs.
+/// Adds the pruned branch and the mix of the outputs, `dense + w * (pruned - dense)`. Without a `weight` w is a graph
+/// input.
 pub(super) fn run(
-    plan: &ResolvedPlan,
-    weight: MixWeight,
+    edits: &Edits,
+    weight: Option<f64>,
     editor: &mut Editor<'_>,
     progress: &Progress<'_>,
-) -> Result<(Vec<PruneOutcome>, Sharing), PassError> {
+) -> Result<(Vec<WeightOutcome>, Sharing), PassError> {
     let dense: Vec<NodeId> = editor.graph().node_ids().collect();
-    let mut branch = Branch { skips: plan.skips(), ..Branch::default() };
-    let outcomes = place_all(plan, editor, &mut branch, progress)?;
+    let mut branch = Branch { skips: edits.skips(), ..Branch::default() };
+    let outcomes = place_all(edits.other.weights(), editor, &mut branch, progress)?;
     let outputs: Vec<ValueId> = editor.graph().outputs().iter().map(|io| io.value).collect();
     let differing = branch.differing(editor.graph(), &dense);
     let needed = branch.needed(editor.graph(), &dense, &outputs);
@@ -174,31 +167,13 @@ impl Branch {
 }
 
 /// The value of w, a float32 scalar.
-fn mix_weight(editor: &mut Editor<'_>, weight: MixWeight) -> Result<ValueId, PassError> {
+fn mix_weight(editor: &mut Editor<'_>, weight: Option<f64>) -> Result<ValueId, PassError> {
     match weight {
-        MixWeight::Baked(w) => {
+        Some(w) => {
             let bytes = (w as f32).to_le_bytes().to_vec().into();
-            let id = editor.add_initializer(WEIGHT_INPUT, DataType::FLOAT, &[], NewData::Bytes(bytes));
-            editor
-                .graph()
-                .initializer(id)
-                .map(|i| i.value)
-                .ok_or_else(|| crate::ir::EditError::Gone(WEIGHT_INPUT.into()).into())
+            Ok(editor.add_initializer(WEIGHT_INPUT, DataType::FLOAT, &[], NewData::Bytes(bytes)).1)
         }
-        MixWeight::Input => {
-            let tensor = type_proto::Tensor {
-                elem_type: Some(DataType::FLOAT.0),
-                shape: Some(TensorShapeProto::default()),
-            };
-            Ok(editor.add_input(ValueInfoProto {
-                name: Some(WEIGHT_INPUT.to_string()),
-                r#type: Some(TypeProto {
-                    value: Some(type_proto::Value::TensorType(tensor)),
-                    ..TypeProto::default()
-                }),
-                ..ValueInfoProto::default()
-            })?)
-        }
+        None => Ok(editor.add_input(value_info(WEIGHT_INPUT, DataType::FLOAT, Some(Vec::new())))?),
     }
 }
 
@@ -241,10 +216,8 @@ fn add(
 ) -> Result<ValueId, PassError> {
     let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
     let name = format!("{scope}/{op_type}");
-    let spec = NodeSpec { name: &name, op_type, inputs: &inputs, outputs: &[&name], attributes };
-    let id = editor.add_node(spec, Place::Last)?;
-    let gone = || crate::ir::EditError::Gone(name.clone());
-    Ok(editor.graph().node(id).output(0).ok_or_else(gone)?)
+    let spec = NodeSpec { name: &name, op_type, inputs: &inputs, output: &name, attributes };
+    Ok(editor.add_node(spec, Place::Last)?)
 }
 
 fn cast(to: DataType) -> Vec<AttributeProto> {

@@ -1,25 +1,26 @@
 //! The passes, in order. A new pass is one file, one line in `ORDERED` and one test file.
 
-mod bypass;
 mod compact;
 mod feed;
 mod fuse;
-mod identity;
 pub mod mask;
 mod prune;
 mod rank;
+mod redirect;
+mod stamp;
 pub(crate) mod sweep;
 
 use crate::{
     analysis::magnitude::{MagnitudeError, Progress},
     ir::{CheckError, EditError, Editor, Graph},
     onnx::OnnxError,
-    plan::ResolvedPlan,
+    plan::Target,
+    rules::Edits,
 };
 pub use feed::FedWeight;
-pub use fuse::{MixWeight, Sharing, WEIGHT_INPUT};
+pub use fuse::{Sharing, WEIGHT_INPUT};
 use mask::MaskError;
-pub use prune::{MaskedTensor, PruneOutcome};
+pub use prune::{MaskedTensor, WeightOutcome};
 pub(crate) use rank::REPORTED_BINS;
 
 /// A pass that could not do its work.
@@ -48,29 +49,6 @@ pub enum PassError {
     },
 }
 
-/// Which graph is made of a plan.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Emit {
-    /// The pruned network: modules bypassed, weights masked.
-    Pruned,
-    /// Dense and pruned network and their mix in one graph, with the inputs and outputs of the original.
-    Fused(MixWeight),
-    /// One network whose masked weights are multiplied by `1 - w`: amplification to first order at the cost of one
-    /// network. Prune rules only.
-    Amplified(f64),
-}
-
-impl Emit {
-    /// Its name on the command line, in reports and in the graph's metadata.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pruned => "pruned",
-            Self::Fused(_) => "fused",
-            Self::Amplified(_) => "amplified",
-        }
-    }
-}
-
 /// How masked weights are in the emitted graph.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MaskForm {
@@ -89,14 +67,24 @@ struct Pass {
     run: fn(&mut Context<'_>, &mut Editor<'_>) -> Result<(), PassError>,
 }
 
-/// The passes, in order. Each looks at [`Context::emit`] for whether it has anything to do.
+/// The passes, in order. Each looks at [`Recipe::target`] for whether it has anything to do.
 const ORDERED: [Pass; 7] = [
-    // First, on values as the plan was resolved: later passes may add values, but never take a skip away.
+    // First, on values as the plan was resolved: later passes may add values, but never take a skip away. In a fused
+    // graph only what both networks have: the other one's redirects are followed in copies.
     Pass {
-        name: "bypass",
-        run: |context, editor| match context.emit {
-            Emit::Fused(_) => Ok(()),
-            Emit::Pruned | Emit::Amplified(_) => bypass::run(context.plan, editor),
+        name: "redirect",
+        run: |context, editor| {
+            let Edits { always, other } = context.recipe.edits;
+            let skips = context.recipe.edits.skips();
+            match context.recipe.target {
+                Target::Fused | Target::FusedWithInput => {
+                    let skips = context.recipe.edits.dense_skips();
+                    redirect::run(always.changes.iter(), &skips, editor)
+                }
+                Target::Pruned | Target::Amplified => {
+                    redirect::run(always.changes.iter().chain(&other.changes), &skips, editor)
+                }
+            }
         },
     },
     // Pools hold the weights of bypassed modules too, so they must still be there. Only descriptions of new elements
@@ -104,19 +92,26 @@ const ORDERED: [Pass; 7] = [
     Pass {
         name: "prune",
         run: |context, editor| {
-            if !matches!(context.emit, Emit::Fused(_)) {
-                context.outcomes = prune::run(context.plan, editor, context.progress)?;
-            }
+            let Recipe { edits, target, .. } = context.recipe;
+            let both = edits.always.weights();
+            context.outcomes = match target {
+                Target::Fused | Target::FusedWithInput => prune::run(both, editor, context.progress)?,
+                Target::Pruned | Target::Amplified => {
+                    prune::run(both.chain(edits.other.weights()), editor, context.progress)?
+                }
+            };
             Ok(())
         },
     },
-    // In place of both: the dense branch must stay as it is, so the plan is followed in copies.
+    // In place of both for the other network: the dense branch must stay as it is, so the edits are made in copies.
     Pass {
         name: "fuse",
         run: |context, editor| {
-            if let Emit::Fused(weight) = context.emit {
-                (context.outcomes, context.sharing) =
-                    fuse::run(context.plan, weight, editor, context.progress)?;
+            let Recipe { edits, target, w, .. } = context.recipe;
+            if target.is_fused() {
+                let (outcomes, sharing) = fuse::run(edits, *w, editor, context.progress)?;
+                context.outcomes.extend(outcomes);
+                context.sharing = sharing;
             }
             Ok(())
         },
@@ -124,8 +119,8 @@ const ORDERED: [Pass; 7] = [
     // Before the sweep: the original of a masked copy may have no reader until it gets one here.
     Pass {
         name: "compact",
-        run: |context, editor| match context.masks {
-            MaskForm::Computed => compact::run(context.plan, &mut context.outcomes, editor),
+        run: |context, editor| match context.recipe.masks {
+            MaskForm::Computed => compact::run(context.recipe.edits.weights(), &mut context.outcomes, editor),
             MaskForm::Stored | MaskForm::Fed => Ok(()),
         },
     },
@@ -133,8 +128,8 @@ const ORDERED: [Pass; 7] = [
     Pass {
         name: "feed",
         run: |context, editor| {
-            if context.masks == MaskForm::Fed {
-                context.fed = feed::run(context.plan, &context.outcomes, editor)?;
+            if context.recipe.masks == MaskForm::Fed {
+                context.fed = feed::run(context.recipe.edits.weights(), &context.outcomes, editor)?;
             }
             Ok(())
         },
@@ -142,62 +137,54 @@ const ORDERED: [Pass; 7] = [
     // After everything that takes readers away.
     Pass { name: "sweep", run: |context, editor| sweep::run(&context.unread, editor) },
     // Last: it looks whether anything changed at all.
-    Pass { name: "identity", run: |context, editor| identity::run(context.provenance, editor) },
+    Pass { name: "stamp", run: |context, editor| stamp::run(context.recipe, editor) },
 ];
 
 struct Context<'a> {
-    plan: &'a ResolvedPlan,
-    emit: Emit,
-    masks: MaskForm,
-    provenance: &'a Provenance,
+    recipe: &'a Recipe<'a>,
     progress: &'a Progress<'a>,
     unread: sweep::Unread,
-    outcomes: Vec<PruneOutcome>,
+    outcomes: Vec<WeightOutcome>,
     sharing: Sharing,
     fed: Vec<FedWeight>,
 }
 
-/// Where an emitted graph comes from: written into its `metadata_props`.
-#[derive(Clone, Debug)]
-pub struct Provenance {
-    /// [`Emit::name`]
-    pub emit: &'static str,
-    /// SHA-256 of the plan's meaning.
-    pub plan: String,
-    /// SHA-256 of the source's structure ([`crate::ir::Graph::structure_digest`]).
-    pub source: String,
+/// What is made of a graph.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe<'a> {
+    /// What changes. For [`Target::Amplified`] the scale of masked weights is `1 - w` already.
+    pub edits: &'a Edits,
+    /// Which graph.
+    pub target: Target,
+    /// The amplification weight that is a constant of a fused graph; without one it is a graph input.
+    pub w: Option<f64>,
+    /// How masked weights are in the graph.
+    pub masks: MaskForm,
+    /// SHA-256 of the plan's meaning, for the graph's metadata.
+    pub plan: &'a str,
+    /// SHA-256 of the source's structure ([`Graph::structure_digest`]), for the same.
+    pub source: &'a str,
 }
 
 /// What the passes found out on the way.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What each prune rule came to.
-    pub prunes: Vec<PruneOutcome>,
+    /// What each edit of weights came to, in the order of [`Edits::weights`].
+    pub weights: Vec<WeightOutcome>,
     /// What a fused graph computes once.
     pub sharing: Sharing,
     /// The inputs that [`MaskForm::Fed`] has added.
     pub fed: Vec<FedWeight>,
 }
 
-/// Turns `graph` into what `plan` makes of it. The graph is checked after every pass that edited it. In a plan for
-/// [`Emit::Amplified`] the scale of every prune rule must be `1 - w` already.
+/// Makes of `graph` what `recipe` says. The graph is checked after every pass that edited it.
 ///
 /// # Errors
 /// [`PassError`]; the graph is then of no use.
-pub fn run(
-    graph: &mut Graph,
-    plan: &ResolvedPlan,
-    emit: Emit,
-    masks: MaskForm,
-    provenance: &Provenance,
-    progress: &Progress<'_>,
-) -> Result<Outcome, PassError> {
+pub fn run(graph: &mut Graph, recipe: &Recipe<'_>, progress: &Progress<'_>) -> Result<Outcome, PassError> {
     let unread = sweep::Unread::of(graph);
     let mut context = Context {
-        plan,
-        emit,
-        masks,
-        provenance,
+        recipe,
         progress,
         unread,
         outcomes: Vec::new(),
@@ -211,5 +198,5 @@ pub fn run(
             graph.check().map_err(|error| PassError::Broken { pass: pass.name, error })?;
         }
     }
-    Ok(Outcome { prunes: context.outcomes, sharing: context.sharing, fed: context.fed })
+    Ok(Outcome { weights: context.outcomes, sharing: context.sharing, fed: context.fed })
 }

@@ -12,12 +12,12 @@ use crate::{
         weights::Weight,
     },
     ir::{EditError, Editor, Graph, InitializerId, Masked, NewData, NodeId, Place, Use, ValueId},
-    plan::{ResolvedPlan, ResolvedPrune},
+    rules::WeightEdit,
 };
 
 /// What one prune rule came to.
 #[derive(Clone, Debug)]
-pub struct PruneOutcome {
+pub struct WeightOutcome {
     /// The threshold of the whole rule: its own, or that of its pool. `None` for a pattern, for thresholds that
     /// differ between tensors, and where the ratio asks for less than one weight.
     pub threshold: Option<Magnitude>,
@@ -67,33 +67,33 @@ pub(super) trait Placing {
     ) -> Result<(), PassError>;
 }
 
-/// Masks the weights of all prune rules where they are, or in copies if others read them too.
-pub(super) fn run(
-    plan: &ResolvedPlan,
+/// Masks weights where they are, or in copies if others read them too.
+pub(super) fn run<'a>(
+    edits: impl Iterator<Item = &'a WeightEdit>,
     editor: &mut Editor<'_>,
     progress: &Progress<'_>,
-) -> Result<Vec<PruneOutcome>, PassError> {
-    place_all(plan, editor, &mut InPlace, progress)
+) -> Result<Vec<WeightOutcome>, PassError> {
+    place_all(edits, editor, &mut InPlace, progress)
 }
 
-/// Masks the weights of all prune rules and puts them where `placing` does.
-pub(super) fn place_all(
-    plan: &ResolvedPlan,
+/// Masks weights and puts them where `placing` does.
+pub(super) fn place_all<'a>(
+    edits: impl Iterator<Item = &'a WeightEdit>,
     editor: &mut Editor<'_>,
     placing: &mut dyn Placing,
     progress: &Progress<'_>,
-) -> Result<Vec<PruneOutcome>, PassError> {
-    plan.prunes.iter().map(|prune| place_rule(prune, editor, placing, progress)).collect()
+) -> Result<Vec<WeightOutcome>, PassError> {
+    edits.map(|edit| place(edit, editor, placing, progress)).collect()
 }
 
-fn place_rule(
-    prune: &ResolvedPrune,
+fn place(
+    prune: &WeightEdit,
     editor: &mut Editor<'_>,
     placing: &mut dyn Placing,
     progress: &Progress<'_>,
-) -> Result<PruneOutcome, PassError> {
+) -> Result<WeightOutcome, PassError> {
     let masks = masks(prune, editor.graph(), progress)?;
-    let mut outcome = PruneOutcome {
+    let mut outcome = WeightOutcome {
         threshold: masks.threshold,
         k: masks.k,
         magnitudes: masks.magnitudes,
@@ -138,7 +138,7 @@ fn place_rule(
 
 /// Every use of the weight's initializer by modules of this rule that mask it alike.
 fn users(
-    prune: &ResolvedPrune,
+    prune: &WeightEdit,
     masks: &[Option<WeightMask>],
     weight: &Weight,
     mask: &WeightMask,
@@ -193,7 +193,7 @@ impl Placing for InPlace {
 /// Adds a masked copy of the weight's initializer.
 pub(super) fn add_masked(editor: &mut Editor<'_>, weight: &Weight, data: Masked) -> InitializerId {
     let name = format!("{}.weight.masked", weight.path);
-    editor.add_initializer(&name, weight.data_type, &weight.dims, NewData::Masked(data))
+    editor.add_initializer(&name, weight.data_type, &weight.dims, NewData::Masked(data)).0
 }
 
 /// Whether `value` leads, through Identity, Transpose and Cast nodes, to nothing but `users`.

@@ -15,7 +15,7 @@ use crate::{
     },
     ir::{Graph, InitializerId, Transform, WeightReader},
     onnx::OnnxError,
-    plan::{Mask, Pool, ResolvedPrune},
+    rules::{Mask, Pool, WeightEdit},
 };
 
 /// The masks of a rule's weights.
@@ -36,18 +36,14 @@ pub(super) struct Masks {
 pub(crate) const REPORTED_BINS: usize = 96;
 
 /// Decides the masks of `prune`, reading its weights where a ratio needs their ranks.
-pub(super) fn masks(
-    prune: &ResolvedPrune,
-    graph: &Graph,
-    progress: &Progress<'_>,
-) -> Result<Masks, PassError> {
-    let scale = prune.rule.scale.value as f32;
+pub(super) fn masks(prune: &WeightEdit, graph: &Graph, progress: &Progress<'_>) -> Result<Masks, PassError> {
+    let scale = prune.scale as f32;
     let weights = &prune.weights;
     let magnitude = |weight: &Weight, t: Magnitude, ties: Ties| -> Result<WeightMask, PassError> {
         Ok(WeightMask::Magnitude(MagnitudeMask::new(&weight.path, weight.data_type, t, ties, scale)?))
     };
-    match prune.rule.mask {
-        Mask::Threshold(threshold) => {
+    match prune.mask {
+        Mask::Threshold { threshold } => {
             let mut of = Vec::with_capacity(weights.len());
             let mut t = None;
             for weight in weights {
@@ -57,7 +53,7 @@ pub(super) fn masks(
             }
             Ok(Masks { threshold: t, k: None, of, own: Vec::new(), magnitudes: None })
         }
-        Mask::Pattern(pattern) => {
+        Mask::Pattern { pattern } => {
             let (keep, every) = (pattern.value.keep().into(), pattern.value.of().into());
             let of = weights
                 .iter()
@@ -67,7 +63,7 @@ pub(super) fn masks(
         }
         Mask::Ratio { ratio, pool, ties } => {
             let ratio = ratio.value.get();
-            let exact = ties == crate::plan::Ties::Exact;
+            let exact = ties == crate::rules::Ties::Exact;
             let pools: Vec<&[Weight]> = match pool {
                 Pool::Group => vec![weights],
                 Pool::Tensor => weights.chunks(1).collect(),

@@ -2,11 +2,14 @@
 
 use super::diagnostics::Problem;
 use super::fields::{Fields, choice, fields, wrong_type};
-use super::model::{Amplify, Located, Mask, Pool, PruneRule, Ratio, Rule, Runtime, Ties};
+use super::model::{Amplify, Located, Runtime};
 use super::parse::Meaning;
-use super::rules::{ratio, threshold};
 use super::select::{Group, Selector};
 use super::tree::{Key, Node, Value};
+use crate::rules::{
+    Mask, Pool, PruneRule, Ratio, Rule, Ties,
+    prune::{ratio, threshold},
+};
 use miette::SourceSpan;
 
 const GROUPS: [(&str, Group); 3] = [("down", Group::Down), ("mid", Group::Mid), ("up", Group::Up)];
@@ -69,7 +72,7 @@ pub(super) fn read(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> 
             Vec::new()
         }
     };
-    Some(Meaning { rules, amplify: Amplify::default(), runtime: Runtime::default() })
+    Some(Meaning { always: Vec::new(), rules, amplify: Amplify::default(), runtime: Runtime::default() })
 }
 
 fn is_transformer(result: &Fields<'_>, problems: &mut Vec<Problem>) -> bool {

@@ -1,9 +1,14 @@
 //! Reading one node of the tree as what it has to be, and noting what is wrong with it otherwise.
 
 use super::diagnostics::{Problem, join};
+use super::glob::{BadGlob, Glob};
 use super::model::Located;
+use super::select::Selector;
 use super::tree::{Key, Node, Value};
 use miette::SourceSpan;
+
+/// Makes a glob of its text.
+type Compile = fn(&str, SourceSpan) -> Result<Glob, BadGlob>;
 
 /// The entries of a mapping.
 pub(crate) struct Fields<'a> {
@@ -202,4 +207,47 @@ pub(crate) fn range(
         return None;
     }
     Some((low, high))
+}
+
+/// Reads what a key says, or the default where it is left out.
+pub(crate) fn or_default<T: Default>(
+    node: Option<&Node>,
+    read: impl FnOnce(&Node) -> Option<T>,
+) -> Option<T> {
+    node.map_or(Some(T::default()), read)
+}
+
+/// Reads a glob or a list of them.
+pub(crate) fn selector(
+    node: &Node,
+    what: &'static str,
+    compile: Compile,
+    problems: &mut Vec<Problem>,
+) -> Option<Selector> {
+    let items = match &node.value {
+        Value::List(items) => items.as_slice(),
+        _ => std::slice::from_ref(node),
+    };
+    if items.is_empty() {
+        let (expected, found) = ("a glob or a list of globs".to_owned(), "an empty list".to_owned());
+        problems.push(Problem::OutOfRange { what, expected, found, at: node.span });
+        return None;
+    }
+    let globs: Vec<Option<Glob>> = items.iter().map(|item| glob(item, what, compile, problems)).collect();
+    globs.into_iter().collect::<Option<Vec<_>>>().map(Selector::Globs)
+}
+
+fn glob(node: &Node, what: &'static str, compile: Compile, problems: &mut Vec<Problem>) -> Option<Glob> {
+    let Value::Text(text) = &node.value else {
+        problems.push(wrong_type(node, what, "a glob or a list of globs"));
+        return None;
+    };
+    match compile(text, node.span) {
+        Ok(glob) => Some(glob),
+        Err(BadGlob { reason, at, help }) => {
+            let inside = at.zip(node.verbatim).map(|(at, start)| (start + at.start, at.len()).into());
+            problems.push(Problem::BadGlob { reason, help, at: inside.unwrap_or(node.span) });
+            None
+        }
+    }
 }

@@ -19,33 +19,33 @@
 
 mod amplify;
 mod authors;
-mod diagnostics;
+pub(crate) mod diagnostics;
 pub(crate) mod fields;
 mod glob;
 mod model;
 mod parse;
 mod resolve;
-mod rules;
 mod schema;
 mod select;
+mod target;
 pub(crate) mod tree;
 
-pub use crate::analysis::skip::Via;
+pub use crate::{
+    analysis::skip::Via,
+    rules::{BypassRule, Mask, Pattern, Pool, PruneRule, Ratio, Rule, Ties},
+};
 #[cfg(feature = "runner")]
 pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};
 pub use glob::{BadGlob, Glob};
-pub use model::{
-    Amplify, BypassRule, Curve, During, Located, Mask, Mode, On, Pattern, Plan, Pool, PruneRule, Ratio, Rule,
-    Runtime, Ties, Weight,
-};
+pub use model::{Amplify, Curve, During, Located, Mode, On, Plan, Runtime, Weight};
 #[cfg(feature = "runner")]
 pub(crate) use parse::from_node;
 pub use parse::{MAX_BYTES, load, parse};
-pub use resolve::{ResolvedBypass, ResolvedPlan, ResolvedPrune, Skips, resolve};
+pub use resolve::resolve;
 pub use schema::{
-    AmplifyFile, BypassFile, BypassModules, CrDiffFile, CrDiffGroups, CrDiffShared, DuringFile, Globs,
-    MaskByPattern, MaskByRatio, MaskByThreshold, OptionValue, PlanFile, PruneFile, Ramp, RuleFile,
+    AmplifyFile, CrDiffFile, CrDiffGroups, CrDiffShared, DuringFile, OptionValue, PlanFile, Ramp,
     RuntimeFile, SigmaRange, WeightFile, json_schema,
 };
 pub use select::{Group, Selector, nearest};
+pub use target::Target;

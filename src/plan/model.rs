@@ -1,15 +1,14 @@
 //! What a plan means: the types that [`parse`](super::parse()) gives.
 
 use super::diagnostics::PlanSource;
-use super::select::Selector;
-use crate::analysis::skip::Via;
+use crate::{hex::hex, rules::Rule};
 use miette::SourceSpan;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::num::NonZeroU32;
 
 /// A value and where it stands in the plan (bytes of its text). A default has the span of what it belongs to.
@@ -21,10 +20,33 @@ pub struct Located<T> {
     pub span: SourceSpan,
 }
 
+impl<T: Serialize> Serialize for Located<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.value.serialize(serializer)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Located<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
 /// A plan, checked as far as that goes without the model.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The rules, those of `crdiff:` and of the authors' result file included. Their order means nothing.
+    /// The rules for both networks. Their order means nothing.
+    pub always: Vec<Rule>,
+    /// The rules for the network that amplification mixes with the dense one, those of `crdiff:` and of the authors'
+    /// result file included. Their order means nothing.
     pub rules: Vec<Rule>,
     /// How the difference between the pruned and the dense network is applied.
     pub amplify: Amplify,
@@ -35,135 +57,6 @@ pub struct Plan {
     pub digest: String,
     /// The text it came from, for errors to point at.
     pub source: PlanSource,
-}
-
-/// One rule.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Rule {
-    /// Take modules out of the graph.
-    Bypass(BypassRule),
-    /// Mask weights.
-    Prune(PruneRule),
-}
-
-/// Take the selected modules out: whoever used a module's output uses something that came before it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BypassRule {
-    /// The word that starts the rule.
-    pub span: SourceSpan,
-    /// The modules.
-    pub modules: Selector,
-    /// What is used instead.
-    pub via: Via,
-}
-
-/// Multiply the masked weights of the selected modules by `scale`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PruneRule {
-    /// The word that starts the rule.
-    pub span: SourceSpan,
-    /// The modules whose `weight` is meant; biases never are.
-    pub weights: Selector,
-    /// Which of the weights are masked.
-    pub mask: Mask,
-    /// What masked weights are multiplied by: finite, 0 unless the plan says otherwise.
-    pub scale: Located<f64>,
-}
-
-/// Which weights are masked.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Mask {
-    /// The smallest magnitudes of a pool of n weights, k = floor(n * ratio) of them.
-    Ratio {
-        /// The share of the pool.
-        ratio: Located<Ratio>,
-        /// Which weights are ranked together.
-        pool: Pool,
-        /// What happens to weights as large as the k-th.
-        ties: Ties,
-    },
-    /// Magnitudes up to this one: finite and not negative.
-    Threshold(Located<f64>),
-    /// All but the largest few of each run of consecutive weights.
-    Pattern(Located<Pattern>),
-}
-
-/// A share of at least 0 and below 1.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, JsonSchema)]
-#[schemars(inline)]
-pub struct Ratio(#[schemars(range(min = 0), extend("exclusiveMaximum" = 1))] f64);
-
-impl Ratio {
-    /// `None` unless `0 <= ratio < 1`.
-    pub fn new(ratio: f64) -> Option<Self> {
-        (0.0..1.0).contains(&ratio).then_some(Self(ratio))
-    }
-
-    /// The number.
-    pub fn get(self) -> f64 {
-        self.0
-    }
-}
-
-/// N:M sparsity: of every `of` consecutive weights the `keep` largest are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pattern {
-    keep: u8,
-    of: u8,
-}
-
-impl Pattern {
-    /// The longest run, M.
-    pub const MAX_OF: u8 = 64;
-
-    /// `None` unless `0 < keep < of <= 64`.
-    pub fn new(keep: u8, of: u8) -> Option<Self> {
-        (0 < keep && keep < of && of <= Self::MAX_OF).then_some(Self { keep, of })
-    }
-
-    /// How many weights of a run are kept.
-    pub fn keep(self) -> u8 {
-        self.keep
-    }
-
-    /// How long a run is.
-    pub fn of(self) -> u8 {
-        self.of
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.keep, self.of)
-    }
-}
-
-impl Serialize for Pattern {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// Which weights share a threshold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Pool {
-    /// All that the rule selects.
-    #[default]
-    Group,
-    /// Those of one tensor.
-    Tensor,
-}
-
-/// What happens to weights whose magnitude equals the k-th smallest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Ties {
-    /// All are masked, so more than k can be: the authors' rule.
-    #[default]
-    All,
-    /// As many as make k, in the order of the weights.
-    Exact,
 }
 
 /// `D = (1 - w) * dense + w * pruned`, and when.
@@ -292,37 +185,19 @@ pub struct Runtime {
 }
 
 /// The digest of rules and amplification; see [`Plan::digest`].
-pub(super) fn digest(rules: &[Rule], amplify: &Amplify) -> String {
-    let mut rules: Vec<String> = rules.iter().map(|rule| canonical_rule(rule).to_string()).collect();
-    rules.sort_unstable();
-    let text = json!({ "version": 1, "rules": rules, "amplify": canonical_amplify(amplify) }).to_string();
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn canonical_rule(rule: &Rule) -> Value {
-    match rule {
-        Rule::Bypass(BypassRule { modules, via, .. }) => json!(["bypass", canonical_selector(modules), via]),
-        Rule::Prune(PruneRule { weights, mask, scale, .. }) => {
-            let mask = match mask {
-                Mask::Ratio { ratio, pool, ties } => json!(["ratio", number(ratio.value.get()), pool, ties]),
-                Mask::Threshold(threshold) => json!(["threshold", number(threshold.value)]),
-                Mask::Pattern(pattern) => json!(["pattern", pattern.value]),
-            };
-            json!(["prune", canonical_selector(weights), mask, number(scale.value)])
-        }
+pub(super) fn digest(always: &[Rule], rules: &[Rule], amplify: &Amplify) -> String {
+    let canonical = |rules: &[Rule]| {
+        let mut rules: Vec<String> = rules.iter().map(|rule| rule.kind().canonical().to_string()).collect();
+        rules.sort_unstable();
+        rules
+    };
+    let amplify = canonical_amplify(amplify);
+    let mut meaning = json!({ "version": 1, "rules": canonical(rules), "amplify": amplify });
+    if !always.is_empty() {
+        meaning["always"] = canonical(always).into();
     }
-}
-
-fn canonical_selector(selector: &Selector) -> Value {
-    match selector {
-        Selector::Globs(globs) => {
-            let mut globs: Vec<&str> = globs.iter().map(|glob| glob.text()).collect();
-            globs.sort_unstable();
-            globs.dedup();
-            json!(globs)
-        }
-        Selector::CrDiff(group) => json!({ "crdiff": group.name() }),
-    }
+    let text = meaning.to_string();
+    hex(&Sha256::digest(text.as_bytes()))
 }
 
 fn canonical_amplify(amplify: &Amplify) -> Value {

@@ -2,9 +2,10 @@
 
 use super::diagnostics::{PlanError, PlanSource, Problem};
 use super::fields::{Fields, fields, list};
-use super::model::{Amplify, Mode, Plan, PruneRule, Rule, Runtime, Weight, digest};
+use super::model::{Amplify, Mode, Plan, Runtime, Weight, digest};
 use super::tree::{Node, Value};
-use super::{amplify, authors, rules, tree};
+use super::{amplify, authors, tree};
+use crate::rules::{self, Rule, Section};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -12,7 +13,7 @@ use std::path::Path;
 /// The size of the largest file that is taken for a plan.
 pub const MAX_BYTES: u64 = 1 << 20;
 
-const KEYS: [&str; 5] = ["version", "rules", "crdiff", "amplify", "runtime"];
+const KEYS: [&str; 6] = ["version", "always", "rules", "crdiff", "amplify", "runtime"];
 
 /// Parses a plan, or a result file of the CR-Diff authors' search. `name` is what errors call it.
 ///
@@ -42,9 +43,9 @@ pub(crate) fn from_node(source: PlanSource, root: &Node) -> Result<Plan, PlanErr
     };
     match (PlanError::from_problems(&source, problems), meaning) {
         (Some(error), _) => Err(error),
-        (None, Some(Meaning { rules, amplify, runtime })) => {
-            let digest = digest(&rules, &amplify);
-            Ok(Plan { rules, amplify, runtime, digest, source })
+        (None, Some(Meaning { always, rules, amplify, runtime })) => {
+            let digest = digest(&always, &rules, &amplify);
+            Ok(Plan { always, rules, amplify, runtime, digest, source })
         }
         (None, None) => Err(PlanError::new(&source, Problem::Empty)),
     }
@@ -76,6 +77,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<Plan, PlanError> {
 
 /// A plan but for its text.
 pub(super) struct Meaning {
+    pub always: Vec<Rule>,
     pub rules: Vec<Rule>,
     pub amplify: Amplify,
     pub runtime: Runtime,
@@ -84,12 +86,12 @@ pub(super) struct Meaning {
 fn document(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> {
     let plan = fields(root, "the plan", &KEYS, problems)?;
     version(&plan, problems);
-    let mut all = Vec::new();
-    if let Some(node) = given(&plan, "rules") {
-        for item in list(node, "`rules`", problems).unwrap_or_default() {
-            all.extend(rules::rule(item, problems));
-        }
-    }
+    let mut section = |section: Section, key: &'static str, what: &'static str| {
+        let items = given(&plan, key).and_then(|node| list(node, what, problems)).unwrap_or_default();
+        items.iter().filter_map(|item| rules::read(section, item, problems)).collect::<Vec<Rule>>()
+    };
+    let always = section(Section::Always, "always", "`always`");
+    let mut all = section(Section::Rules, "rules", "`rules`");
     if let Some(node) = given(&plan, "crdiff") {
         all.extend(authors::crdiff(node, problems));
     }
@@ -102,7 +104,7 @@ fn document(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> {
     }
     let runtime =
         given(&plan, "runtime").map_or(Some(Runtime::default()), |node| amplify::runtime(node, problems));
-    Some(Meaning { rules: all, amplify: amplify?, runtime: runtime? })
+    Some(Meaning { always, rules: all, amplify: amplify?, runtime: runtime? })
 }
 
 /// The value of a section. `rules:` with nothing after it is a section left out.
@@ -148,18 +150,18 @@ fn check_mode(rules: &[Rule], amplify: &Amplify, problems: &mut Vec<Problem>) {
         );
     }
     for rule in rules {
-        match rule {
-            Rule::Bypass(bypass) => conflict(
-                "`mode: weights` can't amplify a bypass",
+        match rule.kind().scale() {
+            None => conflict(
+                &format!("`mode: weights` can't amplify {}", rule.kind().noun()),
                 "only pruned weights can be amplified within the weights; use `mode: outputs`",
-                bypass.span,
+                rule.kind().span(),
             ),
-            Rule::Prune(PruneRule { scale, .. }) if scale.value != 0.0 => conflict(
+            Some(scale) if scale.value != 0.0 => conflict(
                 "`mode: weights` sets the scale of masked weights to (1 - w), so a rule can't",
                 "leave `scale` out, or use `mode: outputs`",
                 scale.span,
             ),
-            Rule::Prune(_) => {}
+            Some(_) => {}
         }
     }
 }

@@ -3,9 +3,9 @@
 //! Reading goes through the spanned tree instead, so that errors can point at the text; the tests hold the two
 //! together.
 
-use super::model::{Curve, Mode, On, Pattern, Pool, Ratio, Ties};
-use crate::analysis::skip::Via;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use super::model::{Curve, Mode, On};
+use crate::rules::{Ratio, Rule};
+use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -18,9 +18,12 @@ pub struct PlanFile {
     /// The version of the plan language: 1.
     #[schemars(extend("const" = 1))]
     pub version: u32,
+    /// What to change in both networks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub always: Option<Vec<Rule>>,
     /// What to change. All rules are resolved against the original graph, so their order doesn't matter.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rules: Option<Vec<RuleFile>>,
+    pub rules: Option<Vec<Rule>>,
     /// The pruning of the CR-Diff paper.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crdiff: Option<CrDiffFile>,
@@ -35,7 +38,7 @@ pub struct PlanFile {
 impl PlanFile {
     /// A plan that changes nothing.
     pub fn empty() -> Self {
-        Self { version: 1, rules: None, crdiff: None, amplify: None, runtime: None }
+        Self { version: 1, always: None, rules: None, crdiff: None, amplify: None, runtime: None }
     }
 
     /// The plan as YAML.
@@ -45,114 +48,6 @@ impl PlanFile {
     pub fn to_yaml(&self) -> Result<String, serde_saphyr::ser::Error> {
         serde_saphyr::to_string(self)
     }
-}
-
-/// One rule.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-pub enum RuleFile {
-    /// Take modules out of the graph.
-    Bypass(BypassFile),
-    /// Multiply the selected modules' weights of small magnitude by `scale`.
-    Prune(PruneFile),
-}
-
-/// A glob or several. Globs work on whole segments of a module path: `*` is one segment or part of one, `**` any
-/// number of them, `{a,b}` either.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum Globs {
-    /// One.
-    One(#[schemars(length(min = 1))] String),
-    /// Several; what any of them matches is selected.
-    Many(#[schemars(length(min = 1), inner(length(min = 1)))] Vec<String>),
-}
-
-/// The modules to take out.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum BypassFile {
-    /// By their residual skip.
-    Modules(Globs),
-    /// By the given way.
-    Via(BypassModules),
-}
-
-/// Modules to take out, and what is used instead.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BypassModules {
-    /// The modules.
-    pub modules: Globs,
-    /// What is used instead: the module's residual skip, its input, or the hidden operand of the skip Concat before
-    /// an up-block's resnet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Via")]
-    pub via: Option<Via>,
-}
-
-/// Which weights to mask, one way or another.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum PruneFile {
-    /// A share of them.
-    Ratio(MaskByRatio),
-    /// Those up to a magnitude.
-    Threshold(MaskByThreshold),
-    /// All but a few of each run.
-    Pattern(MaskByPattern),
-}
-
-/// Mask a share of the weights, the smallest magnitudes first.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MaskByRatio {
-    /// The modules whose weight is meant (never the bias).
-    pub weights: Globs,
-    /// The share, at least 0 and below 1.
-    pub ratio: Ratio,
-    /// One threshold for all that the rule selects (`group`, the default) or one for each tensor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Pool")]
-    pub pool: Option<Pool>,
-    /// Weights as large as the threshold: mask `all` (the default, and the paper's rule), or `exact`ly the share.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Ties")]
-    pub ties: Option<Ties>,
-    /// What masked weights are multiplied by; 0 by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "f64")]
-    pub scale: Option<f64>,
-}
-
-/// Mask the weights up to a magnitude.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MaskByThreshold {
-    /// The modules whose weight is meant (never the bias).
-    pub weights: Globs,
-    /// The largest magnitude that is masked.
-    #[schemars(range(min = 0))]
-    pub threshold: f64,
-    /// What masked weights are multiplied by; 0 by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "f64")]
-    pub scale: Option<f64>,
-}
-
-/// Keep a few of each run of consecutive weights and mask the others.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MaskByPattern {
-    /// The modules whose weight is meant (never the bias).
-    pub weights: Globs,
-    /// "N:M": the N largest of every M are kept, 0 < N < M <= 64.
-    #[schemars(schema_with = "pattern")]
-    pub pattern: Pattern,
-    /// What masked weights are multiplied by; 0 by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "f64")]
-    pub scale: Option<f64>,
 }
 
 /// The pruning of the CR-Diff paper.
@@ -289,8 +184,4 @@ pub enum OptionValue {
 /// The JSON Schema of the plan language.
 pub fn json_schema() -> Schema {
     schemars::schema_for!(PlanFile)
-}
-
-fn pattern(_: &mut SchemaGenerator) -> Schema {
-    schemars::json_schema!({ "type": "string", "pattern": "^[0-9]{1,2}:[0-9]{1,2}$" })
 }

@@ -1,5 +1,11 @@
 //! Selectors: which modules a rule means, and which names are near to one that matches nothing.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
 use super::glob::{Glob, Segment, segment_matches};
 
 /// Which modules, or which modules' weights, a rule means.
@@ -26,12 +32,52 @@ pub enum Group {
 }
 
 impl Selector {
+    /// Returns the same JSON for all selectors that mean the same.
+    pub(crate) fn canonical(&self) -> Value {
+        match self {
+            Self::Globs(globs) => {
+                let mut globs: Vec<&str> = globs.iter().map(Glob::text).collect();
+                globs.sort_unstable();
+                globs.dedup();
+                json!(globs)
+            }
+            Self::CrDiff(group) => json!({ "crdiff": group.name() }),
+        }
+    }
+
     /// Whether the module path `path` is selected.
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::Globs(globs) => globs.iter().any(|glob| glob.matches(path)),
             Self::CrDiff(group) => group.targets(path),
         }
+    }
+}
+
+impl Serialize for Selector {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Globs(globs) => match globs.as_slice() {
+                [glob] => glob.text().serialize(serializer),
+                globs => serializer.collect_seq(globs.iter().map(Glob::text)),
+            },
+            Self::CrDiff(group) => serializer.collect_str(&format_args!("crdiff.{}", group.name())),
+        }
+    }
+}
+
+impl JsonSchema for Selector {
+    fn schema_name() -> Cow<'static, str> {
+        "Globs".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let glob = json!({ "type": "string", "minLength": 1 });
+        schemars::json_schema!({
+            "description": "A glob or several. Globs work on whole segments of a module path: `*` is one segment or part \
+                of one, `**` any number of them, `{a,b}` either.",
+            "anyOf": [glob, { "type": "array", "items": glob, "minItems": 1 }]
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::{
-    BypassReport, CompileReport, FileReport, FusedReport, GraphReport, MagnitudeReport, PruneReport,
+    ChangeReport, CompileReport, FileReport, FusedReport, GraphReport, MagnitudeReport, PruneReport,
     TensorReport, WeightsReport,
 };
 use crate::{
@@ -16,7 +16,8 @@ use crate::{
     ir::{Graph, InitializerId, NodeId, count_masked},
     onnx::{OnnxError, WeightPolicy, Written},
     passes::{MaskForm, REPORTED_BINS, Sharing},
-    plan::{Mask, PlanSource, Via},
+    plan::PlanSource,
+    rules::{Fate, Mask},
 };
 
 /// What a model consisted of before it was compiled.
@@ -88,34 +89,38 @@ pub fn report(
         report.fused = Some(fused(graph, compilation, census));
     }
     let modules = &compilation.findings.modules;
-    for bypass in &compilation.resolved.bypasses {
-        let nodes: Vec<NodeId> =
-            modules.nodes(bypass.bypass.module).into_iter().filter(|id| gone(*id)).collect();
-        report.bypass.push(BypassReport {
-            module: bypass.path.clone(),
-            line: source.line(bypass.rule.span),
-            kind: modules.get(bypass.bypass.module).kind.to_string(),
-            via: via_name(bypass.rule.via).to_string(),
+    for change in compilation.edits.changes() {
+        let Some(module) = change.module else { continue };
+        let nodes: Vec<NodeId> = modules.nodes(module).into_iter().filter(|id| gone(*id)).collect();
+        report.changes.push(ChangeReport {
+            rule: change.rule,
+            done: change.done,
+            module: change.subject.clone(),
+            line: source.line(change.span),
+            kind: modules.get(module).kind.to_string(),
+            how: change.how,
+            gone: change.fate == Fate::Gone,
             nodes: nodes.len(),
-            parameters: parameters_gone(graph, census, modules, bypass.bypass.module),
+            parameters: parameters_gone(graph, census, modules, module),
             macs: census.macs.as_ref().map(|macs| nodes.iter().filter_map(|id| macs.get(id.index())).sum()),
-            note: bypass.bypass.note.clone(),
+            note: change.note.clone(),
         });
     }
-    for (prune, outcome) in compilation.resolved.prunes.iter().zip(&compilation.outcomes) {
-        let scale = prune.rule.scale.value;
+    let rules =
+        compilation.edits.changes().flat_map(|change| change.weights().map(move |edit| (change, edit)));
+    for ((change, edit), outcome) in rules.zip(&compilation.weights) {
         report.prune.push(PruneReport {
-            selector: prune.selector.clone(),
-            line: source.line(prune.rule.span),
+            selector: change.subject.clone(),
+            line: source.line(change.span),
             tensors: outcome.tensors.len(),
             weights: outcome.tensors.iter().map(|t| t.elements).sum(),
-            k: match prune.rule.mask {
+            k: match edit.mask {
                 Mask::Ratio { .. } => outcome.k,
                 _ => None,
             },
             threshold: outcome.threshold.map(|t| t.value().into()),
             zeros: 0,
-            scale: (scale != 0.0).then_some(scale),
+            scale: (edit.scale != 0.0).then_some(edit.scale),
             magnitudes: outcome.magnitudes.as_ref().map(MagnitudeReport::from),
             per_tensor: outcome
                 .tensors
@@ -215,7 +220,7 @@ pub fn zeros(
     masked: &[(InitializerId, u64)],
 ) -> Result<(), OnnxError> {
     let mut masked: BTreeMap<InitializerId, u64> = masked.iter().copied().collect();
-    for (rule, outcome) in report.prune.iter_mut().zip(&compilation.outcomes) {
+    for (rule, outcome) in report.prune.iter_mut().zip(&compilation.weights) {
         for (entry, tensor) in rule.per_tensor.iter_mut().zip(&outcome.tensors) {
             if let (Some(id), Some(data)) = (tensor.initializer, &tensor.data) {
                 entry.zeros = match masked.entry(id) {
@@ -295,13 +300,4 @@ fn parameters_gone(graph: &Graph, census: &Census, modules: &Modules, module: Mo
         })
         .map(|(_, elements, _)| elements)
         .sum()
-}
-
-/// The name of a way to bypass, as plans have it.
-pub fn via_name(via: Via) -> &'static str {
-    match via {
-        Via::Shortcut => "shortcut",
-        Via::Input => "input",
-        Via::Backbone => "backbone",
-    }
 }

@@ -10,9 +10,9 @@ pub mod outcome;
 pub mod text;
 pub mod verify;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::analysis::magnitude::Summary;
+use crate::{analysis::magnitude::Summary, plan::Target, rules};
 
 /// What `crdiff-compile` did. `--report FILE.json` writes exactly this, `--report FILE.html` a page about it ([`html`]).
 #[derive(Clone, Debug, Default, Serialize)]
@@ -22,13 +22,14 @@ pub struct CompileReport {
     /// The model that was read.
     pub model: String,
     /// What was asked for: `pruned`, `fused` or `amplified`.
-    pub emit: String,
+    pub emit: Target,
     /// The plan that was followed, and its digest.
     pub plan: PlanSummary,
     /// What was written, one entry an emitted graph; empty for a dry run.
     pub outputs: Vec<OutputReport>,
-    /// Bypassed modules.
-    pub bypass: Vec<BypassReport>,
+    /// Modules that rules change. In JSON each kind of rule has a list of its own: `bypass`.
+    #[serde(flatten, serialize_with = "by_rule")]
+    pub changes: Vec<ChangeReport>,
     /// Prune rules.
     pub prune: Vec<PruneReport>,
     /// Where the weights of the (first) output are.
@@ -55,7 +56,7 @@ pub struct PlanSummary {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct OutputReport {
     /// `pruned`, `fused` or `amplified`.
-    pub emit: String,
+    pub emit: Target,
     /// The model file.
     pub path: String,
     /// Nodes in the emitted graph.
@@ -64,17 +65,23 @@ pub struct OutputReport {
     pub identical: bool,
 }
 
-/// A bypassed module.
+/// A module that a rule changes.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct BypassReport {
-    /// Its path.
+pub struct ChangeReport {
+    /// The word of the rule in plans: `bypass`.
+    pub rule: &'static str,
+    /// What the rule does, for the head of a table: `bypassed`.
+    pub done: &'static str,
+    /// The module's path.
     pub module: String,
     /// The line of the plan that asks for it, counted from 1.
     pub line: usize,
-    /// What it is: `resnet`, `attention`.
+    /// What the module is: `resnet`, `attention`.
     pub kind: String,
-    /// `shortcut`, `input` or `backbone`.
-    pub via: String,
+    /// The key and the value of the plan that say how: `via` and `shortcut`.
+    pub how: (&'static str, &'static str),
+    /// Whether nothing reads the module's results any more.
+    pub gone: bool,
     /// Nodes of the module that are gone.
     pub nodes: usize,
     /// Parameters of the module that nothing reads any more.
@@ -82,9 +89,39 @@ pub struct BypassReport {
     /// Multiply-accumulates gone at the size asked for with `--at`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub macs: Option<u64>,
-    /// Sizes at which the bypass is legal, if not at all.
+    /// Sizes at which the change is legal, if not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// Writes a list of rows for each kind of rule that changes modules, under the kind's word.
+fn by_rule<S: Serializer>(changes: &[ChangeReport], serializer: S) -> Result<S::Ok, S::Error> {
+    struct Row<'a>(&'a ChangeReport);
+    impl Serialize for Row<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let change = self.0;
+            let mut row = serializer.serialize_map(None)?;
+            row.serialize_entry("module", &change.module)?;
+            row.serialize_entry("line", &change.line)?;
+            row.serialize_entry("kind", &change.kind)?;
+            row.serialize_entry(change.how.0, change.how.1)?;
+            row.serialize_entry("nodes", &change.nodes)?;
+            row.serialize_entry("parameters", &change.parameters)?;
+            if let Some(macs) = &change.macs {
+                row.serialize_entry("macs", macs)?;
+            }
+            if let Some(note) = &change.note {
+                row.serialize_entry("note", note)?;
+            }
+            row.end()
+        }
+    }
+    let mut kinds = serializer.serialize_map(None)?;
+    for kind in rules::module_kinds() {
+        let rows: Vec<Row<'_>> = changes.iter().filter(|change| change.rule == kind).map(Row).collect();
+        kinds.serialize_entry(kind, &rows)?;
+    }
+    kinds.end()
 }
 
 /// A prune rule.

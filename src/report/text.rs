@@ -4,14 +4,13 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
-use super::{CompileReport, PruneReport};
+use super::{ChangeReport, CompileReport, PruneReport};
+use crate::plan::Target;
 
 /// The report as text, without colours, ending in a newline.
 pub fn compile(report: &CompileReport) -> String {
     let mut text = String::new();
-    if !report.bypass.is_empty() {
-        bypass_table(&mut text, report);
-    }
+    change_tables(&mut text, report);
     if !report.prune.is_empty() {
         prune_tables(&mut text, &report.prune);
     }
@@ -25,11 +24,18 @@ pub fn compile(report: &CompileReport) -> String {
     text
 }
 
-fn bypass_table(text: &mut String, report: &CompileReport) {
-    // In a fused graph nothing is gone: the dense branch has it all.
-    let gone = report.fused.is_none();
-    let with_macs = gone && report.bypass.iter().any(|b| b.macs.is_some());
-    let mut header = vec!["bypassed", "kind", "via"];
+/// Adds a table for each kind of rule that changes modules.
+fn change_tables(text: &mut String, report: &CompileReport) {
+    for changes in report.changes.chunk_by(|a, b| a.rule == b.rule) {
+        change_table(text, changes, report.fused.is_none());
+    }
+}
+
+/// Adds the table of `changes`, all of one rule. In a fused graph nothing is gone: the dense branch has it all.
+fn change_table(text: &mut String, changes: &[ChangeReport], gone: bool) {
+    let Some(first) = changes.first() else { return };
+    let with_macs = gone && changes.iter().any(|change| change.macs.is_some());
+    let mut header = vec![first.done, "kind", first.how.0];
     if gone {
         header.extend(["nodes gone", "parameters gone"]);
     }
@@ -37,19 +43,21 @@ fn bypass_table(text: &mut String, report: &CompileReport) {
         header.push("MACs gone");
     }
     let mut table = table(&header, 3);
-    for bypass in &report.bypass {
-        let mut row = vec![bypass.module.clone(), bypass.kind.clone(), bypass.via.clone()];
+    for change in changes {
+        let mut row = vec![change.module.clone(), change.kind.clone(), change.how.1.to_string()];
         if gone {
-            row.extend([bypass.nodes.to_string(), count(bypass.parameters)]);
+            row.extend([change.nodes.to_string(), count(change.parameters)]);
         }
         if with_macs {
-            row.push(bypass.macs.map(count).unwrap_or_default());
+            row.push(change.macs.map(count).unwrap_or_default());
         }
         table.add_row(row);
     }
     let _ = writeln!(text, "{table}");
-    for bypass in report.bypass.iter().filter(|b| b.note.is_some()) {
-        let _ = writeln!(text, "note: `{}`: {}", bypass.module, bypass.note.as_deref().unwrap_or_default());
+    for change in changes {
+        if let Some(note) = &change.note {
+            let _ = writeln!(text, "note: `{}`: {note}", change.module);
+        }
     }
 }
 
@@ -115,7 +123,7 @@ fn totals(text: &mut String, report: &CompileReport) {
         }
     }
     for output in &report.outputs {
-        let what = if output.identical { "identical to the input" } else { output.emit.as_str() };
+        let what = if output.identical { "identical to the input" } else { output.emit.name() };
         let _ = writeln!(text, "wrote {} ({what}, {} nodes)", output.path, output.nodes);
     }
     let weights = &report.weights;
@@ -138,8 +146,8 @@ fn totals(text: &mut String, report: &CompileReport) {
 /// What the user gains, and what not.
 fn honest(report: &CompileReport) -> Vec<&'static str> {
     let mut lines = Vec::new();
-    let emit = report.outputs.first().map_or("pruned", |o| o.emit.as_str());
-    if report.prune.is_empty() && report.bypass.is_empty() {
+    let emit = report.outputs.first().map(|output| output.emit);
+    if report.prune.is_empty() && report.changes.is_empty() {
         lines.push("The plan changes nothing.");
     } else if report.fused.is_some() {
         lines.push(
@@ -148,7 +156,7 @@ fn honest(report: &CompileReport) -> Vec<&'static str> {
         );
         return lines;
     }
-    if emit == "amplified" {
+    if emit == Some(Target::Amplified) {
         lines.push(
             "An approximation: to first order in the masked weights it is what the fused graph computes, at the cost of \
              one network. `crdiff compare` against the fused graph tells how far it is off.",
@@ -159,7 +167,7 @@ fn honest(report: &CompileReport) -> Vec<&'static str> {
              zeros as by any number.",
         );
     }
-    if !report.bypass.is_empty() {
+    if report.changes.iter().any(|change| change.gone) {
         lines.push("Bypassed modules are gone: the graph runs faster and needs less memory.");
     }
     lines

@@ -26,13 +26,15 @@ use crate::{
         skip::Redirect,
         weights::Weight,
     },
-    compile::{CompileError, Target, emit},
+    compile::CompileError,
     diffusion::pipeline::Unets,
     engine::HostTensor,
+    hex::hex,
     ir::{Graph, InitializerId, Use, for_each_piece},
     onnx::{self, DataType, OnnxError, WeightPolicy, WriteOptions},
-    passes::{self, Emit, FedWeight, MaskForm, PassError, Provenance},
-    plan::{self, Located, Mask, Mode, Plan, PlanError, Pool, ResolvedPlan, ResolvedPrune, Ties},
+    passes::{self, FedWeight, MaskForm, PassError, Recipe},
+    plan::{self, Located, Mode, Plan, PlanError, Target},
+    rules::{Change, Edit, Edits, Mask, Pool, Ties, WeightEdit},
 };
 
 /// Masked weights are made so many bytes at a time.
@@ -92,7 +94,7 @@ impl Drop for Files {
 
 /// A graph that stores no masked weights: it serves all trials that bypass and mask the same.
 struct Template {
-    bypasses: Vec<Redirect>,
+    structure: Vec<Redirect>,
     weights: Vec<(String, Vec<Use>)>,
     output: PathBuf,
     files: Arc<Files>,
@@ -162,14 +164,14 @@ impl Compiler {
                 hash.update(metadata.len().to_le_bytes());
             }
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize())
     }
 
     /// What `plan` means for the model.
     ///
     /// # Errors
     /// [`PlanError`] if it doesn't fit.
-    pub fn resolve(&self, plan: &Plan) -> Result<ResolvedPlan, PlanError> {
+    pub fn resolve(&self, plan: &Plan) -> Result<Edits, PlanError> {
         plan::resolve(plan, &Analysis::with(&self.graph, Arc::clone(&self.findings)))
     }
 
@@ -178,45 +180,40 @@ impl Compiler {
     /// # Errors
     /// [`SearchError`] if the plan doesn't fit the model, or nothing can be written.
     pub fn compile(&mut self, plan: &Plan, stop: &AtomicBool) -> Result<TrialGraph, SearchError> {
-        let emit = match plan.amplify.mode {
-            Mode::Outputs => Emit::Pruned,
-            Mode::Weights => emit(plan, Target::Amplified)?,
-        };
-        let mut resolved = self.resolve(plan).map_err(|e| CompileError::Plan(Box::new(e)))?;
-        if resolved.bypasses.is_empty() && resolved.prunes.is_empty() {
+        let mut edits = self.resolve(plan).map_err(|e| CompileError::Plan(Box::new(e)))?;
+        if edits.is_empty() {
             return Ok(TrialGraph::none());
         }
+        let target = match plan.amplify.mode {
+            Mode::Outputs => Target::Pruned,
+            Mode::Weights => Target::Amplified,
+        };
+        let w = target.weight(plan, &edits).map_err(CompileError::Emit)?;
         let progress = |_| match stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
-        let mut prunes = Vec::with_capacity(resolved.prunes.len());
-        for prune in resolved.prunes {
-            self.with_thresholds(prune, &mut prunes, &progress).map_err(CompileError::from)?;
+        for change in edits.always.changes.iter_mut().chain(&mut edits.other.changes) {
+            self.with_thresholds(change, &progress).map_err(CompileError::from)?;
         }
-        resolved.prunes = prunes;
-        if let Emit::Amplified(w) = emit {
-            resolved.prunes.iter_mut().for_each(|prune| prune.rule.scale.value = 1.0 - w);
+        if let (Target::Amplified, Some(w)) = (target, w) {
+            edits.amplify(w);
         }
         let mut graph = Graph::load(onnx::open(&self.model)?)?;
-        let provenance = Provenance {
-            emit: emit.name(),
-            plan: plan.digest.clone(),
-            source: self.graph.structure_digest(),
-        };
         let can_feed = |weight: &Weight| weight.data_type == DataType::FLOAT && weight.dims.len() == 2;
         let masks = match self.masks {
-            MaskForm::Fed if !resolved.prunes.iter().flat_map(|p| &p.weights).all(can_feed) => {
+            MaskForm::Fed if !edits.weights().flat_map(|edit| &edit.weights).all(can_feed) => {
                 MaskForm::Stored
             }
             masks => masks,
         };
-        let outcome = passes::run(&mut graph, &resolved, emit, masks, &provenance, &progress)
-            .map_err(CompileError::from)?;
+        let source = self.graph.structure_digest();
+        let recipe = Recipe { edits: &edits, target, w, masks, plan: &plan.digest, source: &source };
+        let outcome = passes::run(&mut graph, &recipe, &progress).map_err(CompileError::from)?;
         if !graph.is_edited() {
             return Ok(TrialGraph::none());
         }
-        let (output, files) = self.written(&graph, &resolved, &outcome.fed, stop)?;
+        let (output, files) = self.written(&graph, &edits, &outcome.fed, stop)?;
         let fed: Vec<_> = outcome.fed.par_iter().map(elements).collect::<Result<_, _>>()?;
         let unets = match plan.amplify.mode {
             Mode::Outputs => Unets::WithPruned(output),
@@ -229,16 +226,15 @@ impl Compiler {
     fn written(
         &mut self,
         graph: &Graph,
-        resolved: &ResolvedPlan,
+        edits: &Edits,
         fed: &[FedWeight],
         stop: &AtomicBool,
     ) -> Result<(PathBuf, Arc<Files>), SearchError> {
-        let bypasses: Vec<_> =
-            resolved.bypasses.iter().flat_map(|b| b.bypass.redirects.iter().copied()).collect();
+        let structure = edits.structure();
         let weights: Vec<_> = fed.iter().map(|weight| (weight.input.clone(), weight.uses.clone())).collect();
-        let stores_none = resolved.prunes.is_empty() || !fed.is_empty();
+        let stores_none = edits.weights().next().is_none() || !fed.is_empty();
         if let Some(last) = self.template.as_ref().filter(|_| stores_none)
-            && (&last.bypasses, &last.weights) == (&bypasses, &weights)
+            && (&last.structure, &last.weights) == (&structure, &weights)
         {
             return Ok((last.output.clone(), Arc::clone(&last.files)));
         }
@@ -261,45 +257,55 @@ impl Compiler {
         let files = Arc::new(Files(written.files.into_iter().map(|(path, _)| path).collect()));
         if stores_none {
             let (output, files) = (output.clone(), Arc::clone(&files));
-            self.template = Some(Template { bypasses, weights, output, files });
+            self.template = Some(Template { structure, weights, output, files });
         }
         Ok((output, files))
     }
 
-    /// Puts thresholds in the place of a rule's ratio, so that the passes need no ranks. A ratio of less than one weight
-    /// leaves no rule; a ratio that only the passes can follow stays.
-    fn with_thresholds(
+    /// Puts thresholds in the place of ratios, so that the passes need no ranks. A ratio of less than one weight leaves
+    /// no edit; a ratio that only the passes can follow stays.
+    fn with_thresholds(&mut self, change: &mut Change, progress: &Progress<'_>) -> Result<(), PassError> {
+        let mut edits = Vec::with_capacity(change.edits.len());
+        for edit in change.edits.drain(..) {
+            match edit {
+                Edit::Transform(weights) => self.with_threshold(weights, &mut edits, progress)?,
+                Edit::Redirect(_) => edits.push(edit),
+            }
+        }
+        change.edits = edits;
+        Ok(())
+    }
+
+    fn with_threshold(
         &mut self,
-        prune: ResolvedPrune,
-        rules: &mut Vec<ResolvedPrune>,
+        edit: WeightEdit,
+        edits: &mut Vec<Edit>,
         progress: &Progress<'_>,
     ) -> Result<(), PassError> {
-        let Mask::Ratio { ratio, pool, ties: Ties::All } = prune.rule.mask else {
-            rules.push(prune);
+        let Mask::Ratio { ratio, pool, ties: Ties::All } = edit.mask else {
+            edits.push(Edit::Transform(edit));
             return Ok(());
         };
-        let first = prune.weights.first().map(|weight| weight.data_type);
-        if prune.weights.iter().any(|weight| Some(weight.data_type) != first) {
+        let first = edit.weights.first().map(|weight| weight.data_type);
+        if edit.weights.iter().any(|weight| Some(weight.data_type) != first) {
             // A threshold of one type can lie between the values of another.
-            rules.push(prune);
+            edits.push(Edit::Transform(edit));
             return Ok(());
         }
         let pools: Vec<Vec<Weight>> = match pool {
-            Pool::Group => vec![prune.weights.clone()],
-            Pool::Tensor => prune.weights.chunks(1).map(<[Weight]>::to_vec).collect(),
+            Pool::Group => vec![edit.weights],
+            Pool::Tensor => edit.weights.chunks(1).map(<[Weight]>::to_vec).collect(),
         };
         for weights in pools {
             let histogram = self.histogram(&weights, progress)?;
             let threshold = histogram.threshold(ratio.value.get(), progress)?;
             let Some(threshold) = threshold else { continue };
             let value = f64::from(threshold.t.value());
-            let mut rule = prune.rule.clone();
-            if value.is_nan() {
-                rules.push(ResolvedPrune { weights, ..prune.clone() });
-                continue;
-            }
-            rule.mask = Mask::Threshold(Located { value, span: ratio.span });
-            rules.push(ResolvedPrune { rule, selector: prune.selector.clone(), weights });
+            let mask = match value.is_nan() {
+                true => edit.mask,
+                false => Mask::Threshold { threshold: Located { value, span: ratio.span } },
+            };
+            edits.push(Edit::Transform(WeightEdit { weights, mask, scale: edit.scale }));
         }
         Ok(())
     }

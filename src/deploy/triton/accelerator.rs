@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::Entry;
 use crate::{
     deploy::{DeployError, Range, Sizes, profile},
+    hex::hex,
     ir::Graph,
     onnx::{self, DataType},
 };
@@ -196,5 +197,5 @@ fn key(graph: &Graph) -> Result<String, DeployError> {
         reader.read_at(0, &mut sample)?;
         hash.update(&sample);
     }
-    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()[..8]))
 }

@@ -8,7 +8,11 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::super::sampler::{Operand, Row, Term};
-use crate::onnx::{DataType, proto};
+use crate::onnx::{
+    DataType,
+    proto::{self, tensor_shape_proto::dimension::Value as Dim},
+    value_info,
+};
 
 /// A graph to be made.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,7 +205,7 @@ struct Builder {
 
 impl Builder {
     fn input(&mut self, name: &str, data_type: DataType, rank: usize) {
-        self.graph.input.push(value_info(name, data_type, rank));
+        self.graph.input.push(described(name, data_type, rank));
     }
 
     /// A node whose result has a name of its own.
@@ -232,7 +236,7 @@ impl Builder {
 
     fn output(&mut self, operator: &str, inputs: &[&str], name: &str, data_type: DataType, rank: usize) {
         self.named(operator, inputs, &[name], Vec::new());
-        self.graph.output.push(value_info(name, data_type, rank));
+        self.graph.output.push(described(name, data_type, rank));
     }
 
     fn result(&mut self, value: &str, name: &str) {
@@ -278,7 +282,7 @@ impl Builder {
         let scaled = self.cast(&scaled, DataType::FLOAT, input.sample);
         let copies = vec![scaled.as_str(); input.copies.max(1)];
         self.named("Concat", &copies, &["sample"], vec![int("axis", 0)]);
-        self.graph.output.push(value_info("sample", input.sample, LATENTS));
+        self.graph.output.push(described("sample", input.sample, LATENTS));
         self.output("Identity", &["timestep"], "timestep_out", input.timestep, input.timestep_rank);
     }
 
@@ -429,24 +433,14 @@ impl Builder {
     }
 }
 
-fn value_info(name: &str, data_type: DataType, rank: usize) -> proto::ValueInfoProto {
-    use proto::{tensor_shape_proto, type_proto};
+fn described(name: &str, data_type: DataType, rank: usize) -> proto::ValueInfoProto {
     let dims = ["n", "channels", "height", "width"].iter().take(rank);
     // A dimension of a name is of one size throughout a graph, which the batch is not.
-    let dim = dims.enumerate().map(|(i, dim)| tensor_shape_proto::Dimension {
-        value: Some(tensor_shape_proto::dimension::Value::DimParam(match i {
-            0 => format!("{name}_{dim}"),
-            _ => dim.to_string(),
-        })),
-        ..Default::default()
+    let dim = dims.enumerate().map(|(i, dim)| match i {
+        0 => Dim::DimParam(format!("{name}_{dim}")),
+        _ => Dim::DimParam(dim.to_string()),
     });
-    let tensor = type_proto::Tensor {
-        elem_type: Some(data_type.0),
-        shape: Some(proto::TensorShapeProto { dim: dim.collect() }),
-    };
-    let r#type =
-        proto::TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
-    proto::ValueInfoProto { name: Some(name.to_string()), r#type: Some(r#type), ..Default::default() }
+    value_info(name, data_type, Some(dim.collect()))
 }
 
 fn int(name: &str, value: i64) -> proto::AttributeProto {

@@ -50,10 +50,15 @@ function done(view, state) {
   const { report } = view;
   const said = [];
   if (state.bypass !== undefined) {
-    const bypass = report.bypass[state.bypass];
-    said.push(["Bypassed: whatever read its output reads ", via(bypass.via), " instead (",
+    const bypass = view.changes[state.bypass];
+    said.push(["Bypassed: whatever read its output reads ", via(bypass.how[1]), " instead (",
       element("span", { class: "path" }, bypass.module), ", ", planLine(bypass.line), ")."]);
     if (bypass.note) said.push([`It is ${bypass.note}.`]);
+  }
+  if (state.change !== undefined && state.bypass === undefined) {
+    const { done, how, line, note } = view.changes[state.change];
+    said.push([`It computes something else: ${done}, ${how[0]} ${how[1]} (`, planLine(line), ")."]);
+    if (note) said.push([`It is ${note}.`]);
   }
   if (state.masked && state.bypass === undefined) {
     const rules = state.rules.map((rule) => report.prune[rule]).sort((a, b) => a.line - b.line);
@@ -65,14 +70,13 @@ function done(view, state) {
       said.push([element("span", { class: "path" }, rule.selector), " (", planLine(rule.line), `)${threshold}${scale}`]);
     }
   }
-  if (state.is === "partly" || (state.bypassed_inside && state.bypass === undefined)) {
-    said.push([`${plural(state.bypassed_inside, "module")} in it bypassed.`]);
-  }
+  if (state.bypassed_inside && state.bypass === undefined) said.push([`${plural(state.bypassed_inside, "module")} in it bypassed.`]);
+  if (state.changed_inside && state.bypass === undefined) said.push([`${plural(state.changed_inside, "module")} in it changed.`]);
   if (state.is === "shared") said.push(["Computed once, for the dense and the pruned branch."]);
   if (state.is === "twice") said.push(["Computed in each branch, at least in part: what it reads differs between them."]);
   if (state.is === "added") said.push(["Only the second model has it."]);
   if (state.is === "removed") said.push(["Only the first model has it."]);
-  if (state.is === "changed") said.push([`${plural(state.differences, "difference")} in it; the table below has them.`]);
+  if (state.is === "changed" && !report) said.push([`${plural(state.differences, "difference")} in it; the table below has them.`]);
   if (state.is === "same") said.push(["The same in both models."]);
   if (state.is === "untouched" && report) said.push(["Untouched."]);
   return said.length === 0 ? null

@@ -68,7 +68,7 @@ const STATES = {
   untouched: "untouched",
   masked: "weights masked, with their share of those that rules name",
   bypassed: "bypassed",
-  partly: "untouched, but for a bypass in it",
+  partly: "untouched, but for a module in it",
   shared: "computed once for both branches",
   twice: "computed in each branch",
   added: "added",
@@ -82,7 +82,7 @@ function tag(state) {
   switch (state.is) {
     case "masked": return percent(state.masked, state.weights, 1);
     case "bypassed": return "bypassed";
-    case "partly": return `${state.bypassed_inside} bypassed`;
+    case "partly": return state.bypassed_inside ? `${state.bypassed_inside} bypassed` : `${state.changed_inside} changed`;
     case "shared": return "shared";
     case "twice": return "twice";
     case "added": return "+ added";

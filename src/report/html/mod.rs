@@ -12,7 +12,7 @@ use serde::Serialize;
 pub use anatomy::{Anatomy, Part};
 pub use states::{State, What};
 
-use super::{CompileReport, diff::message};
+use super::{ChangeReport, CompileReport, diff::message};
 use crate::{
     plan::Plan,
     verify::structure::{self, Diff},
@@ -66,6 +66,8 @@ struct View<'a> {
     states: Vec<State>,
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<&'a CompileReport>,
+    /// The report's changes of modules, of whatever rule.
+    changes: &'a [ChangeReport],
 }
 
 #[derive(Debug, Serialize)]
@@ -98,17 +100,19 @@ struct DifferenceRow {
 
 /// The page about a model without a plan.
 pub fn inspect(model: Anatomy) -> Page<'static> {
-    let view = View { name: String::new(), model: 0, states: states::plain(&model), report: None };
+    let view =
+        View { name: String::new(), model: 0, states: states::plain(&model), report: None, changes: &[] };
     page(Kind::Inspect, model.name.clone(), vec![model], vec![view])
 }
 
 /// The page about what `plan` made of `model`: one report for each graph that was emitted.
 pub fn compile<'a>(model: Anatomy, plan: &'a Plan, reports: &'a [CompileReport]) -> Page<'a> {
     let view = |report: &'a CompileReport| View {
-        name: report.emit.clone(),
+        name: report.emit.name().to_string(),
         model: 0,
         states: states::compiled(&model, report),
         report: Some(report),
+        changes: &report.changes,
     };
     let views = reports.iter().map(view).collect();
     let text = plan.source.text();
@@ -127,6 +131,7 @@ pub fn diff(models: [Anatomy; 2], diff: &Diff) -> Page<'static> {
         model,
         states: states::compared(anatomy, diff, side),
         report: None,
+        changes: &[],
     };
     let views = vec![view(0, a, states::Side::First), view(1, b, states::Side::Second)];
     let row = |difference: &structure::Difference| DifferenceRow {

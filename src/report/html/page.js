@@ -48,7 +48,7 @@ function header(view) {
 }
 
 /** The numbers on top: name, value, what is said below it. */
-function figures({ model, report }) {
+function figures({ model, report, changes }) {
   const change = (before, after, format) => [format(after), before === after ? "unchanged" : `${format(before)} before (${signed(before, after)})`];
   if (DATA.diff) {
     const [a, b] = DATA.models;
@@ -75,7 +75,10 @@ function figures({ model, report }) {
     ["Nodes", ...change(graph.nodes_before, graph.nodes_after, count)],
   ];
   if (graph.macs_before !== undefined) all.push(["MACs", ...change(graph.macs_before, graph.macs_after, short)]);
-  if (report.bypass.length > 0) all.push(["Bypassed", plural(report.bypass.length, "module")]);
+  for (const [name, gone] of [["Bypassed", true], ["Changed", false]]) {
+    const modules = changes.filter((entry) => entry.gone === gone);
+    if (modules.length > 0) all.push([name, plural(modules.length, "module")]);
+  }
   if (weights > 0) all.push(["Masked", percent(masked, weights), `${count(masked)} of ${count(weights)} weights`]);
   if (report.fused) {
     const { fused } = report;

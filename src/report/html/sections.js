@@ -1,23 +1,24 @@
 // The sections below the network: rules, weights, differences, files, plan.
 
-/** Every rule in one list: the bypasses of a line together, and the prune rules. */
-function rulesOf(report) {
-  const bypasses = new Map();
-  for (const bypass of report.bypass) bypasses.get(bypass.line)?.push(bypass) ?? bypasses.set(bypass.line, [bypass]);
+/** Every rule in one list: the modules that a line changes together, and the prune rules. */
+function rulesOf({ report, changes }) {
+  const lines = new Map();
+  for (const change of changes) lines.get(change.line)?.push(change) ?? lines.set(change.line, [change]);
   const sum = (list, key) => list.reduce((total, entry) => total + (entry[key] ?? 0), 0);
-  const rows = [...bypasses].map(([line, list]) => ({
-    line, rule: "bypass", of: list.map((bypass) => bypass.module).join(", "), items: list.length,
+  const rows = [...lines].map(([line, list]) => ({
+    line, rule: list[0].rule, of: list.map((change) => change.module).join(", "), items: list.length, noun: "module",
     nodes: sum(list, "nodes"), parameters: sum(list, "parameters"),
   }));
   const pruned = report.prune.map((rule) => ({
-    line: rule.line, rule: rule.scale === undefined ? "prune" : `prune, × ${rule.scale}`, of: rule.selector, items: rule.tensors,
+    line: rule.line, rule: rule.scale === undefined ? "prune" : `prune, × ${rule.scale}`, of: rule.selector, items: rule.tensors, noun: "weight tensor",
     n: rule.weights, k: rule.k, threshold: rule.threshold, masked: rule.zeros,
   }));
   return [...rows, ...pruned].sort((a, b) => a.line - b.line);
 }
 
-function rulesSection({ report }) {
-  const rules = rulesOf(report);
+function rulesSection(view) {
+  const { report } = view;
+  const rules = rulesOf(view);
   if (rules.length === 0) return element("section", {}, element("h2", {}, "Rules"), element("p", { class: "soft" }, "The plan changes nothing."));
   const some = (key) => rules.some((rule) => typeof rule[key] === "number");
   const number = (name, key, show = count) => (some(key)
@@ -26,7 +27,7 @@ function rulesSection({ report }) {
     { name: "Line", kind: "number", value: (r) => r.line, show: (r) => planLine(r.line, r.line) },
     { name: "Rule", value: (r) => r.rule },
     { name: "Selects", kind: "long", value: (r) => r.of, show: (r) => element("span", { class: "path" }, r.of) },
-    { name: "Items", kind: "number", value: (r) => r.items, show: (r) => plural(r.items, r.rule === "bypass" ? "module" : "weight tensor") },
+    { name: "Items", kind: "number", value: (r) => r.items, show: (r) => plural(r.items, r.noun) },
     ...number("n", "n"),
     ...number("k", "k"),
     ...number("Threshold", "threshold", magnitude),

@@ -21,7 +21,7 @@ pub enum What {
     Bypassed,
     /// Weights in it are masked.
     Masked,
-    /// It is what it was, but a module in it is bypassed.
+    /// It is what it was, but a module in it is bypassed or changed.
     Partly,
     /// Both branches of a fused graph use it, and it is computed once.
     Shared,
@@ -31,7 +31,7 @@ pub enum What {
     Added,
     /// Only the first model has it.
     Removed,
-    /// Both models have it, and something in it is different.
+    /// It computes something else: a rule changes it, or both models have it and something in it is different.
     Changed,
     /// Both models have it as it is.
     Same,
@@ -62,12 +62,18 @@ pub struct State {
     /// The prune rules that have weights in it, as indices of the report's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<usize>,
-    /// The bypass that it is gone by, as index of the report's.
+    /// The change that it is gone by, as index of the report's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bypass: Option<usize>,
-    /// How many modules in it the plan bypasses.
+    /// The change that it computes something else by, as index of the report's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<usize>,
+    /// How many modules in it are gone.
     #[serde(skip_serializing_if = "is_zero")]
     pub bypassed_inside: u64,
+    /// How many modules in it compute something else.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub changed_inside: u64,
     /// How many differences there are in it.
     #[serde(skip_serializing_if = "is_zero")]
     pub differences: u64,
@@ -105,11 +111,14 @@ pub(super) fn compiled(model: &Anatomy, report: &CompileReport) -> Vec<State> {
         }
     }
     let mut bypassed: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut inside: BTreeMap<&str, u64> = BTreeMap::new();
-    for (index, bypass) in report.bypass.iter().enumerate() {
-        bypassed.insert(&bypass.module, index);
-        for path in with_parents(&bypass.module).skip(1) {
-            *inside.entry(path).or_default() += 1;
+    let mut changed: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut inside: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (index, change) in report.changes.iter().enumerate() {
+        let of_its_kind = if change.gone { &mut bypassed } else { &mut changed };
+        of_its_kind.insert(&change.module, index);
+        for path in with_parents(&change.module).skip(1) {
+            let (gone, changed) = inside.entry(path).or_default();
+            *(if change.gone { gone } else { changed }) += 1;
         }
     }
     let shared: BTreeSet<&str> =
@@ -118,14 +127,16 @@ pub(super) fn compiled(model: &Anatomy, report: &CompileReport) -> Vec<State> {
         let mut state = weights.get(path).cloned().unwrap_or_default();
         // The outermost: it takes the others with it.
         state.bypass = with_parents(path).filter_map(|path| bypassed.get(path).copied()).last();
-        state.bypassed_inside = inside.get(path).copied().unwrap_or(0);
+        state.change = changed.get(path).copied();
+        (state.bypassed_inside, state.changed_inside) = inside.get(path).copied().unwrap_or_default();
         let is_shared = || shared.contains("") || with_parents(path).any(|path| shared.contains(path));
         state.is = match (&state, &report.fused) {
             (State { bypass: Some(_), .. }, _) => What::Bypassed,
             (State { masked: 1.., .. }, _) => What::Masked,
+            (State { change: Some(_), .. }, _) => What::Changed,
             (_, Some(_)) if is_shared() => What::Shared,
             (_, Some(_)) => What::Twice,
-            (State { bypassed_inside: 1.., .. }, None) => What::Partly,
+            (State { bypassed_inside: 1.., .. } | State { changed_inside: 1.., .. }, None) => What::Partly,
             (_, None) => What::Untouched,
         };
         state
@@ -170,7 +181,7 @@ fn with_parents(path: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{BypassReport, FusedReport, PruneReport, TensorReport, html::Part};
+    use crate::report::{ChangeReport, FusedReport, PruneReport, TensorReport, html::Part};
 
     fn model(paths: &[&str]) -> Anatomy {
         let part = |path: &&str| Part { path: path.to_string(), ..Part::default() };
@@ -189,7 +200,7 @@ mod tests {
             ..PruneReport::default()
         };
         let mut report = CompileReport {
-            bypass: vec![BypassReport { module: "a.x".into(), ..BypassReport::default() }],
+            changes: vec![ChangeReport { module: "a.x".into(), gone: true, ..ChangeReport::default() }],
             prune: vec![rule],
             ..CompileReport::default()
         };

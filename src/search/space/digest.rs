@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
 use super::{CommandSpec, Member, ObjectiveSpec, Part, Space, VariableKind};
-use crate::diffusion::sampler::Class;
+use crate::{diffusion::sampler::Class, hex::hex};
 
 impl Space {
     /// SHA-256 in hex of what the search does, trial by trial. Formatting, comments and the budget don't change it, but
@@ -33,7 +33,7 @@ impl Space {
             "over": format!("{:?}", self.over),
             "metrics": metrics,
         });
-        Sha256::digest(text.to_string().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(text.to_string().as_bytes()))
     }
 }
 

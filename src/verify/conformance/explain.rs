@@ -13,7 +13,7 @@ use crate::{
     analysis::modules::Modules,
     ir::{Graph, NodeId, ValueId},
     onnx::proto::AttributeProto,
-    plan::ResolvedPlan,
+    rules::{Change, Edits, WeightEdit},
 };
 
 /// What names are taken from.
@@ -21,7 +21,7 @@ pub(super) struct Names<'a, 'g> {
     pub original: &'a Side<'g>,
     pub compiled: &'a Side<'g>,
     pub modules: &'a Modules,
-    pub plan: &'a ResolvedPlan,
+    pub edits: &'a Edits,
     /// Position of each node of the original in its file.
     pub order: &'a FxHashMap<NodeId, usize>,
     /// Values of the original as it was, by class.
@@ -81,6 +81,12 @@ impl Names<'_, '_> {
         }
     }
 
+    /// The edit of weights with this index, and the change that it is of.
+    pub fn weight_edit(&self, index: usize) -> Option<(&Change, &WeightEdit)> {
+        let edits = self.edits.changes().flat_map(|change| change.weights().map(move |edit| (change, edit)));
+        edits.into_iter().nth(index)
+    }
+
     /// `mismatch` as a difference.
     pub fn explain(&self, mismatch: &Mismatch, cone: &Cone, compiled_class: Option<Class>) -> Difference {
         let (original, compiled) = (self.original.graph, self.compiled.graph);
@@ -96,11 +102,12 @@ impl Names<'_, '_> {
         };
         match mismatch.cause {
             Cause::NotBypassed(index) => {
-                let bypass = self.plan.bypasses.get(index);
-                let path = bypass.map(|b| b.path.clone()).unwrap_or_default();
-                difference.message = format!("`{path}` is not bypassed: {reader} still reads its output");
-                difference.module = Some(path);
-                difference.rule = bypass.map(|b| b.rule.span);
+                if let Some(change) = self.edits.changes().nth(index) {
+                    let (path, undone) = (&change.subject, change.undone);
+                    difference.message = format!("`{path}` {undone}: {reader} still reads its output");
+                    difference.module = Some(path.clone());
+                    difference.rule = Some(change.span);
+                }
             }
             Cause::WrongOperand => {
                 difference.message = format!("{reader} is {have}, expected {want}");
@@ -135,7 +142,7 @@ impl Names<'_, '_> {
     fn bypassed_without_rule(&self, mismatch: &Mismatch, cone: &Cone) -> Option<String> {
         let module = self.modules.of_node(self.original.graph.producer(mismatch.original)?);
         let path = &self.modules.get(module).path;
-        let planned = self.plan.bypasses.iter().any(|b| b.bypass.module == module);
+        let planned = self.edits.changes().any(|change| change.module == Some(module));
         (!path.is_empty() && !planned && cone.substitution.skip(mismatch.original).is_none())
             .then(|| format!("was `{path}`, or something in it, taken out by another plan?"))
     }

@@ -14,7 +14,7 @@ use crate::{
     analysis::weights::{Layout, Weight},
     ir::{Graph, NodeId, WeightReader},
     onnx::OnnxError,
-    plan::{Mask, Pool, ResolvedPlan, ResolvedPrune, Ties},
+    rules::{Mask, Pool, Ties, WeightEdit},
 };
 
 /// Operands of the original that are masked weights, each with the index of its mask.
@@ -22,10 +22,12 @@ pub(super) type MaskedOperands = FxHashMap<(NodeId, usize), usize>;
 
 /// The masked operands of the original, each with the index of its mask in the list that comes with them: the index
 /// of the prune rule and that of the weight in it.
-pub(super) fn masked_operands(plan: &ResolvedPlan) -> (MaskedOperands, Vec<(usize, usize)>) {
+pub(super) fn masked_operands<'a>(
+    edits: impl Iterator<Item = &'a WeightEdit>,
+) -> (MaskedOperands, Vec<(usize, usize)>) {
     let mut operands = FxHashMap::default();
     let mut masks = Vec::new();
-    for (rule, prune) in plan.prunes.iter().enumerate() {
+    for (rule, prune) in edits.enumerate() {
         for (index, weight) in prune.weights.iter().enumerate() {
             operands.extend(weight.uses.iter().map(|used| (*used, masks.len())));
             masks.push((rule, index));
@@ -52,17 +54,17 @@ enum Masked {
 }
 
 /// The weights of a rule whose masks depend on each other, as ranges of them.
-pub(super) fn pools(prune: &ResolvedPrune) -> Vec<Range<usize>> {
+pub(super) fn pools(prune: &WeightEdit) -> Vec<Range<usize>> {
     let all = 0..prune.weights.len();
-    match prune.rule.mask {
+    match prune.mask {
         Mask::Ratio { pool: Pool::Group, .. } => vec![all],
         _ => all.map(|weight| weight..weight + 1).collect(),
     }
 }
 
 /// The number that masked elements of a rule's weights are multiplied by. `factor` makes it from the rule's scale.
-pub(super) fn scale(prune: &ResolvedPrune, factor: &dyn Fn(f64) -> f64) -> f32 {
-    factor(prune.rule.scale.value) as f32
+pub(super) fn scale(prune: &WeightEdit, factor: &dyn Fn(f64) -> f64) -> f32 {
+    factor(prune.scale) as f32
 }
 
 /// How many elements of a pool of `n` a ratio masks, at least.
@@ -94,22 +96,22 @@ pub(super) fn elements_of(graph: &Graph, weight: &Weight) -> Result<WeightReader
 /// [`OnnxError`] if the weights cannot be read.
 pub(super) fn expected(
     graph: &Graph,
-    prune: &ResolvedPrune,
+    prune: &WeightEdit,
     pool: Range<usize>,
     factor: &dyn Fn(f64) -> f64,
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Option<Expected>>, OnnxError> {
     let scale = scale(prune, factor).to_bits();
     let weights = prune.weights.get(pool).unwrap_or_default();
-    let masked: Vec<Option<Masked>> = match prune.rule.mask {
-        Mask::Threshold(threshold) => weights
+    let masked: Vec<Option<Masked>> = match prune.mask {
+        Mask::Threshold { threshold } => weights
             .iter()
             .map(|weight| {
                 let t = given(threshold.value, float_of(weight)?);
                 Ok(Some(Masked::UpTo { t, ties: None }))
             })
             .collect::<Result<_, OnnxError>>()?,
-        Mask::Pattern(pattern) => {
+        Mask::Pattern { pattern } => {
             let (keep, of) = (pattern.value.keep().into(), pattern.value.of().into());
             let masked = |weight| Some(Masked::Pattern { keep, of, stride: input_stride(weight) });
             weights.iter().map(masked).collect()

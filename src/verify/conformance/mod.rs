@@ -148,7 +148,7 @@ pub fn verify(
 ) -> Result<Verdict, VerifyError> {
     let started = Instant::now();
     let analysis = Analysis::of(original);
-    let resolved = plan::resolve(plan, &analysis).map_err(Box::new)?;
+    let edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
     let interface::Claims { emit, mut differences, mut notes } =
         interface::compare_models(original, compiled, plan);
     let renamed = interface::compare_inputs(original, compiled, emit, &mut differences);
@@ -158,23 +158,23 @@ pub fn verify(
     let original_side = Side::new(original, &mut interner)?;
     let compiled_side = Side::new(compiled, &mut interner)?;
     let none = Overrides::default();
-    let dense = Classes::of(&original_side, &Substitution::default(), &none, &mut interner);
+    let both = Substitution::of_dense(&edits);
+    let dense = Classes::of(&original_side, &both, &none, &mut interner);
     let dense_values = dense.first_values();
     let mut overrides = Overrides::default();
     for (found, wanted) in renamed {
         overrides.values.extend(dense.get(wanted).map(|class| (found, class)));
     }
-    let (operands, masks) = masks::masked_operands(&resolved);
+    let (operands, masks) = masks::masked_operands(edits.weights());
     let roots = roots(compiled, original, plan, emit, &outputs, &mut differences);
-    let substitution = Substitution::of(&resolved);
+    let substitution = Substitution::of_other(&edits);
     let classes = Classes::of(&original_side, &substitution, &none, &mut interner);
     let mut cones = vec![Cone { substitution, classes, masks: operands, roots: roots.pruned }];
     if emit == Emit::Fused {
-        let nothing = Substitution::default();
         cones.push(Cone {
-            substitution: nothing,
+            substitution: both,
             classes: dense,
-            masks: FxHashMap::default(),
+            masks: masks::masked_operands(edits.always.weights()).0,
             roots: roots.dense,
         });
     }
@@ -183,7 +183,7 @@ pub fn verify(
         original: &original_side,
         compiled: &compiled_side,
         modules: &analysis.modules,
-        plan: &resolved,
+        edits: &edits,
         order: &order,
         dense: &dense_values,
     };

@@ -18,7 +18,7 @@ use crate::{
     analysis::weights::Weight,
     ir::Origin,
     onnx::OnnxError,
-    plan::{Mask, ResolvedPrune},
+    rules::{Mask, WeightEdit},
 };
 
 /// What the pairs are compared by.
@@ -45,7 +45,7 @@ enum Wanted {
 
 /// Weights of one rule whose masks depend on each other, at least one of which is in the compiled graph.
 struct Pool<'a> {
-    prune: &'a ResolvedPrune,
+    prune: &'a WeightEdit,
     /// Which of the rule's weights.
     range: Range<usize>,
     /// For each of them its mask and the pairs that have it.
@@ -120,7 +120,7 @@ impl Pairs<'_, '_> {
         }
         let mut pools = Vec::new();
         let mut first = 0;
-        for prune in &self.names.plan.prunes {
+        for prune in self.names.edits.weights() {
             for range in masks::pools(prune) {
                 let mask = |weight: usize| first + weight;
                 let weights: Vec<_> = range
@@ -138,7 +138,7 @@ impl Pairs<'_, '_> {
 
     /// What `pool` claims to be; `None` if it is not of a ratio, or has a form that cannot be checked as one.
     fn claim(&self, pool: &Pool<'_>) -> Result<Option<claim::Pool>, OnnxError> {
-        let Mask::Ratio { ratio, ties, .. } = pool.prune.rule.mask else { return Ok(None) };
+        let Mask::Ratio { ratio, ties, .. } = pool.prune.mask else { return Ok(None) };
         let scale = masks::scale(pool.prune, self.factor);
         let mut members = Vec::with_capacity(pool.weights.len());
         for (weight, (_, pairs)) in
@@ -201,10 +201,11 @@ impl Pairs<'_, '_> {
         };
         let (_, reads) = self.names.reader(reader);
         let masked = pair.mask.and_then(|mask| self.masks.get(mask));
-        let prune = masked.and_then(|(rule, _)| self.names.plan.prunes.get(*rule));
-        if let (Some(prune), Some((_, weight))) = (prune, masked) {
-            difference.module = prune.weights.get(*weight).map(|w| w.path.clone());
-            difference.rule = Some(prune.rule.span);
+        if let Some((edit, weight)) = masked
+            && let Some((change, edit)) = self.names.weight_edit(*edit)
+        {
+            difference.module = edit.weights.get(*weight).map(|w| w.path.clone());
+            difference.rule = Some(change.span);
         }
         let overridable =
             tensor.input != found.input && (wanted == Wanted::Original || found.input.is_some());

@@ -5,10 +5,10 @@ use rustc_hash::FxHashMap;
 use super::value;
 use crate::{
     ir::{Graph, ValueId},
-    plan::ResolvedPlan,
+    rules::{Edit, Edits},
 };
 
-/// Values of the original and what stands in for them, each with the bypass of the plan that says so. The default
+/// Values of the original and what stands in for them, each with the change of the plan that says so. The default
 /// substitutes nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Substitution {
@@ -16,20 +16,34 @@ pub(super) struct Substitution {
 }
 
 impl Substitution {
-    /// That of all bypasses of `plan`.
-    pub fn of(plan: &ResolvedPlan) -> Self {
+    /// That of the dense network, which has only what the plan changes in both.
+    pub fn of_dense(edits: &Edits) -> Self {
+        Self::of(edits, edits.always.changes.len())
+    }
+
+    /// That of the other network.
+    pub fn of_other(edits: &Edits) -> Self {
+        Self::of(edits, usize::MAX)
+    }
+
+    fn of(edits: &Edits, changes: usize) -> Self {
         let mut skips = FxHashMap::default();
-        for (index, bypass) in plan.bypasses.iter().enumerate() {
-            for redirect in &bypass.bypass.redirects {
-                // A module and the last one in it have one output. Bypasses are in the order of the modules, those
-                // around before those inside: the whole module is taken out.
-                skips.entry(redirect.from).or_insert((redirect.to, index));
+        for (index, change) in edits.changes().enumerate().take(changes) {
+            for edit in &change.edits {
+                match edit {
+                    // A module and the last one in it have one output. Changes are in the order of the modules, those
+                    // around before those inside: the whole module is taken out.
+                    Edit::Redirect(redirect) => {
+                        skips.entry(redirect.from).or_insert((redirect.to, index));
+                    }
+                    Edit::Transform(_) => {}
+                }
             }
         }
         Self { skips }
     }
 
-    /// What stands in for `value`, and the index of the bypass that says so.
+    /// What stands in for `value`, and the index of the change that says so.
     pub fn skip(&self, value: ValueId) -> Option<(ValueId, usize)> {
         self.skips.get(&value).copied()
     }

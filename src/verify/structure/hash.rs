@@ -53,8 +53,3 @@ impl Hasher {
         self.0.finalize().into()
     }
 }
-
-/// A hash in hexadecimal.
-pub fn hex(hash: &Hash) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}

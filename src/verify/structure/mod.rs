@@ -22,12 +22,12 @@ pub use tensors::TensorDifference;
 
 use crate::{
     analysis::modules::{Modules, modules},
+    hex::hex,
     ir::Graph,
     onnx::OnnxError,
 };
 use canonical::Canonical;
 use fingerprint::{Fingerprints, Hashed};
-use hash::hex;
 
 /// Whether weights are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

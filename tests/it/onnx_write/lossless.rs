@@ -105,9 +105,8 @@ fn unknown_fields_survive_in_every_message_that_is_touched() {
         .nodes()
         .find_map(|(id, n)| Some((id, n.inputs.iter().position(|i| *i == Some(reads))?)))
         .unwrap();
-    let fresh =
+    let (_, fresh) =
         graph.edit().add_initializer("fresh", DataType::FLOAT, &[1], NewData::Bytes(vec![0; 4].into()));
-    let fresh = graph.initializer(fresh).unwrap().value;
     graph.edit().set_input(node, slot, fresh).unwrap();
     let output = source.with_file_name("out.onnx");
     write(&graph, &output, WeightPolicy::Share).unwrap();
@@ -149,7 +148,7 @@ fn what_is_added_and_removed_goes_beside_its_like() {
         name: "first",
         op_type: "Neg",
         inputs: &[Some(sample)],
-        outputs: &["neg"],
+        output: "neg",
         attributes: vec![],
     };
     graph.edit().add_node(spec, Place::First).unwrap();

@@ -76,8 +76,10 @@ rules:
     };
     assert_eq!(ratio(&prunes[0].mask), (0.35, Pool::Group, Ties::All));
     assert_eq!(ratio(&prunes[1].mask), (0.0, Pool::Tensor, Ties::Exact));
-    assert!(matches!(prunes[2].mask, Mask::Threshold(threshold) if threshold.value == 0.01));
-    assert!(matches!(prunes[3].mask, Mask::Pattern(p) if (p.value.keep(), p.value.of()) == (2, 4)));
+    assert!(matches!(prunes[2].mask, Mask::Threshold { threshold } if threshold.value == 0.01));
+    assert!(
+        matches!(prunes[3].mask, Mask::Pattern { pattern } if (pattern.value.keep(), pattern.value.of()) == (2, 4))
+    );
     assert_eq!(prunes.iter().map(|rule| rule.scale.value).collect::<Vec<_>>(), [0.0, -0.5, 0.0, 0.0]);
     assert!(prunes[2].weights.matches("a.b") && prunes[2].weights.matches("c"));
 }
@@ -191,7 +193,7 @@ fn the_authors_magnitudes_are_thresholds() {
         .rules
         .iter()
         .map(|rule| match prune(rule).mask {
-            Mask::Threshold(threshold) => threshold.value,
+            Mask::Threshold { threshold } => threshold.value,
             mask => panic!("{mask:?}"),
         })
         .collect();

@@ -1,0 +1,19 @@
+//! Redirect: everything that reads a value that is taken out reads what stands in for it.
+
+use super::PassError;
+use crate::{
+    ir::Editor,
+    rules::{Change, Skips},
+};
+
+/// Redirects the readers of values as `changes` say. What is left unread is removed by the sweep.
+pub(super) fn run<'a>(
+    changes: impl Iterator<Item = &'a Change>,
+    skips: &Skips,
+    editor: &mut Editor<'_>,
+) -> Result<(), PassError> {
+    for redirect in changes.flat_map(Change::redirects) {
+        editor.redirect(redirect.from, skips.follow(redirect.from))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! Which graph is made of a plan, and whether it can be.
+
+use serde::{Serialize, Serializer};
+
+use super::{During, On, Plan, Weight};
+use crate::rules::{Edit, Edits};
+
+/// Which graph is made of a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The pruned network.
+    #[default]
+    Pruned,
+    /// Dense and pruned network mixed in one graph, with w from the plan's `amplify.weight`.
+    Fused,
+    /// The same, with w as a graph input.
+    FusedWithInput,
+    /// One network whose masked weights are multiplied by `1 - w`: amplification to first order at the cost of one
+    /// network.
+    Amplified,
+}
+
+impl Target {
+    /// Returns its name on the command line, in reports, in a graph's metadata and name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pruned => "pruned",
+            Self::Fused | Self::FusedWithInput => "fused",
+            Self::Amplified => "amplified",
+        }
+    }
+
+    /// Whether the graph has both networks in it.
+    pub fn is_fused(self) -> bool {
+        matches!(self, Self::Fused | Self::FusedWithInput)
+    }
+
+    /// Returns the amplification weight w that is a constant of the graph; `None` if none is.
+    ///
+    /// # Errors
+    /// Why the graph cannot follow `plan`, whose edits are `edits`.
+    pub fn weight(self, plan: &Plan, edits: &Edits) -> Result<Option<f64>, String> {
+        match self {
+            Self::Pruned | Self::FusedWithInput => Ok(None),
+            Self::Fused => constant(plan)
+                .map(Some)
+                .map_err(|why| refusal("a fused graph with w baked in cannot follow this plan", why)),
+            Self::Amplified => {
+                masks_alone(edits)?;
+                let refuse = |why| refusal("an amplified graph cannot follow this plan", why);
+                constant(plan).map(Some).map_err(refuse)
+            }
+        }
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// Returns w, if it is the same at every step and on both branches of guidance.
+fn constant(plan: &Plan) -> Result<f64, &'static str> {
+    let amplify = &plan.amplify;
+    let w = match amplify.weight.value {
+        Weight::Constant(w) => w,
+        Weight::Ramp { .. } | Weight::Steps(_) => return Err("amplify.weight changes from step to step"),
+    };
+    match (&amplify.during, amplify.every.value.get(), amplify.on) {
+        (During::Fraction { from, to }, 1, On::Both) if *from <= 0.0 && *to >= 1.0 => Ok(w),
+        (_, 1, On::Both) => Err("amplify.during limits the steps"),
+        (_, 1, On::Cond) => Err("amplify.on: cond treats the two branches of guidance differently"),
+        _ => Err("amplify.every skips steps"),
+    }
+}
+
+fn refusal(what: &str, why: &str) -> String {
+    format!(
+        "{what}: {why}, and one graph does not know which step or branch it runs in. `crdiff run` follows the whole \
+         plan; or emit a fused graph with `--poa-weight input` and let the sampling loop feed w (w = 0 turns \
+         amplification off, but both branches are still computed)"
+    )
+}
+
+/// Checks that the other network differs from the dense one by nothing but elements of weights set to 0.
+fn masks_alone(edits: &Edits) -> Result<(), String> {
+    let mut scaled = false;
+    for change in &edits.other.changes {
+        for edit in &change.edits {
+            match edit {
+                Edit::Transform(weights) => scaled |= weights.scale != 0.0,
+                Edit::Redirect(_) => {
+                    return Err(
+                        "an amplified graph stands for prune rules only: for a bypassed module, multiplying by 1 - w \
+                         is far from mixing the outputs (14 to 75 % off where it was measured). Emit a fused graph \
+                         instead"
+                            .to_string(),
+                    );
+                }
+            }
+        }
+    }
+    match scaled {
+        true => {
+            Err("an amplified graph sets the scale of masked weights itself, to 1 - w: leave `scale` out"
+                .into())
+        }
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,172 @@
+//! Edits: what a plan means for one graph, in terms that passes, verifier, search and reports share. They know no rules.
+
+use miette::SourceSpan;
+use rustc_hash::FxHashMap;
+
+use super::prune::Mask;
+use crate::{
+    analysis::{modules::ModuleId, skip::Redirect, weights::Weight},
+    ir::ValueId,
+};
+
+/// The edits of a plan.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    /// Those of both networks.
+    pub always: EditSet,
+    /// Those of the network that amplification mixes with the dense one.
+    pub other: EditSet,
+}
+
+impl Edits {
+    /// Returns every change, those of both networks first.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.always.changes.iter().chain(&self.other.changes)
+    }
+
+    /// Returns what makes two graphs of one model the same but for the elements of their weights.
+    pub fn structure(&self) -> Vec<Redirect> {
+        self.changes().flat_map(Change::redirects).collect()
+    }
+
+    /// Whether nothing is changed in either network.
+    pub fn is_empty(&self) -> bool {
+        self.changes().next().is_none()
+    }
+
+    /// Returns the weights that are changed, in the order of the changes.
+    pub fn weights(&self) -> impl Iterator<Item = &WeightEdit> {
+        self.changes().flat_map(Change::weights)
+    }
+
+    /// Makes masked weights of the other network those of an amplified one: multiplied by `1 - w`.
+    pub fn amplify(&mut self, w: f64) {
+        for edit in self.other.changes.iter_mut().flat_map(|change| &mut change.edits) {
+            match edit {
+                Edit::Transform(weights) => weights.scale = 1.0 - w,
+                Edit::Redirect(_) => {}
+            }
+        }
+    }
+
+    /// Returns what both networks read in place of what.
+    pub fn dense_skips(&self) -> Skips {
+        Skips::of(self.always.changes.iter())
+    }
+
+    /// Returns what the other network reads in place of what.
+    pub fn skips(&self) -> Skips {
+        Skips::of(self.changes())
+    }
+}
+
+/// What one network differs by from the graph as it came.
+#[derive(Clone, Debug, Default)]
+pub struct EditSet {
+    /// Changes of modules in the order of the graph, then those of weights in the order of the plan.
+    pub changes: Vec<Change>,
+}
+
+impl EditSet {
+    /// Returns the weights that are changed, in the order of the changes.
+    pub fn weights(&self) -> impl Iterator<Item = &WeightEdit> {
+        self.changes.iter().flat_map(Change::weights)
+    }
+}
+
+/// What one rule does to one module, or to the weights that it selects: a row of a report, and its edits.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The word of the rule in plans.
+    pub rule: &'static str,
+    /// Where the plan has the rule.
+    pub span: SourceSpan,
+    /// Path of the module, or the rule's selector of weights.
+    pub subject: String,
+    /// The module.
+    pub module: Option<ModuleId>,
+    /// The key and the value of the plan that say how the rule changes a module: `via` and `shortcut`.
+    pub how: (&'static str, &'static str),
+    /// What the rule does, as the head of a table: "bypassed".
+    pub done: &'static str,
+    /// What a module is that the rule has not changed: "is not bypassed".
+    pub undone: &'static str,
+    /// What becomes of the module as a whole.
+    pub fate: Fate,
+    /// Sizes at which the change is legal, if not at all.
+    pub note: Option<String>,
+    /// What is edited.
+    pub edits: Vec<Edit>,
+}
+
+/// What becomes of a module that a rule changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing reads its results any more.
+    Gone,
+    /// It computes something else.
+    Changed,
+}
+
+impl Change {
+    /// Returns the weights that it changes.
+    pub fn weights(&self) -> impl Iterator<Item = &WeightEdit> {
+        self.edits.iter().filter_map(|edit| match edit {
+            Edit::Transform(weights) => Some(weights),
+            Edit::Redirect(_) => None,
+        })
+    }
+
+    /// Returns what is read in place of what.
+    pub fn redirects(&self) -> impl Iterator<Item = Redirect> {
+        self.edits.iter().filter_map(|edit| match edit {
+            Edit::Redirect(redirect) => Some(*redirect),
+            Edit::Transform(_) => None,
+        })
+    }
+}
+
+/// One edit of a graph.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// Everything that reads a value reads another one.
+    Redirect(Redirect),
+    /// Weights get other elements.
+    Transform(WeightEdit),
+}
+
+/// Weights whose elements are changed by one rule; which of them are can depend on all.
+#[derive(Clone, Debug)]
+pub struct WeightEdit {
+    /// The weights, in the order of the graph.
+    pub weights: Vec<Weight>,
+    /// Which elements are masked.
+    pub mask: Mask,
+    /// What masked elements are multiplied by.
+    pub scale: f64,
+}
+
+/// What is read in place of redirected values.
+#[derive(Clone, Debug, Default)]
+pub struct Skips(FxHashMap<ValueId, ValueId>);
+
+impl Skips {
+    fn of<'a>(changes: impl Iterator<Item = &'a Change>) -> Self {
+        let mut skips = FxHashMap::default();
+        for redirect in changes.flat_map(Change::redirects) {
+            // A block and the last branch in it end in the same value. The block comes first, and takes the branch
+            // with it.
+            skips.entry(redirect.from).or_insert(redirect.to);
+        }
+        Self(skips)
+    }
+
+    /// Returns what is read in place of `value`: itself, unless it is redirected. One redirect can lead to the value
+    /// that another one begins at, so they are followed to a value that stays.
+    pub fn follow(&self, mut value: ValueId) -> ValueId {
+        while let Some(skip) = self.0.get(&value) {
+            value = *skip;
+        }
+        value
+    }
+}

@@ -1,0 +1,240 @@
+//! The kinds of rules. A kind is a file here and a line in `kinds!`: one type for the reader, the JSON Schema and the
+//! reference, and what it means for a model as [`Edits`]. After that nothing knows kinds.
+
+pub(crate) mod bypass;
+mod edits;
+pub(crate) mod prune;
+
+use miette::SourceSpan;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+pub use bypass::BypassRule;
+pub use edits::{Change, Edit, EditSet, Edits, Fate, Skips, WeightEdit};
+pub use prune::{Mask, Pattern, Pool, PruneRule, Ratio, Ties};
+
+use crate::{
+    analysis::{
+        Analysis,
+        modules::{Module, ModuleId},
+    },
+    plan::{
+        Located, PlanError, PlanSource, Problem, Selector,
+        diagnostics::join,
+        fields::{unknown_key, wrong_type},
+        nearest,
+        tree::{self, Key, Node},
+    },
+};
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident($rule:ty),)+) => {
+        /// One rule.
+        #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+        #[serde(rename_all = "lowercase", deny_unknown_fields)]
+        pub enum Rule {
+            $($(#[$doc])* $variant($rule),)+
+        }
+
+        impl Rule {
+            pub(crate) fn kind(&self) -> &dyn Kind {
+                match self {
+                    $(Self::$variant(rule) => rule,)+
+                }
+            }
+        }
+
+        const KINDS: &[Words] = &[$(Words {
+            name: <$rule>::NAME,
+            keys: <$rule>::KEYS,
+            example: <$rule>::EXAMPLE,
+            always: <$rule>::ALWAYS,
+            read: |span, node, problems| <$rule>::read(span, node, problems).map(Rule::$variant),
+        },)+];
+    };
+}
+
+kinds! {
+    /// Take modules out of the graph.
+    Bypass(BypassRule),
+    /// Multiply the selected modules' weights of small magnitude by `scale`.
+    Prune(PruneRule),
+}
+
+/// How a kind is written.
+trait Syntax: Sized {
+    /// Its word in plans.
+    const NAME: &'static str;
+    /// Its keys.
+    const KEYS: &'static [&'static str];
+    /// A rule with keys, for messages.
+    const EXAMPLE: &'static str;
+    /// Whether `always:` takes it too.
+    const ALWAYS: bool = false;
+
+    /// Reads what stands after the word at `span`.
+    fn read(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Self>;
+}
+
+/// What a rule means.
+pub(crate) trait Kind {
+    /// Returns where the rule's word stands.
+    fn span(&self) -> SourceSpan;
+
+    /// Returns the same JSON for all rules that mean the same: what digests are made of.
+    fn canonical(&self) -> Value;
+
+    /// Returns what the rule is called in messages: "a bypass".
+    fn noun(&self) -> &'static str;
+
+    /// Returns the scale of masked weights, if weights are all that it changes.
+    fn scale(&self) -> Option<Located<f64>> {
+        None
+    }
+
+    /// Returns the error for a `change` of a module that another rule of the kind changes in another way.
+    fn two_ways(&self, source: &PlanSource, change: &Change) -> PlanError {
+        let reason = "another rule changes it in another way";
+        PlanError::not_editable(source, change.span, &change.subject, reason)
+    }
+
+    /// Returns what the rule changes in a model; what is wrong with it goes into `errors`.
+    fn resolve(&self, model: &Model<'_>, errors: &mut Vec<PlanError>) -> Vec<Change>;
+}
+
+/// An analysed model that a plan is resolved against.
+pub(crate) struct Model<'a> {
+    pub analysis: &'a Analysis<'a>,
+    /// The plan's text.
+    pub source: &'a PlanSource,
+}
+
+impl Model<'_> {
+    /// Returns the modules that `selector` means, each with the place of the glob: the one that a glob names, or those
+    /// among its matches that `can_match`. A glob that selects none is an error.
+    pub fn modules(
+        &self,
+        selector: &Selector,
+        can_match: impl Fn(ModuleId, &Module) -> bool,
+        errors: &mut Vec<PlanError>,
+    ) -> Vec<(SourceSpan, ModuleId)> {
+        let Selector::Globs(globs) = selector else { return Vec::new() };
+        let modules = &self.analysis.modules;
+        let mut found = Vec::new();
+        for glob in globs {
+            let before = found.len();
+            match modules.named(glob.text()) {
+                Some(module) => found.push((glob.span(), module)),
+                None => {
+                    let matched = modules.iter().filter(|(id, m)| can_match(*id, m) && glob.matches(&m.path));
+                    found.extend(matched.map(|(id, _)| (glob.span(), id)));
+                }
+            }
+            if found.len() == before {
+                let paths = |all: bool| {
+                    let selected = modules.iter().filter(|(id, m)| all || can_match(*id, m));
+                    nearest(glob.text(), selected.map(|(_, m)| m.path.as_str()))
+                };
+                let near = Some(paths(false)).filter(|near| !near.is_empty()).unwrap_or_else(|| paths(true));
+                errors.push(PlanError::no_match(self.source, glob.span(), glob.text(), &near));
+            }
+        }
+        found
+    }
+}
+
+/// A kind as the reader knows it.
+struct Words {
+    name: &'static str,
+    keys: &'static [&'static str],
+    example: &'static str,
+    always: bool,
+    read: fn(SourceSpan, &Node, &mut Vec<Problem>) -> Option<Rule>,
+}
+
+/// A list of rules in a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Section {
+    /// `rules:`, for the network that amplification mixes with the dense one.
+    Rules,
+    /// `always:`, for both networks.
+    Always,
+}
+
+impl Section {
+    fn kinds(self) -> impl Iterator<Item = &'static Words> {
+        KINDS.iter().filter(move |kind| self == Self::Rules || kind.always)
+    }
+
+    fn names(self) -> Vec<&'static str> {
+        self.kinds().map(|kind| kind.name).collect()
+    }
+}
+
+/// Returns the words of the kinds that change modules, not weights alone.
+pub(crate) fn module_kinds() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().filter(|kind| kind.keys.contains(&"modules")).map(|kind| kind.name)
+}
+
+/// Reads one item of a list of rules.
+pub(crate) fn read(section: Section, node: &Node, problems: &mut Vec<Problem>) -> Option<Rule> {
+    let tree::Value::Map(entries) = &node.value else {
+        problems.push(wrong_type(node, "a rule", "a mapping"));
+        return None;
+    };
+    let Some((key, value)) = entries.first() else {
+        let (key, help) = (join(&section.names(), "or"), None);
+        problems.push(Problem::MissingKey { key, place: "a rule", help, at: node.span });
+        return None;
+    };
+    let kind = KINDS.iter().find(|kind| kind.name == key.name);
+    for (other, _) in entries.iter().skip(1) {
+        if KINDS.iter().any(|kind| kind.name == other.name) {
+            let help = Some("start another item of the list, with a `-`");
+            let kinds: Vec<String> = section.names().iter().map(|name| format!("one `{name}`")).collect();
+            let message = format!("a rule is {}", kinds.join(" or "));
+            problems.push(Problem::conflict(message, help, key.span, other.span));
+        } else {
+            problems.push(outside(section, other, kind));
+        }
+    }
+    match kind {
+        Some(kind) if section == Section::Always && !kind.always => {
+            let help = format!(
+                "`always` takes {}; put `{}` under `rules`",
+                join(&section.names(), "and"),
+                kind.name
+            );
+            problems.push(Problem::UnknownKey {
+                key: key.name.clone(),
+                place: "`always`",
+                help,
+                at: key.span,
+            });
+            None
+        }
+        Some(kind) => (kind.read)(key.span, value, problems),
+        None => {
+            problems.push(unknown_key(key, "a rule", &section.names()));
+            None
+        }
+    }
+}
+
+/// A key beside the word of a rule, most likely one that belongs inside.
+fn outside(section: Section, key: &Key, kind: Option<&Words>) -> Problem {
+    let takes_it = |kind: &&Words| kind.keys.contains(&key.name.as_str());
+    let meant = match kind {
+        Some(kind) => Some(kind).filter(takes_it),
+        None => section.kinds().find(takes_it),
+    };
+    match meant {
+        Some(kind) => {
+            let help =
+                format!("it belongs inside, as in `{}`: in block style, indent it further", kind.example);
+            Problem::UnknownKey { key: key.name.clone(), place: "a rule", help, at: key.span }
+        }
+        None => unknown_key(key, "a rule", &section.names()),
+    }
+}
