@@ -274,7 +274,7 @@ fn a_full_disk_leaves_no_trace() {
         let child = Command::new("sh")
             .args([
                 "-c",
-                "trap '' XFSZ; ulimit -f 32; exec \"$0\" --exact files::a_full_disk_leaves_no_trace",
+                "trap '' XFSZ; ulimit -f 32; exec \"$0\" --exact onnx_write::files::a_full_disk_leaves_no_trace",
             ])
             .arg(env::current_exe().unwrap())
             .env(CHILD, source.parent().unwrap())
@@ -303,7 +303,7 @@ fn a_read_only_folder_is_refused() {
         fs::set_permissions(path, fs::Permissions::from_mode(0o555)).unwrap();
     }
     let mut child = Command::new(&test);
-    child.args(["--exact", "files::a_read_only_folder_is_refused"]).env(CHILD, folder);
+    child.args(["--exact", "onnx_write::files::a_read_only_folder_is_refused"]).env(CHILD, folder);
     if fs::metadata(folder).unwrap().uid() == 0 {
         // Permissions don't bind root, so the child is somebody else.
         child.uid(65534).gid(65534);
