@@ -73,7 +73,7 @@ pub struct Standalone {
 
 /// `--emit`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum EmitArg {
+pub(super) enum EmitArg {
     /// The pruned network.
     Pruned,
     /// Dense and pruned network and their mix in one graph: a drop-in for the original.
@@ -84,12 +84,16 @@ enum EmitArg {
 
 /// `--poa-weight`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PoaWeight {
+pub(super) enum PoaWeight {
     /// The plan's amplify.weight, as a constant.
     Baked,
     /// A graph input called poa_weight, a float32 scalar.
     Input,
 }
+
+/// Why `--poa-weight` is refused.
+pub(super) const POA_NEEDS_FUSED: &str =
+    "--poa-weight says where a fused graph has w from: it needs --emit fused";
 
 /// `--weights`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -133,8 +137,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         targets.push(Target::Pruned);
     }
     if args.poa_weight == PoaWeight::Input && !targets.contains(&Target::FusedWithInput) {
-        let what = "--poa-weight says where a fused graph has w from: it needs --emit fused";
-        return Err(Failure::Message(what.to_string()));
+        return Err(Failure::Message(POA_NEEDS_FUSED.into()));
     }
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
     let hooks = Hooks { progress: &|stage, bytes| bars.compiling(stage, bytes), stop };

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use super::{
     DOES_NOT_HOLD, DONE, Failure, OutputFormat,
+    compile::{EmitArg, POA_NEEDS_FUSED, PoaWeight},
     progress::{Bars, Visibility},
 };
 use crate::{
     ir::Graph,
     onnx, plan,
     report::{self, outcome},
-    verify::conformance::{self, VerifyError},
+    verify::conformance::{self, Form, VerifyError},
 };
 
 /// Prove that a compiled model is exactly the original plus the plan, without running either.
@@ -21,6 +22,7 @@ Exit code: 0 proven, 1 not proven, 2 the command line or a file is wrong.
 Examples:
   crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml
   crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml --quiet && deploy unet.pruned.onnx
+  crdiff verify unet.onnx unet.crdiff.onnx --plan plan.yaml --emit fused
   crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml --format sarif > crdiff.sarif")]
 pub struct Args {
     /// The model that was compiled (.onnx).
@@ -30,6 +32,12 @@ pub struct Args {
     /// The plan (YAML, or the result JSON of the authors' search).
     #[arg(long, value_name = "PLAN")]
     plan: PathBuf,
+    /// Which graph it must be [default: any that the plan can be compiled to; the result says which].
+    #[arg(long, value_enum)]
+    emit: Option<EmitArg>,
+    /// Where a fused graph must have its amplification weight w from [default: baked].
+    #[arg(long, value_enum, requires = "emit")]
+    poa_weight: Option<PoaWeight>,
     /// How the result is printed.
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     format: OutputFormat,
@@ -47,13 +55,28 @@ impl From<VerifyError> for Failure {
     }
 }
 
+impl Args {
+    fn form(&self) -> Result<Option<Form>, Failure> {
+        Ok(Some(match (self.emit, self.poa_weight) {
+            (None, _) => return Ok(None),
+            (Some(EmitArg::Fused), Some(PoaWeight::Input)) => Form::FusedWithInput,
+            (Some(EmitArg::Fused), _) => Form::Fused,
+            (Some(_), Some(_)) => return Err(Failure::Message(POA_NEEDS_FUSED.into())),
+            (Some(EmitArg::Pruned), None) => Form::Pruned,
+            (Some(EmitArg::Amplified), None) => Form::Amplified,
+        }))
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    let form = args.form()?;
     let plan = plan::load(&args.plan)?;
     let original = Graph::load(onnx::open(&args.original)?)?;
     let compiled = Graph::load(onnx::open(&args.compiled)?)?;
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
-    let verdict =
-        conformance::verify(&original, &compiled, &plan, &|bytes| bars.advance("checking weights", bytes))?;
+    let verdict = conformance::verify(&original, &compiled, &plan, form, &|bytes| {
+        bars.advance("checking weights", bytes);
+    })?;
     drop(bars);
     if !args.quiet {
         let (original, compiled) = (args.original.display().to_string(), args.compiled.display().to_string());

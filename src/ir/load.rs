@@ -189,7 +189,7 @@ impl Loader {
         let mut captured = Vec::new();
         for attribute in &proto.attribute {
             for body in attribute.g.as_deref().into_iter().chain(&attribute.graphs) {
-                outer_names(body, &mut FxHashSet::default(), &mut captured);
+                outer_names(body, &mut FxHashSet::default(), &mut captured)?;
             }
         }
         captured.sort_unstable();
@@ -284,23 +284,42 @@ fn decode<M: Message + Default>(field: &Field, what: &str) -> Result<M, OnnxErro
 }
 
 /// Names that `body` reads, but neither it nor a body around it (`known`) defines.
-fn outer_names(body: &GraphProto, known: &mut FxHashSet<String>, found: &mut Vec<String>) {
+///
+/// # Errors
+/// [`OnnxError`] if the body defines a name twice, or only after it has read what another graph calls so.
+fn outer_names(
+    body: &GraphProto,
+    known: &mut FxHashSet<String>,
+    found: &mut Vec<String>,
+) -> Result<(), OnnxError> {
+    let mut own: FxHashSet<&str> = FxHashSet::default();
+    let mut outside: FxHashSet<String> = FxHashSet::default();
     let mut added = Vec::new();
-    let mut define = |name: &str, known: &mut FxHashSet<String>| {
+    let mut looked_at = found.len();
+    let mut define = |name: &'_ str, known: &mut FxHashSet<String>| {
         if known.insert(name.to_string()) {
             added.push(name.to_string());
         }
     };
+    let twice = |name: &str| {
+        OnnxError::invalid(
+            format!("the body `{}`", body.name()),
+            format!("the name `{name}` is defined twice"),
+        )
+    };
     for input in &body.input {
+        own.insert(input.name());
         define(input.name(), known);
     }
-    for initializer in &body.initializer {
-        define(initializer.name(), known);
-    }
-    for sparse in &body.sparse_initializer {
-        if let Some(values) = &sparse.values {
-            define(values.name(), known);
+    let sparse = body.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+    let mut initializers: FxHashSet<&str> = FxHashSet::default();
+    for tensor in body.initializer.iter().chain(sparse) {
+        // One that is listed as an input as well is the input's default.
+        if !initializers.insert(tensor.name()) {
+            return Err(twice(tensor.name()));
         }
+        own.insert(tensor.name());
+        define(tensor.name(), known);
     }
     for node in &body.node {
         for name in node.input.iter().filter(|n| !n.is_empty() && !known.contains(*n)) {
@@ -308,10 +327,15 @@ fn outer_names(body: &GraphProto, known: &mut FxHashSet<String>, found: &mut Vec
         }
         for AttributeProto { g, graphs, .. } in &node.attribute {
             for inner in g.as_deref().into_iter().chain(graphs) {
-                outer_names(inner, known, found);
+                outer_names(inner, known, found)?;
             }
         }
+        outside.extend(found.iter().skip(looked_at).cloned());
+        looked_at = found.len();
         for name in node.output.iter().filter(|n| !n.is_empty()) {
+            if !own.insert(name) || outside.contains(name) {
+                return Err(twice(name));
+            }
             define(name, known);
         }
     }
@@ -321,4 +345,5 @@ fn outer_names(body: &GraphProto, known: &mut FxHashSet<String>, found: &mut Vec
     for name in added {
         known.remove(&name);
     }
+    Ok(())
 }

@@ -33,7 +33,7 @@ impl DataFile {
     /// # Errors
     /// [`OnnxError::Io`] if the system refuses.
     pub fn open(path: &Path) -> Result<Self, OnnxError> {
-        let file = File::open(path).map_err(|e| OnnxError::io("open", path, e))?;
+        let file = open_file(path)?;
         let len = file.metadata().map_err(|e| OnnxError::io("read the size", path, e))?.len();
         Ok(Self { path: path.to_path_buf(), len, file })
     }
@@ -93,15 +93,8 @@ impl DataFiles {
     /// # Errors
     /// [`OnnxError::Invalid`] if the location is absolute or leaves the model's folder: ONNX Runtime refuses those.
     pub fn path(&self, location: &str) -> Result<PathBuf, OnnxError> {
-        let relative = Path::new(location);
-        let inside = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-        if !inside {
-            return Err(OnnxError::invalid(
-                format!("external data location `{location}`"),
-                "it must be a path inside the model's folder, without `..`",
-            ));
-        }
-        Ok(self.folder.join(relative))
+        check_location(location)?;
+        Ok(self.folder.join(location))
     }
 
     fn file(&self, location: &str) -> Result<Arc<DataFile>, OnnxError> {
@@ -113,4 +106,31 @@ impl DataFiles {
         open.insert(location.to_string(), Arc::clone(&file));
         Ok(file)
     }
+}
+
+/// Checks that `location` names a file in the model's folder or below it.
+///
+/// # Errors
+/// [`OnnxError::Invalid`] if it doesn't.
+pub(super) fn check_location(location: &str) -> Result<(), OnnxError> {
+    let mut components = Path::new(location).components();
+    let inside = components.all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
+    if inside && Path::new(location).file_name().is_some() {
+        return Ok(());
+    }
+    Err(OnnxError::invalid(
+        format!("external data location `{location}`"),
+        "it must be the path of a file inside the model's folder, without `..`",
+    ))
+}
+
+/// Opens a file for reading. Opening a pipe that nobody writes to would never end.
+pub(super) fn open_file(path: &Path) -> Result<File, OnnxError> {
+    let meta = std::fs::metadata(path).map_err(|e| OnnxError::io("open", path, e))?;
+    if !meta.is_file() {
+        let what =
+            if meta.is_dir() { "it is a folder, not a file" } else { "it is a pipe or a device, not a file" };
+        return Err(OnnxError::invalid(path.display().to_string(), what));
+    }
+    File::open(path).map_err(|e| OnnxError::io("open", path, e))
 }

@@ -4,14 +4,17 @@
 //! their fields. Each field keeps the exact bytes it came in, so whatever is not edited goes out as it came:
 //! unknown fields, field order, formatting. Weights are never read here, only located.
 
+mod check;
 mod error;
 mod external;
 mod open;
+mod schema;
 pub mod tensor;
 pub mod text;
 pub mod wire;
 mod write;
 
+pub use check::{Unknown, check};
 pub use error::OnnxError;
 
 pub use external::{DataFile, DataFiles};

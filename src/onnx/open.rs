@@ -1,7 +1,6 @@
 //! Opening a model: map the file, split its two outer messages.
 
 use std::{
-    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,8 +9,8 @@ use bytes::Bytes;
 use memmap2::Mmap;
 
 use super::{
-    DataFiles, OnnxError,
-    external::DataFile,
+    DataFiles, OnnxError, Unknown, check,
+    external::{self, DataFile},
     wire::{self, Field},
 };
 
@@ -51,6 +50,9 @@ pub mod graph_field {
     pub const METADATA_PROPS: u32 = 16;
 }
 
+/// How errors call a model that has no name.
+const WHOLE: &str = "the model";
+
 /// A model, split into the fields of `ModelProto`, and where it came from.
 #[derive(Debug)]
 pub struct Source {
@@ -64,6 +66,8 @@ pub struct Source {
     pub file: Option<Arc<DataFile>>,
     /// The external data beside it.
     pub data: Arc<DataFiles>,
+    /// Fields that ONNX's schema doesn't have, wherever they are.
+    pub unknown: Vec<Unknown>,
 }
 
 /// A `GraphProto`, split into its fields.
@@ -79,6 +83,11 @@ impl Source {
         self.file.as_ref().map(|f| f.path.clone()).unwrap_or_default()
     }
 
+    /// The version of ONNX's format that the model states.
+    pub fn ir_version(&self) -> Option<u64> {
+        self.fields.iter().find(|f| f.number == model_field::IR_VERSION).and_then(Field::as_varint)
+    }
+
     /// Offset of `slice` in the model file, if it is a slice of it.
     pub fn offset_of(&self, slice: &Bytes) -> Option<u64> {
         let start = (slice.as_ptr() as usize).checked_sub(self.bytes.as_ptr() as usize)?;
@@ -92,11 +101,8 @@ impl Source {
 /// [`OnnxError`] if the file cannot be mapped or is not an ONNX model.
 pub fn open(path: impl AsRef<Path>) -> Result<Source, OnnxError> {
     let path = path.as_ref();
-    let file = File::open(path).map_err(|e| OnnxError::io("open", path, e))?;
+    let file = external::open_file(path)?;
     let meta = file.metadata().map_err(|e| OnnxError::io("read the size", path, e))?;
-    if meta.is_dir() {
-        return Err(OnnxError::invalid(path.display().to_string(), "it is a folder, not a model file"));
-    }
     // An empty file cannot be mapped everywhere.
     let bytes = if meta.len() == 0 {
         Bytes::new()
@@ -108,7 +114,9 @@ pub fn open(path: impl AsRef<Path>) -> Result<Source, OnnxError> {
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut source = open_bytes(bytes, folder).map_err(|e| match e {
-        OnnxError::Invalid { what, .. } => OnnxError::invalid(path.display().to_string(), what),
+        OnnxError::Invalid { place, what } if place == WHOLE => {
+            OnnxError::invalid(path.display().to_string(), what)
+        }
         other => OnnxError::invalid(path.display().to_string(), other.to_string()),
     })?;
     source.file = Some(Arc::new(DataFile::open(path)?));
@@ -120,14 +128,11 @@ pub fn open(path: impl AsRef<Path>) -> Result<Source, OnnxError> {
 /// # Errors
 /// [`OnnxError`] if the bytes are not an ONNX model.
 pub fn open_bytes(bytes: Bytes, folder: impl Into<PathBuf>) -> Result<Source, OnnxError> {
+    let unknown = check("ModelProto", &bytes)?;
     let fields = wire::split(&bytes)?;
     let mut graphs = fields.iter().filter(|f| f.number == model_field::GRAPH);
-    let graph = graphs
-        .next()
-        .ok_or_else(|| OnnxError::invalid("the model", "it has no graph: is this an ONNX file?"))?;
-    if graphs.next().is_some() {
-        return Err(OnnxError::invalid("the model", "it has more than one graph field"));
-    }
+    let graph =
+        graphs.next().ok_or_else(|| OnnxError::invalid(WHOLE, "it has no graph: is this an ONNX file?"))?;
     let graph = GraphSource { fields: wire::split(&graph.value())? };
-    Ok(Source { bytes, fields, graph, file: None, data: Arc::new(DataFiles::new(folder)) })
+    Ok(Source { bytes, fields, graph, file: None, data: Arc::new(DataFiles::new(folder)), unknown })
 }

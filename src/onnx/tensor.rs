@@ -1,10 +1,13 @@
 //! Tensors as they lie on disk: name, type, dimensions and where the elements are. Elements are not read here.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use prost::Message;
 
 use super::{
     OnnxError,
+    external::check_location,
     proto::{
         self, TensorShapeProto, TypeProto, ValueInfoProto,
         tensor_shape_proto::{Dimension, dimension},
@@ -19,6 +22,8 @@ pub mod field {
     pub const DIMS: u32 = 1;
     /// `int32 data_type`
     pub const DATA_TYPE: u32 = 2;
+    /// `Segment segment`
+    pub const SEGMENT: u32 = 3;
     /// `repeated float float_data`
     pub const FLOAT_DATA: u32 = 4;
     /// `repeated int32 int32_data`
@@ -41,6 +46,9 @@ pub mod field {
     pub const DATA_LOCATION: u32 = 14;
 }
 
+/// `TensorProto.DataLocation.EXTERNAL`
+pub(super) const EXTERNAL: u64 = 1;
+
 /// An element type of the ONNX spec (`TensorProto.DataType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DataType(pub i32);
@@ -50,9 +58,14 @@ impl DataType {
     pub const FLOAT: Self = Self(1);
     pub const INT32: Self = Self(6);
     pub const INT64: Self = Self(7);
+    pub const STRING: Self = Self(8);
     pub const BOOL: Self = Self(9);
     pub const FLOAT16: Self = Self(10);
     pub const DOUBLE: Self = Self(11);
+    pub const UINT32: Self = Self(12);
+    pub const UINT64: Self = Self(13);
+    pub const COMPLEX64: Self = Self(14);
+    pub const COMPLEX128: Self = Self(15);
     pub const BFLOAT16: Self = Self(16);
 }
 
@@ -178,19 +191,25 @@ fn external_range(name: &str, entries: &[proto::StringStringEntryProto]) -> Resu
     let get = |key: &str| entries.iter().find(|e| e.key() == key).map(|e| e.value());
     let number = |key: &str| match get(key) {
         None => Ok(None),
-        Some(text) => text.parse::<u64>().map(Some).map_err(|_| OnnxError::ExternalData {
-            tensor: name.to_string(),
-            what: format!("external_data `{key}` is `{text}`, not a number of bytes"),
-        }),
+        Some(text) => {
+            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse::<u64>().ok().filter(|_| digits).map(Some).ok_or_else(|| OnnxError::ExternalData {
+                tensor: name.to_string(),
+                what: format!("external_data `{key}` is `{text}`, not a number of bytes"),
+            })
+        }
     };
     let location = get("location").filter(|l| !l.is_empty()).ok_or_else(|| OnnxError::ExternalData {
         tensor: name.to_string(),
         what: "its data is external, but external_data has no `location`".to_string(),
     })?;
+    check_location(location)
+        .map_err(|e| OnnxError::ExternalData { tensor: name.to_string(), what: e.to_string() })?;
     Ok(ExternalRange {
         location: location.to_string(),
         offset: number("offset")?.unwrap_or(0),
-        length: number("length")?,
+        // Readers of ONNX take 0 for not stated.
+        length: number("length")?.filter(|length| *length > 0),
     })
 }
 
@@ -202,21 +221,31 @@ fn external_range(name: &str, entries: &[proto::StringStringEntryProto]) -> Resu
 pub fn typed_elements(header: &TensorHeader) -> Result<Bytes, OnnxError> {
     let fail = |what: String| OnnxError::invalid(format!("tensor `{}`", header.name), what);
     let tensor = proto::TensorProto::decode(header.raw.clone()).map_err(|e| fail(e.to_string()))?;
-    let bits = header.data_type.bits();
-    let bytes: Vec<u8> = match header.data_type {
-        DataType::FLOAT => tensor.float_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        DataType::DOUBLE => tensor.double_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        DataType::INT64 => tensor.int64_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        _ => match bits {
-            Some(8) => tensor.int32_data.iter().map(|x| *x as u8).collect(),
-            Some(16) => tensor.int32_data.iter().flat_map(|x| (*x as u16).to_le_bytes()).collect(),
-            Some(32) if !tensor.int32_data.is_empty() => {
-                tensor.int32_data.iter().flat_map(|x| x.to_le_bytes()).collect()
-            }
-            Some(32) => tensor.uint64_data.iter().flat_map(|x| (*x as u32).to_le_bytes()).collect(),
-            Some(64) => tensor.uint64_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            _ => return Err(fail(format!("elements of type {} cannot be read", header.data_type.name()))),
-        },
+    let entry = |range: RangeInclusive<i32>| {
+        let outside = tensor.int32_data.iter().find(|x| !range.contains(x));
+        outside.map_or(Ok(&tensor.int32_data), |x| Err(fail(format!("its element {x} is outside its type"))))
+    };
+    let bytes: Vec<u8> = match (header.data_type, header.data_type.bits()) {
+        (DataType::FLOAT | DataType::COMPLEX64, _) => {
+            tensor.float_data.iter().flat_map(|x| x.to_le_bytes()).collect()
+        }
+        (DataType::DOUBLE | DataType::COMPLEX128, _) => {
+            tensor.double_data.iter().flat_map(|x| x.to_le_bytes()).collect()
+        }
+        (DataType::INT64, _) => tensor.int64_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        (DataType::UINT64, _) => tensor.uint64_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        (DataType::UINT32, _) => {
+            let narrow =
+                |x: &u64| u32::try_from(*x).map_err(|_| fail(format!("its element {x} is outside its type")));
+            let elements = tensor.uint64_data.iter().map(narrow).collect::<Result<Vec<_>, _>>()?;
+            elements.iter().flat_map(|x| x.to_le_bytes()).collect()
+        }
+        (DataType::BOOL, _) => entry(0..=1)?.iter().map(|x| *x as u8).collect(),
+        // Elements of a few bits share a byte.
+        (_, Some(2 | 4 | 8)) => entry(-0x80..=0xFF)?.iter().map(|x| *x as u8).collect(),
+        (_, Some(16)) => entry(-0x8000..=0xFFFF)?.iter().flat_map(|x| (*x as u16).to_le_bytes()).collect(),
+        (_, Some(32)) => tensor.int32_data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        _ => return Err(fail(format!("elements of type {} cannot be read", header.data_type.name()))),
     };
     match header.byte_len() {
         Some(len) if len == bytes.len() as u64 => Ok(bytes.into()),

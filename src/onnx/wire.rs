@@ -82,6 +82,35 @@ pub fn split(message: &Bytes) -> Result<Vec<Field>, OnnxError> {
     Ok(fields)
 }
 
+/// One field of a message, without a share of its buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The field's number in the schema.
+    pub number: u32,
+    /// How its value is laid out.
+    pub wire_type: WireType,
+    /// The content of a length-delimited field, the encoded number of any other.
+    pub value: &'a [u8],
+}
+
+/// The fields of `message`, in order, up to the first that does not fit.
+pub fn parts(message: &[u8]) -> impl Iterator<Item = Result<Part<'_>, OnnxError>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        if at >= message.len() {
+            return None;
+        }
+        let field = next_field(message, at).map(|(number, wire_type, value_at, end)| {
+            at = end;
+            Part { number, wire_type, value: &message[value_at..end] }
+        });
+        if field.is_err() {
+            at = message.len();
+        }
+        Some(field)
+    })
+}
+
 /// Number of bytes that a length-delimited field takes whose content is `content_len` bytes long.
 pub fn message_len(number: u32, content_len: u64) -> u64 {
     prost::encoding::key_len(number) as u64 + encoded_len_varint(content_len) as u64 + content_len

@@ -1,6 +1,6 @@
-//! Compact: masked weights are made when the model is loaded, `Where(Abs(w) > t, w, 0)`, so that nothing of them is
-//! stored. Smallest on disk; slower to load, and what an engine makes cannot be mapped. ONNX has `Shrink` for exactly
-//! this, but not every engine does.
+//! Compact: masked weights are made when the model is loaded, `Where(Abs(w) <= t, 0, w)`, so that nothing of them is
+//! stored. Smallest on disk; slower to load, and what an engine makes cannot be mapped. ONNX has `Shrink` for this, but
+//! not every engine does, and it makes 0 of NaN, which stored masks keep.
 
 use rustc_hash::FxHashSet;
 
@@ -12,13 +12,19 @@ use crate::{
     rules::WeightEdit,
 };
 
+/// The first version of ONNX's operators with LessOrEqual.
+const OPSET: i64 = 12;
+
 /// Replaces stored masks by computed ones wherever a mask is nothing but a threshold. Others (patterns, scales, exact
-/// ties) stay stored.
+/// ties) stay stored, and so do all in a graph of an operator set before LessOrEqual.
 pub(super) fn run<'a>(
     edits: impl Iterator<Item = &'a WeightEdit>,
     outcomes: &mut [WeightOutcome],
     editor: &mut Editor<'_>,
 ) -> Result<(), PassError> {
+    if editor.graph().opset("").is_none_or(|version| version < OPSET) {
+        return Ok(());
+    }
     let mut done: Vec<InitializerId> = Vec::new();
     let mut masks: FxHashSet<NodeId> = FxHashSet::default();
     for (prune, outcome) in edits.zip(outcomes) {
@@ -75,8 +81,8 @@ fn compute(
         Ok(result)
     };
     let magnitude = node("Abs", &[weight])?;
-    let kept = node("Greater", &[magnitude, limit])?;
-    let masked = node("Where", &[kept, weight, zero])?;
+    let is_masked = node("LessOrEqual", &[magnitude, limit])?;
+    let masked = node("Where", &[is_masked, zero, weight])?;
     for used in users {
         if let Use::Operand { node, slot } = used
             && !masks.contains(&node)

@@ -67,6 +67,7 @@ struct Shape {
     signature: u32,
     reads: Vec<Option<ValueId>>,
     commutative: bool,
+    random: bool,
 }
 
 impl<'g> Side<'g> {
@@ -80,10 +81,11 @@ impl<'g> Side<'g> {
         let kinds: Vec<Kind> = graph.value_ids().map(|value| value::kind(graph, value)).collect();
         for (id, node) in graph.nodes() {
             if node.results().any(|v| kinds[v.index()] == Kind::Result) {
-                let Signature { bytes, reads } = signature(graph, id)?;
+                let Signature { bytes, reads, is_random: random } = signature(graph, id)?;
                 let commutative =
                     (node.is("Add") || node.is("Mul")) && matches!(reads[..], [Some(_), Some(_)]);
-                nodes[id.index()] = Some(Shape { signature: interner.signature(bytes), reads, commutative });
+                nodes[id.index()] =
+                    Some(Shape { signature: interner.signature(bytes), reads, commutative, random });
             }
         }
         let mut leaves = vec![None; graph.value_capacity()];
@@ -119,6 +121,11 @@ impl<'g> Side<'g> {
         self.nodes[id.index()].as_ref().is_some_and(|shape| shape.commutative)
     }
 
+    /// Whether another node like `id`, with the same operands, may compute something else.
+    pub fn is_random(&self, id: NodeId) -> bool {
+        self.nodes[id.index()].as_ref().is_some_and(|shape| shape.random)
+    }
+
     /// The number of the node's signature.
     pub fn signature(&self, id: NodeId) -> Option<u32> {
         self.nodes[id.index()].as_ref().map(|shape| shape.signature)
@@ -134,7 +141,7 @@ pub(super) struct Overrides {
 }
 
 /// The class of every value of a graph, as it is made.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Classes(Vec<Option<Class>>);
 
 impl Classes {

@@ -130,6 +130,17 @@ impl Names<'_, '_> {
                 difference.module = made_in().or_else(|| self.module_of(mismatch.reader));
                 difference.help = self.bypassed_without_rule(mismatch, cone);
             }
+            Cause::NotATensor => {
+                difference.message =
+                    format!("{reader} is {have}: a weight that is computed cannot be masked");
+                difference.module = self.module_of(mismatch.reader).or_else(made_in);
+            }
+            Cause::Merged => {
+                difference.message = format!(
+                    "{have} stands for more than one node, or more than one for {want}: each may compute something else"
+                );
+                difference.module = made_in().or_else(|| self.module_of(mismatch.reader));
+            }
             Cause::Different => {
                 difference.message = self.different(mismatch);
                 difference.module = made_in().or_else(|| self.module_of(mismatch.reader));
@@ -174,11 +185,19 @@ impl Names<'_, '_> {
         {
             return format!("{} has {what}", found.describe());
         }
-        let count = |graph: &Graph, id: NodeId| {
+        let there = |graph: &Graph, id: NodeId| {
             let node = graph.node(id);
-            format!("{} operands and {} results", node.operands().count(), node.outputs.len())
+            let places = |values: &[Option<ValueId>]| {
+                let all: Vec<&str> = values.iter().map(|v| if v.is_some() { "x" } else { "-" }).collect();
+                all.join(" ")
+            };
+            format!("operands ({}) and results ({})", places(&node.inputs), places(&node.outputs))
         };
-        format!("{have} has {}, expected {}", count(compiled, a), count(original, b))
+        let (found, expected) = (there(compiled, a), there(original, b));
+        match found == expected {
+            true => format!("{have} has other fields than {want}"),
+            false => format!("{have} has {found}, expected {expected}"),
+        }
     }
 }
 

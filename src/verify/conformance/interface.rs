@@ -1,15 +1,19 @@
-//! What a model says about itself: inputs and outputs, versions, functions, metadata.
+//! What a model says about itself: inputs and outputs, versions, functions, metadata, and what else is beside its nodes
+//! and tensors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::Difference;
+use super::{Difference, Form};
 use crate::{
     ir::{Graph, GraphIo},
     onnx::{
-        DataType, Source, graph_field, model_field,
-        proto::{StringStringEntryProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto},
+        DataType, Source, Unknown, graph_field, model_field,
+        proto::{
+            StringStringEntryProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto,
+            type_proto,
+        },
         wire::Field,
     },
     plan::Plan,
@@ -18,120 +22,126 @@ use crate::{
 /// A graph input of fused graphs: the amplification weight.
 pub(super) const WEIGHT_INPUT: &str = "poa_weight";
 
-/// What the compiled graph says that it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Emit {
-    /// The plan applied; also what a graph that says nothing is taken for.
-    Pruned,
-    /// Both networks and the mix of their outputs.
-    Fused,
-    /// The plan applied, masked weights scaled by the amplification.
-    Amplified,
-}
-
-/// What was found about metadata and versions.
-#[derive(Debug)]
-pub(super) struct Claims {
-    pub emit: Emit,
-    pub differences: Vec<Difference>,
-    pub notes: Vec<String>,
-}
-
 /// Compares everything of the two models that is not a node, a tensor, an input or an output.
-pub(super) fn compare_models(original: &Graph, compiled: &Graph, plan: &Plan) -> Claims {
-    let mut claims = Claims { emit: Emit::Pruned, differences: Vec::new(), notes: Vec::new() };
-    versions(original, compiled, &mut claims.differences);
-    let kept = metadata(&original.source().fields, model_field::METADATA_PROPS);
-    let found = metadata(&compiled.source().fields, model_field::METADATA_PROPS);
-    lost(&kept, &found, "model", &mut claims.differences);
-    lost(
-        &metadata(&original.source().graph.fields, graph_field::METADATA_PROPS),
-        &metadata(&compiled.source().graph.fields, graph_field::METADATA_PROPS),
-        "graph",
-        &mut claims.differences,
-    );
-    provenance(original, compiled, plan, &found, &mut claims);
-    claims
+pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &mut Vec<Difference>) {
+    versions(original, compiled, differences);
+    // `ModelProto` domain, model_version, training_info and configuration.
+    for (number, what) in [(4, "domain"), (5, "version"), (20, "training info"), (26, "device configuration")]
+    {
+        let of = |graph: &Graph| values(&graph.source().fields, number);
+        if of(original) != of(compiled) {
+            differences.push(Difference::first(format!("the model's {what} differs")));
+        }
+    }
+    let annotations =
+        |graph: &Graph| values(&graph.source().graph.fields, graph_field::QUANTIZATION_ANNOTATION);
+    let known = annotations(original);
+    if annotations(compiled).iter().any(|annotation| !known.contains(annotation)) {
+        differences
+            .push(Difference::first("there is a quantization annotation that is not the original's".into()));
+    }
+    let known: BTreeSet<&Unknown> = original.source().unknown.iter().collect();
+    for unknown in compiled.source().unknown.iter().filter(|unknown| !known.contains(unknown)) {
+        differences.push(Difference::first(format!(
+            "there is a field {} in a {} that this version does not know, and that the original does not have",
+            unknown.number, unknown.message
+        )));
+    }
+    let model = |graph: &Graph| metadata(&graph.source().fields, model_field::METADATA_PROPS);
+    compare_metadata(&model(original), &model(compiled), "model", differences);
+    let graph = |graph: &Graph| metadata(&graph.source().graph.fields, graph_field::METADATA_PROPS);
+    compare_metadata(&graph(original), &graph(compiled), "graph", differences);
 }
 
-fn provenance(
-    original: &Graph,
-    compiled: &Graph,
-    plan: &Plan,
-    found: &BTreeMap<String, String>,
-    claims: &mut Claims,
-) {
-    let claimed = found.keys().any(|key| key.starts_with("crdiff."))
-        || compiled.name() != original.name() && compiled.name().contains("_crdiff_");
-    if !claimed {
-        if !plan.rules.is_empty() {
-            claims.notes.push("the compiled graph does not say which plan and model it was made from".into());
-        }
-        return;
+/// The values of the fields with this number, in their order.
+fn values(fields: &[Field], number: u32) -> Vec<bytes::Bytes> {
+    fields.iter().filter(|f| f.number == number).map(Field::value).collect()
+}
+
+/// What a model says about how it was made.
+#[derive(Debug)]
+pub(super) struct Stamp(BTreeMap<String, String>);
+
+impl Stamp {
+    /// What `compiled` says; `None` if it says nothing.
+    pub fn of(original: &Graph, compiled: &Graph) -> Option<Self> {
+        let found = metadata(&compiled.source().fields, model_field::METADATA_PROPS);
+        let claimed = found.keys().any(|key| key.starts_with("crdiff."))
+            || compiled.name() != original.name() && compiled.name().contains("_crdiff_");
+        claimed.then_some(Self(found))
     }
-    let emit = found.get("crdiff.emit").map(String::as_str);
-    claims.emit = match emit {
-        Some("fused") => Emit::Fused,
-        Some("amplified") => Emit::Amplified,
-        _ => Emit::Pruned,
-    };
-    let mut report = |message: String| claims.differences.push(Difference::last(message));
-    let digest = plan.digest.as_str();
-    let source = original.structure_digest();
-    let stated = [("crdiff.plan", digest, "plan"), ("crdiff.source", source.as_str(), "model")];
-    for (key, right, what) in stated {
-        match found.get(key) {
-            None => report(format!("the metadata key `{key}` is lost")),
-            Some(other) if other != right => {
-                report(format!(
+
+    /// The form that it names, as [`Form::stamp`] writes it.
+    pub fn emit(&self) -> Option<&str> {
+        self.0.get("crdiff.emit").map(String::as_str)
+    }
+
+    /// Compares it with what a compiler writes into a graph of this form.
+    pub fn compare(
+        &self,
+        original: &Graph,
+        compiled: &Graph,
+        plan: &Plan,
+        form: Form,
+        differences: &mut Vec<Difference>,
+        notes: &mut Vec<String>,
+    ) {
+        let mut report = |message: String| differences.push(Difference::last(message));
+        let digest = plan.digest.as_str();
+        let source = original.structure_digest();
+        for (key, right, what) in [("crdiff.plan", digest, "plan"), ("crdiff.source", &source, "model")] {
+            match self.0.get(key) {
+                None => report(format!("the metadata key `{key}` is lost")),
+                Some(other) if other != right => report(format!(
                     "it was made from another {what}: `{key}` is {other}, the {what}'s digest is {right}"
-                ));
+                )),
+                Some(_) => {}
             }
-            Some(_) => {}
         }
-    }
-    match emit {
-        None => report("the metadata key `crdiff.emit` is lost".into()),
-        Some("pruned" | "fused" | "amplified") => {}
-        Some(other) => report(format!("`crdiff.emit` is {other:?}, which no compiler here writes")),
-    }
-    let right_name = format!(
-        "{}_crdiff_{}_{}",
-        original.name(),
-        emit.unwrap_or("pruned"),
-        digest.get(..12).unwrap_or(digest)
-    );
-    if compiled.name() != right_name {
-        report(format!(
-            "the graph's name is `{}`, expected `{right_name}`: engines cache by name, and would take it for another",
-            compiled.name()
-        ));
-    }
-    match found.get("crdiff.version").map(String::as_str) {
-        None => report("the metadata key `crdiff.version` is lost".into()),
-        Some(env!("CARGO_PKG_VERSION")) => {}
-        Some(other) => claims.notes.push(format!("it was compiled by crdiff {other}")),
+        match self.emit() {
+            None => report("the metadata key `crdiff.emit` is lost".into()),
+            Some(emit) if emit == form.stamp() => {}
+            Some(other) => report(format!("`crdiff.emit` is {other:?}, expected {:?}", form.stamp())),
+        }
+        let short = digest.get(..12).unwrap_or(digest);
+        let right_name = format!("{}_crdiff_{}_{short}", original.name(), form.stamp());
+        if compiled.name() != right_name {
+            report(format!(
+                "the graph's name is `{}`, expected `{right_name}`: engines cache by name, and would take it for \
+                 another",
+                compiled.name()
+            ));
+        }
+        match self.0.get("crdiff.version").map(String::as_str) {
+            None => report("the metadata key `crdiff.version` is lost".into()),
+            Some(env!("CARGO_PKG_VERSION")) => {}
+            Some(other) => notes.push(format!("it was compiled by crdiff {other}")),
+        }
     }
 }
 
-/// Reports keys of the original that are gone or changed. What exporters say about themselves (`pkg.`) may go, and so
-/// may a digest of the model, which is no longer right.
-fn lost(
+/// Compares metadata. What exporters say about themselves (`pkg.`) may go, and so may a digest of the model, which is
+/// no longer right; what the compiler adds (`crdiff.`) is compared as a [`Stamp`].
+fn compare_metadata(
     original: &BTreeMap<String, String>,
     compiled: &BTreeMap<String, String>,
     place: &str,
     differences: &mut Vec<Difference>,
 ) {
-    let harmless = |key: &str| key.starts_with("pkg.") || key == "model_hash" || key.starts_with("crdiff.");
-    for (key, value) in original.iter().filter(|(key, _)| !harmless(key)) {
-        match compiled.get(key) {
-            None => differences.push(Difference::last(format!("the {place}'s metadata key `{key}` is lost"))),
-            Some(other) if other != value => {
-                let message = format!("the {place}'s metadata key `{key}` is {other:?}, expected {value:?}");
-                differences.push(Difference::last(message));
+    let may_go = |key: &str| key.starts_with("pkg.") || key == "model_hash" || key.starts_with("crdiff.");
+    let keys: BTreeSet<&String> = original.keys().chain(compiled.keys()).collect();
+    for key in keys {
+        let what = match (original.get(key), compiled.get(key)) {
+            (Some(_), None) if may_go(key) => continue,
+            (_, Some(_)) if place == "model" && key.starts_with("crdiff.") => continue,
+            (Some(_), None) => "is lost".into(),
+            (Some(expected), Some(found)) if expected != found => {
+                format!("is {found:?}, expected {expected:?}")
             }
-            Some(_) => {}
-        }
+            (None, Some(_)) => "is not in the original".into(),
+            _ => continue,
+        };
+        differences.push(Difference::last(format!("the {place}'s metadata key `{key}` {what}")));
     }
 }
 
@@ -142,17 +152,13 @@ fn metadata(fields: &[Field], number: u32) -> BTreeMap<String, String> {
 }
 
 fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Difference>) {
-    let ir = |graph: &Graph| {
-        let mut fields = graph.source().fields.iter().filter(|f| f.number == model_field::IR_VERSION);
-        fields.next_back().and_then(Field::as_varint)
-    };
-    let text = |version: Option<u64>| version.map_or_else(|| "missing".into(), |v| v.to_string());
-    if ir(original) != ir(compiled) {
-        let (found, expected) = (text(ir(compiled)), text(ir(original)));
+    let text =
+        |graph: &Graph| graph.source().ir_version().map_or_else(|| "missing".into(), |v| v.to_string());
+    if original.source().ir_version() != compiled.source().ir_version() {
+        let (found, expected) = (text(compiled), text(original));
         differences.push(Difference::first(format!("the IR version is {found}, expected {expected}")));
     }
-    let domains: std::collections::BTreeSet<&str> =
-        original.opsets.keys().chain(compiled.opsets.keys()).map(String::as_str).collect();
+    let domains: BTreeSet<&String> = original.opsets.keys().chain(compiled.opsets.keys()).collect();
     for domain in domains {
         let name = if domain.is_empty() { "ai.onnx" } else { domain };
         match (original.opset(domain), compiled.opset(domain)) {
@@ -161,6 +167,9 @@ fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Difference
             )),
             (Some(expected), None) if uses(original, domain) => differences.push(Difference::first(format!(
                 "operator set `{name}`, version {expected}, is not imported"
+            ))),
+            (None, Some(found)) => differences.push(Difference::first(format!(
+                "operator set `{name}`, version {found}, is imported, but not by the original"
             ))),
             _ => {}
         }
@@ -187,50 +196,28 @@ fn uses(graph: &Graph, domain: &str) -> bool {
         })
 }
 
-/// Compares graph inputs. Returns which of the compiled graph's values stand for other-named inputs of the original.
+/// Compares graph inputs; `weight` says whether w must be one more. Returns which of the compiled graph's values stand
+/// for other-named inputs of the original.
 pub(super) fn compare_inputs(
     original: &Graph,
     compiled: &Graph,
-    emit: Emit,
+    weight: bool,
     differences: &mut Vec<Difference>,
 ) -> Vec<(crate::ir::ValueId, crate::ir::ValueId)> {
-    let extra = |io: &&GraphIo| !(emit == Emit::Fused && io.info.name() == WEIGHT_INPUT);
     let expected: Vec<&GraphIo> = original.inputs().collect();
-    let found: Vec<&GraphIo> = compiled.inputs().filter(extra).collect();
-    let mut renamed = Vec::new();
-    for (index, wanted) in expected.iter().enumerate() {
-        let name = wanted.info.name();
-        match found.iter().position(|io| io.info.name() == name) {
-            Some(at) => {
-                if at != index && expected.len() == found.len() {
-                    differences.push(Difference::first(format!(
-                        "input `{name}` is number {}, expected {}",
-                        at + 1,
-                        index + 1
-                    )));
-                }
-                types("input", &wanted.info, &found[at].info, differences);
-            }
-            None if expected.len() == found.len() => {
-                let other = found[index];
-                differences.push(Difference::first(format!(
-                    "an input is called `{}`, expected `{name}`",
-                    other.info.name()
-                )));
-                renamed.push((other.value, wanted.value));
-            }
-            None => differences.push(Difference::first(format!("the input `{name}` is missing"))),
+    let mut found: Vec<&GraphIo> = compiled.inputs().collect();
+    if weight {
+        match found.pop_if(|io| io.info.name() == WEIGHT_INPUT) {
+            Some(io) => types("input", &scalar_input(), &io.info, differences),
+            None => differences.push(Difference::first(format!(
+                "the last input is not `{WEIGHT_INPUT}`, which w is to be read from"
+            ))),
         }
     }
-    if found.len() != expected.len() {
-        for io in found.iter().filter(|io| !expected.iter().any(|x| x.info.name() == io.info.name())) {
-            differences.push(Difference::first(format!(
-                "there is an input `{}` that the original doesn't have",
-                io.info.name()
-            )));
-        }
-    }
-    renamed
+    let pairs = pairs("input", &expected, &found, differences);
+    let renamed =
+        pairs.into_iter().filter(|(at, index)| found[*at].info.name() != expected[*index].info.name());
+    renamed.map(|(at, index)| (found[at].value, expected[index].value)).collect()
 }
 
 /// Compares graph outputs. Returns pairs of indexes that stand for each other, the compiled graph's first.
@@ -239,35 +226,66 @@ pub(super) fn compare_outputs(
     compiled: &Graph,
     differences: &mut Vec<Difference>,
 ) -> Vec<(usize, usize)> {
-    let (expected, found) = (original.outputs(), compiled.outputs());
+    let all = |graph: &'_ Graph| -> Vec<GraphIo> { graph.outputs().to_vec() };
+    let (expected, found) = (all(original), all(compiled));
+    pairs("output", &expected.iter().collect::<Vec<_>>(), &found.iter().collect::<Vec<_>>(), differences)
+}
+
+/// Compares inputs or outputs, which must be the same in number, order, name and type. Returns pairs of indexes that
+/// stand for each other, the second list's first.
+fn pairs(
+    what: &str,
+    expected: &[&GraphIo],
+    found: &[&GraphIo],
+    differences: &mut Vec<Difference>,
+) -> Vec<(usize, usize)> {
+    let same_number = expected.len() == found.len();
+    let before = differences.len();
     let mut pairs = Vec::new();
     for (index, wanted) in expected.iter().enumerate() {
         let name = wanted.info.name();
-        match found.iter().position(|io| io.info.name() == name) {
+        let here = found.get(index).filter(|io| io.info.name() == name).map(|_| index);
+        match here.or_else(|| found.iter().position(|io| io.info.name() == name)) {
             Some(at) => {
-                if at != index && expected.len() == found.len() {
-                    let message = format!("output `{name}` is number {}, expected {}", at + 1, index + 1);
+                if at != index && same_number {
+                    let message = format!("{what} `{name}` is number {}, expected {}", at + 1, index + 1);
                     differences.push(Difference::first(message));
                 }
-                types("output", &wanted.info, &found[at].info, differences);
+                types(what, &wanted.info, &found[at].info, differences);
                 pairs.push((at, index));
             }
-            None if expected.len() == found.len() => {
+            None if same_number => {
                 let other = found[index].info.name();
-                differences
-                    .push(Difference::first(format!("an output is called `{other}`, expected `{name}`")));
+                let message = format!("an {what} is called `{other}`, expected `{name}`");
+                differences.push(Difference::first(message));
                 pairs.push((index, index));
             }
-            None => differences.push(Difference::first(format!("the output `{name}` is missing"))),
+            None => differences.push(Difference::first(format!("the {what} `{name}` is missing"))),
         }
     }
-    if found.len() != expected.len() {
+    if !same_number {
         for io in found.iter().filter(|io| !expected.iter().any(|x| x.info.name() == io.info.name())) {
-            let message = format!("there is an output `{}` that the original doesn't have", io.info.name());
+            let message = format!("there is an {what} `{}` that the original doesn't have", io.info.name());
+            differences.push(Difference::first(message));
+        }
+        if differences.len() == before {
+            let message = format!("there are {} {what}s, expected {}", found.len(), expected.len());
             differences.push(Difference::first(message));
         }
     }
     pairs
+}
+
+/// The input that w is read from.
+fn scalar_input() -> ValueInfoProto {
+    let tensor =
+        type_proto::Tensor { elem_type: Some(DataType::FLOAT.0), shape: Some(TensorShapeProto::default()) };
+    let value = Some(type_proto::Value::TensorType(tensor));
+    ValueInfoProto {
+        name: Some(WEIGHT_INPUT.into()),
+        r#type: Some(TypeProto { value, ..TypeProto::default() }),
+        ..ValueInfoProto::default()
+    }
 }
 
 fn types(what: &str, expected: &ValueInfoProto, found: &ValueInfoProto, differences: &mut Vec<Difference>) {

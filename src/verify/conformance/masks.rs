@@ -21,16 +21,27 @@ use crate::{
 pub(super) type MaskedOperands = FxHashMap<(NodeId, usize), usize>;
 
 /// The masked operands of the original, each with the index of its mask in the list that comes with them: the index
-/// of the prune rule and that of the weight in it.
+/// of the edit and that of the weight in it. Pools of which a ratio masks not one element are left out.
 pub(super) fn masked_operands<'a>(
     edits: impl Iterator<Item = &'a WeightEdit>,
 ) -> (MaskedOperands, Vec<(usize, usize)>) {
     let mut operands = FxHashMap::default();
     let mut masks = Vec::new();
-    for (rule, prune) in edits.enumerate() {
-        for (index, weight) in prune.weights.iter().enumerate() {
-            operands.extend(weight.uses.iter().map(|used| (*used, masks.len())));
-            masks.push((rule, index));
+    for (index, edit) in edits.enumerate() {
+        for pool in pools(edit) {
+            let weights = edit.weights.get(pool.clone()).unwrap_or_default();
+            let masks_any = match edit.mask {
+                Mask::Ratio { ratio, .. } => {
+                    rank(weights.iter().map(Weight::elements).sum(), ratio.value.get()) > 0
+                }
+                _ => true,
+            };
+            for (weight_index, weight) in pool.zip(weights) {
+                if masks_any {
+                    operands.extend(weight.uses.iter().map(|used| (*used, masks.len())));
+                }
+                masks.push((index, weight_index));
+            }
         }
     }
     (operands, masks)
@@ -282,11 +293,11 @@ fn pattern(piece: &mut [u8], float: Float, scale: f32, (keep, of, stride): (usiz
     }
 }
 
-/// Applies a mask made by operators: what is not above the threshold becomes 0, NaN too.
-pub(super) fn apply_operators(piece: &mut [u8], float: Float, mask: OperatorMask) {
+/// Applies a mask made by operators.
+pub(super) fn apply_operators(piece: &mut [u8], OperatorMask { t, keeps_nan, float }: OperatorMask) {
     for element in piece.chunks_exact_mut(float.size()) {
         let value = f32::from_bits(magnitude(element, float));
-        if value.is_nan() || value <= mask.t {
+        if value <= t || value.is_nan() && !keeps_nan {
             element.fill(0);
         }
     }

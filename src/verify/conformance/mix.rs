@@ -1,5 +1,6 @@
-//! The end of a fused graph: each output is `dense + w * (pruned - dense)`, from `Sub(pruned, dense)`, `Mul` with w and
-//! `Add`, in the output's type or in float32 between Casts. w is the plan's constant or the graph input `poa_weight`.
+//! The end of a fused graph: each output that the plan reaches is `dense + w * (pruned - dense)`, from
+//! `Sub(pruned, dense)`, `Mul` with w and `Add` in float32, between Casts where the output is of another type. w is the
+//! plan's constant or the graph input `poa_weight`, a float32 scalar either way.
 
 use super::{interface::WEIGHT_INPUT, value};
 use crate::{
@@ -12,20 +13,27 @@ use crate::{
 pub(super) struct Mix {
     pub dense: ValueId,
     pub pruned: ValueId,
+    /// What the difference is multiplied by.
+    pub w: ValueId,
 }
 
-/// Finds the mix that makes output `index` of `graph`. `weight` is the plan's w, if that is one number.
+/// Finds the mix that makes output `index` of `graph`.
 ///
 /// # Errors
 /// What is not as it must be, as a sentence.
-pub(super) fn mix(graph: &Graph, index: usize, weight: Option<f64>) -> Result<Mix, String> {
+pub(super) fn mix(graph: &Graph, index: usize) -> Result<Mix, String> {
     let io = graph.outputs().get(index).ok_or("there is no such output")?;
+    // An output that states no type is float32: others are cast to it.
     let own_type = match io.info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
         Some(type_proto::Value::TensorType(tensor)) => DataType(tensor.elem_type()),
-        _ => return Err("the output is no tensor".into()),
+        Some(_) => return Err("the output is no tensor".into()),
+        None => DataType::FLOAT,
     };
-    // A Cast back to the output's type, and Casts to float32 of what is mixed.
-    let sum = through_cast(graph, io.value, own_type);
+    let uncast = |value, to: DataType, role| match own_type {
+        DataType::FLOAT => Ok(value),
+        _ => operand_of_cast(graph, value, to, role),
+    };
+    let sum = uncast(io.value, own_type, "makes the output")?;
     let (a, b) = operands(graph, sum, "Add", "makes the output")?;
     let product = |value: ValueId| operands(graph, value, "Mul", "is added").ok();
     let candidates = [(a, product(b)), (b, product(a))];
@@ -36,69 +44,74 @@ pub(super) fn mix(graph: &Graph, index: usize, weight: Option<f64>) -> Result<Mi
             let Ok((pruned, subtracted)) = operands(graph, difference, "Sub", "is multiplied") else {
                 continue;
             };
-            let widened = |value| through_cast(graph, value, DataType::FLOAT);
-            if widened(subtracted) != widened(dense) {
-                reason = "the Sub subtracts something else than the Mul's result is added to".into();
-                continue;
-            }
-            match is_weight(graph, w, weight) {
-                Ok(()) => return Ok(Mix { dense: widened(dense), pruned: widened(pruned) }),
-                Err(why) => reason = why,
+            let dense = uncast(dense, DataType::FLOAT, "is added to");
+            let others = uncast(subtracted, DataType::FLOAT, "is subtracted").and_then(|subtracted| {
+                Ok((subtracted, uncast(pruned, DataType::FLOAT, "is subtracted from")?))
+            });
+            match (dense, others) {
+                (Ok(dense), Ok((subtracted, pruned))) => {
+                    let behind = |value| value::through_identities(graph, value);
+                    if behind(subtracted) == behind(dense) {
+                        return Ok(Mix { dense: behind(dense), pruned: behind(pruned), w });
+                    }
+                    reason = "the Sub subtracts something else than the Mul's result is added to".into();
+                }
+                (Err(why), _) | (_, Err(why)) => reason = why,
             }
         }
     }
     Err(reason)
 }
 
-fn is_weight(graph: &Graph, value: ValueId, weight: Option<f64>) -> Result<(), String> {
-    let mut value = value::through_identities(graph, value);
-    for float in [DataType::FLOAT, DataType::FLOAT16, DataType::BFLOAT16] {
-        value = through_cast(graph, value, float);
-    }
-    let is_scalar = |io: &crate::ir::GraphIo| match io.info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
-        Some(type_proto::Value::TensorType(tensor)) => {
-            tensor.shape.as_ref().is_some_and(|s| s.dim.is_empty())
-        }
-        _ => false,
+/// Checks that `w` is the plan's weight: the input `poa_weight`, or this constant.
+///
+/// # Errors
+/// What it is, as a sentence.
+pub(super) fn check_weight(graph: &Graph, w: ValueId, constant: Option<f64>) -> Result<(), String> {
+    let w = value::through_identities(graph, w);
+    let name = &graph.value(w).name;
+    let Some(constant) = constant else {
+        let is_input = value::kind(graph, w) == value::Kind::Input && name == WEIGHT_INPUT;
+        return if is_input {
+            Ok(())
+        } else {
+            Err(format!("w is `{name}`, expected the input `{WEIGHT_INPUT}`"))
+        };
     };
-    let mut inputs = graph.inputs();
-    let is_input = inputs.any(|io| io.value == value && io.info.name() == WEIGHT_INPUT && is_scalar(io));
-    let stated = value::scalar(graph, value);
-    match (stated, weight) {
-        (None, _) if is_input => Ok(()),
-        (Some(found), Some(expected)) => {
-            let tensor = value::tensor_type(graph, value).map(|(data_type, _)| data_type);
-            let expected = expected as f32;
-            let rounded = match tensor {
-                Some(DataType::FLOAT16) => half::f16::from_f32(expected).to_f32(),
-                Some(DataType::BFLOAT16) => half::bf16::from_f32(expected).to_f32(),
-                _ => expected,
-            };
-            if found == rounded { Ok(()) } else { Err(format!("w is {found}, expected {rounded}")) }
+    let expected = constant as f32;
+    match value::tensor_type(graph, w) {
+        Some((DataType::FLOAT, dims)) if dims.is_empty() => {}
+        Some((other, dims)) => {
+            return Err(format!("w is {}{dims:?}, expected a float32 scalar", other.name()));
         }
-        (Some(_), None) if is_input => Ok(()),
-        (Some(found), None) => Err(format!("w is {found} always, but the plan changes it from step to step")),
-        (None, _) => Err(format!("w is neither a constant nor the input `{WEIGHT_INPUT}`")),
+        None => return Err(format!("w is `{name}`, expected the constant {expected:?}")),
+    }
+    match value::scalar(graph, w) {
+        Some(found) if found.to_bits() == expected.to_bits() => Ok(()),
+        Some(found) => Err(format!("w is {found:?}, expected {expected:?}")),
+        None => Err(format!("w can be overridden by the input `{name}`")),
     }
 }
 
-/// `value`, looked at through Identity and a Cast to `to`.
-fn through_cast(graph: &Graph, value: ValueId, to: DataType) -> ValueId {
+fn operand_of_cast(graph: &Graph, value: ValueId, to: DataType, role: &str) -> Result<ValueId, String> {
     let value = value::through_identities(graph, value);
     let cast = graph.producer(value).map(|id| graph.node(id));
-    let is_cast = |node: &&Node| node.is("Cast") && node.int("to") == Some(to.0.into());
-    match cast.filter(is_cast).and_then(|node| node.input(0)) {
-        Some(operand) => value::through_identities(graph, operand),
-        None => value,
-    }
+    let is_cast = |node: &&Node| {
+        node.is("Cast")
+            && node.int("to") == Some(to.0.into())
+            && node.attributes.len() == 1
+            && node.inputs.len() == 1
+    };
+    let operand = cast.filter(is_cast).and_then(|node| node.input(0));
+    operand.ok_or_else(|| format!("what {role} is not cast to {}", to.name()))
 }
 
 fn operands(graph: &Graph, value: ValueId, op: &str, role: &str) -> Result<(ValueId, ValueId), String> {
     let value = value::through_identities(graph, value);
     let node = graph.producer(value).map(|id| graph.node(id));
     match node {
-        Some(node) if node.is(op) => match (node.input(0), node.input(1)) {
-            (Some(a), Some(b)) => Ok((a, b)),
+        Some(node) if node.is(op) && node.attributes.is_empty() => match node.inputs[..] {
+            [Some(a), Some(b)] => Ok((a, b)),
             _ => Err(format!("{} lacks an operand", node.describe())),
         },
         Some(node) => Err(format!("{} {role}, expected {op}", node.describe())),

@@ -13,10 +13,12 @@
 mod claim;
 mod classes;
 mod explain;
+mod form;
 mod interface;
 mod masks;
 mod mix;
 mod pairs;
+mod reach;
 mod select;
 mod signature;
 mod substitution;
@@ -32,11 +34,13 @@ use std::{
 use miette::SourceSpan;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+pub use self::form::Form;
 use self::{
     classes::{Class, Classes, Interner, Overrides, Side},
     explain::Names,
-    interface::Emit,
+    interface::Stamp,
     pairs::Pairs,
+    reach::Reach,
     substitution::Substitution,
     walk::{Cause, Cone, Mismatch, Reader, Sides, Walk},
 };
@@ -44,12 +48,14 @@ use crate::{
     analysis::Analysis,
     ir::{Graph, NodeId, ValueId},
     onnx::OnnxError,
-    plan::{self, Plan, PlanError, Weight},
+    plan::{self, Plan, PlanError},
 };
 
 /// What a verification came to.
 #[derive(Clone, Debug)]
 pub struct Verdict {
+    /// What the compiled graph is, if it is proven; what it was compared with, if not.
+    pub form: Form,
     /// What agrees.
     pub proof: Proof,
     /// What doesn't, the one furthest up in the graph first. Nothing means proven.
@@ -135,8 +141,8 @@ const MOST: usize = 21;
 /// At most so often a difference is set aside to look for the next.
 const ROUNDS: usize = 64;
 
-/// Decides whether `compiled` is `original` plus `plan`. Both graphs are as they were loaded. `read` is told how many
-/// bytes of weights were read since the last call, from several threads.
+/// Decides whether `compiled` is `original` plus `plan`, in the form `required`, or else in any. Both graphs are as they
+/// were loaded. `read` is told how many bytes of weights were read since the last call, from several threads.
 ///
 /// # Errors
 /// [`VerifyError`].
@@ -144,69 +150,128 @@ pub fn verify(
     original: &Graph,
     compiled: &Graph,
     plan: &Plan,
+    required: Option<Form>,
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<Verdict, VerifyError> {
     let started = Instant::now();
     let analysis = Analysis::of(original);
     let edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
-    let interface::Claims { emit, mut differences, mut notes } =
-        interface::compare_models(original, compiled, plan);
-    let renamed = interface::compare_inputs(original, compiled, emit, &mut differences);
-    let outputs = interface::compare_outputs(original, compiled, &mut differences);
-
     let mut interner = Interner::default();
     let original_side = Side::new(original, &mut interner)?;
     let compiled_side = Side::new(compiled, &mut interner)?;
     let none = Overrides::default();
-    let both = Substitution::of_dense(&edits);
-    let dense = Classes::of(&original_side, &both, &none, &mut interner);
-    let dense_values = dense.first_values();
-    let mut overrides = Overrides::default();
-    for (found, wanted) in renamed {
-        overrides.values.extend(dense.get(wanted).map(|class| (found, class)));
-    }
-    let (operands, masks) = masks::masked_operands(edits.weights());
-    let roots = roots(compiled, original, plan, emit, &outputs, &mut differences);
+    let substitution = Substitution::of_dense(&edits);
+    let dense = Cone {
+        classes: Classes::of(&original_side, &substitution, &none, &mut interner),
+        masks: masks::masked_operands(edits.always.weights()).0,
+        substitution,
+        ..Cone::default()
+    };
+    let dense_values = dense.classes.first_values();
+    let (masked, masks) = masks::masked_operands(edits.weights());
     let substitution = Substitution::of_other(&edits);
-    let classes = Classes::of(&original_side, &substitution, &none, &mut interner);
-    let mut cones = vec![Cone { substitution, classes, masks: operands, roots: roots.pruned }];
-    if emit == Emit::Fused {
-        cones.push(Cone {
-            substitution: both,
-            classes: dense,
-            masks: masks::masked_operands(edits.always.weights()).0,
-            roots: roots.dense,
-        });
-    }
+    let mut pruned = Cone {
+        classes: Classes::of(&original_side, &substitution, &none, &mut interner),
+        substitution,
+        masks: masked,
+        ..Cone::default()
+    };
+    pruned.reach = Reach::of(&original_side, &pruned, &dense);
     let order: FxHashMap<NodeId, usize> = original.node_ids().enumerate().map(|(at, id)| (id, at)).collect();
-    let names = Names {
-        original: &original_side,
-        compiled: &compiled_side,
-        modules: &analysis.modules,
-        edits: &edits,
-        order: &order,
-        dense: &dense_values,
+    let stamp = Stamp::of(original, compiled);
+    let forms = match required {
+        Some(form) => vec![form],
+        None => Form::candidates(original, compiled, plan, &edits, stamp.as_ref(), [&pruned, &dense]),
     };
-    let walk = match_nodes(&names, &cones, overrides, &mut interner, &mut differences);
-
-    let bytes = AtomicU64::new(0);
-    let counted = |n: u64| {
-        bytes.fetch_add(n, Ordering::Relaxed);
-        read(n);
+    let mut cones = [pruned, dense];
+    let mut verifier = Verifier {
+        names: Names {
+            original: &original_side,
+            compiled: &compiled_side,
+            modules: &analysis.modules,
+            edits: &edits,
+            order: &order,
+            dense: &dense_values,
+        },
+        plan,
+        masks: &masks,
+        stamp: stamp.as_ref(),
+        interner: &mut interner,
+        read,
     };
-    let factor = factor(plan, emit, &mut differences);
-    let pairs = Pairs { names: &names, masks: &masks, factor: &*factor, read: &counted };
-    let mut proof = pairs.compare_all(&walk, &mut differences)?;
-    proof.nodes = walk.matched.len();
-    proof.bytes_read = bytes.into_inner();
-
-    differences.sort_by_key(|difference| difference.rank);
-    if differences.len() > MOST {
-        notes.push(format!("{} more differences are not shown", differences.len() - MOST));
-        differences.truncate(MOST);
+    let (likeliest, others) = forms.split_first().unwrap_or((&Form::Pruned, &[]));
+    let mut verdict = verifier.compare(*likeliest, &mut cones)?;
+    for form in others {
+        if verdict.is_proven() {
+            break;
+        }
+        let other = verifier.compare(*form, &mut cones)?;
+        if other.is_proven() {
+            verdict = other;
+        }
     }
-    proof.elapsed = started.elapsed();
-    Ok(Verdict { proof, differences, notes })
+    verdict.proof.elapsed = started.elapsed();
+    Ok(verdict)
+}
+
+/// What a compiled graph is compared with.
+struct Verifier<'a, 'g> {
+    names: Names<'a, 'g>,
+    plan: &'a Plan,
+    /// The rule of each mask, and the weight's index in it.
+    masks: &'a [(usize, usize)],
+    stamp: Option<&'a Stamp>,
+    interner: &'a mut Interner,
+    read: &'a (dyn Fn(u64) + Sync),
+}
+
+impl Verifier<'_, '_> {
+    /// Compares the compiled graph with the plan in this form. `cones` are the original as the plan changes it, and as
+    /// it was.
+    fn compare(&mut self, form: Form, cones: &mut [Cone; 2]) -> Result<Verdict, VerifyError> {
+        let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
+        let (mut differences, mut notes) = (Vec::new(), Vec::new());
+        form.fits(self.plan, self.names.edits, &mut differences);
+        interface::compare_models(original, compiled, &mut differences);
+        match self.stamp {
+            Some(stamp) => stamp.compare(original, compiled, self.plan, form, &mut differences, &mut notes),
+            None if self.names.edits.is_empty() => {}
+            None => {
+                notes.push("the compiled graph does not say which plan and model it was made from".into())
+            }
+        }
+        let [pruned, dense] = cones;
+        let reached =
+            original.outputs().iter().any(|io| pruned.reach.has(original, [pruned, dense], io.value));
+        let weight = form == Form::FusedWithInput && reached;
+        let renamed = interface::compare_inputs(original, compiled, weight, &mut differences);
+        let outputs = interface::compare_outputs(original, compiled, &mut differences);
+        let mut overrides = Overrides::default();
+        for (found, wanted) in renamed {
+            overrides.values.extend(dense.classes.get(wanted).map(|class| (found, class)));
+        }
+        let roots = form.roots(compiled, original, self.plan, &outputs, [pruned, dense], &mut differences);
+        (pruned.roots, dense.roots) = (roots.pruned, roots.dense);
+        let walk = match_nodes(&self.names, &*cones, overrides, self.interner, &mut differences);
+
+        let bytes = AtomicU64::new(0);
+        let counted = |n: u64| {
+            bytes.fetch_add(n, Ordering::Relaxed);
+            (self.read)(n);
+        };
+        let factor = form.factor(self.plan);
+        let pairs = Pairs { names: &self.names, masks: self.masks, factor: &*factor, read: &counted };
+        let mut proof = pairs.compare_all(&walk, &mut differences)?;
+        proof.nodes = walk.matched.len();
+        proof.bytes_read = bytes.into_inner();
+
+        differences.sort_by_key(|difference| difference.rank);
+        if differences.len() > MOST {
+            notes.push(format!("{} more differences are not shown", differences.len() - MOST));
+            differences.truncate(MOST);
+        }
+        Ok(Verdict { form, proof, differences, notes })
+    }
 }
 
 /// What the two networks yield: pairs of values with the index of the compiled graph's output.
@@ -214,61 +279,6 @@ pub fn verify(
 struct Roots {
     pruned: Vec<(ValueId, ValueId, usize)>,
     dense: Vec<(ValueId, ValueId, usize)>,
-}
-
-fn roots(
-    compiled: &Graph,
-    original: &Graph,
-    plan: &Plan,
-    emit: Emit,
-    outputs: &[(usize, usize)],
-    differences: &mut Vec<Difference>,
-) -> Roots {
-    let mut roots = Roots::default();
-    for (found, wanted) in outputs {
-        let (Some(have), Some(want)) = (compiled.outputs().get(*found), original.outputs().get(*wanted))
-        else {
-            continue;
-        };
-        if emit != Emit::Fused {
-            roots.pruned.push((have.value, want.value, *found));
-            continue;
-        }
-        match mix::mix(compiled, *found, constant_weight(plan)) {
-            Ok(mix) => {
-                roots.pruned.push((mix.pruned, want.value, *found));
-                roots.dense.push((mix.dense, want.value, *found));
-            }
-            Err(why) => {
-                let name = want.info.name();
-                differences.push(Difference::last(format!(
-                    "output `{name}` is not the mix of both networks: {why}"
-                )));
-            }
-        }
-    }
-    roots
-}
-
-fn constant_weight(plan: &Plan) -> Option<f64> {
-    match plan.amplify.weight.value {
-        Weight::Constant(weight) => Some(weight),
-        _ => None,
-    }
-}
-
-/// What makes the number that masked weights are multiplied by from the scale of their rule. In an amplified graph
-/// that is `(1 - w) + w * scale`: the amplification of what the rule does to the weight.
-fn factor(plan: &Plan, emit: Emit, differences: &mut Vec<Difference>) -> Box<dyn Fn(f64) -> f64 + Sync> {
-    match (emit, constant_weight(plan)) {
-        (Emit::Amplified, Some(w)) => Box::new(move |scale| (1.0 - w) + w * scale),
-        (Emit::Amplified, None) => {
-            let message = "the plan's amplification changes from step to step: it cannot be in the weights";
-            differences.push(Difference::last(message.into()));
-            Box::new(|scale| scale)
-        }
-        _ => Box::new(|scale| scale),
-    }
 }
 
 /// Walks until nothing new differs: each difference, once told, is set aside so that what depends on it can be
@@ -328,7 +338,7 @@ fn set_aside(
         Cause::Different | Cause::Unexpected | Cause::NotBypassed(_) => {
             overrides.values.insert(mismatch.compiled, class);
         }
-        Cause::WrongOperand | Cause::Missing => {
+        Cause::WrongOperand | Cause::Missing | Cause::NotATensor | Cause::Merged => {
             for reader in readers {
                 match reader {
                     Reader::Operand { compiled, slot, .. } => {

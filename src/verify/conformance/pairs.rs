@@ -26,7 +26,7 @@ pub(super) struct Pairs<'a, 'g> {
     pub names: &'a Names<'a, 'g>,
     /// The rule of each mask, and the weight's index in it.
     pub masks: &'a [(usize, usize)],
-    /// What makes the number that masked weights are multiplied by from the scale of their rule.
+    /// What makes the number that masked weights of the other network are multiplied by from the scale of their rule.
     pub factor: &'a (dyn Fn(f64) -> f64 + Sync),
     /// Told how many bytes were read.
     pub read: &'a (dyn Fn(u64) + Sync),
@@ -45,7 +45,9 @@ enum Wanted {
 
 /// Weights of one rule whose masks depend on each other, at least one of which is in the compiled graph.
 struct Pool<'a> {
-    prune: &'a WeightEdit,
+    edit: &'a WeightEdit,
+    /// Whether it is masked in both networks.
+    always: bool,
     /// Which of the rule's weights.
     range: Range<usize>,
     /// For each of them its mask and the pairs that have it.
@@ -103,7 +105,8 @@ impl Pairs<'_, '_> {
                 continue;
             }
             let graph = self.names.original.graph;
-            let expected = masks::expected(graph, pool.prune, pool.range.clone(), self.factor, self.read)?;
+            let expected =
+                masks::expected(graph, pool.edit, pool.range.clone(), self.factor(pool), self.read)?;
             let masked = masks.zip(expected);
             wanted.extend(masked.filter_map(|(mask, expected)| Some((mask, Wanted::Masked(expected?)))));
         }
@@ -120,29 +123,30 @@ impl Pairs<'_, '_> {
         }
         let mut pools = Vec::new();
         let mut first = 0;
-        for prune in self.names.edits.weights() {
-            for range in masks::pools(prune) {
+        let always = self.names.edits.always.weights().count();
+        for (index, edit) in self.names.edits.weights().enumerate() {
+            for range in masks::pools(edit) {
                 let mask = |weight: usize| first + weight;
                 let weights: Vec<_> = range
                     .clone()
                     .map(|weight| (mask(weight), pairs.remove(&mask(weight)).unwrap_or_default()))
                     .collect();
                 if weights.iter().any(|(_, pairs)| !pairs.is_empty()) {
-                    pools.push(Pool { prune, range, weights });
+                    pools.push(Pool { edit, always: index < always, range, weights });
                 }
             }
-            first += prune.weights.len();
+            first += edit.weights.len();
         }
         pools
     }
 
     /// What `pool` claims to be; `None` if it is not of a ratio, or has a form that cannot be checked as one.
     fn claim(&self, pool: &Pool<'_>) -> Result<Option<claim::Pool>, OnnxError> {
-        let Mask::Ratio { ratio, ties, .. } = pool.prune.mask else { return Ok(None) };
-        let scale = masks::scale(pool.prune, self.factor);
+        let Mask::Ratio { ratio, ties, .. } = pool.edit.mask else { return Ok(None) };
+        let scale = masks::scale(pool.edit, self.factor(pool));
         let mut members = Vec::with_capacity(pool.weights.len());
         for (weight, (_, pairs)) in
-            pool.prune.weights.get(pool.range.clone()).into_iter().flatten().zip(&pool.weights)
+            pool.edit.weights.get(pool.range.clone()).into_iter().flatten().zip(&pool.weights)
         {
             let original = masks::elements_of(self.names.original.graph, weight)?;
             let form = match pairs.as_slice() {
@@ -158,6 +162,10 @@ impl Pairs<'_, '_> {
         let n = members.iter().map(|m| m.original.len() / m.float.size() as u64).sum();
         let k = masks::rank(n, ratio.value.get());
         Ok((k > 0).then_some(claim::Pool { members, k, ties, scale }))
+    }
+
+    fn factor(&self, pool: &Pool<'_>) -> &(dyn Fn(f64) -> f64 + Sync) {
+        if pool.always { &|scale| scale } else { self.factor }
     }
 
     fn form(&self, weight: &Weight, pair: &TensorPair, scale: f32) -> Result<Option<claim::Form>, OnnxError> {
@@ -207,8 +215,7 @@ impl Pairs<'_, '_> {
             difference.module = edit.weights.get(*weight).map(|w| w.path.clone());
             difference.rule = Some(change.span);
         }
-        let overridable =
-            tensor.input != found.input && (wanted == Wanted::Original || found.input.is_some());
+        let overridable = tensor.input != found.input;
         let Comparison::Unequal(unequal) = &comparison else {
             difference.message = match (&tensor.input, &found.input) {
                 (Some(name), _) => format!("{reads} can no longer be overridden by the input `{name}`"),

@@ -1,5 +1,5 @@
 //! What two nodes must have in common to compute the same from the same operands: operator, domain, attributes with
-//! the bodies in them, number of operands and results. Names, doc strings and metadata are not among it.
+//! the bodies in them, which operands and results are there, and every other field but names, doc strings and metadata.
 
 use prost::Message;
 use rustc_hash::FxHashMap;
@@ -9,8 +9,9 @@ use super::value;
 use crate::{
     ir::{Graph, Node, NodeId, ValueId},
     onnx::{
-        OnnxError,
+        self, OnnxError,
         proto::{AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto},
+        wire,
     },
 };
 
@@ -22,7 +23,13 @@ pub(super) struct Signature {
     /// The operands, without those left out at the end, and then the values that bodies refer to, in the order in
     /// which they do.
     pub reads: Vec<Option<ValueId>>,
+    /// Whether two nodes like this one, with the same operands, may compute different things.
+    pub is_random: bool,
 }
+
+/// Fields of `NodeProto` that the signature takes apart, or that say nothing about what a node computes: input, output,
+/// name, op_type, attribute, doc_string, domain, metadata_props.
+const TAKEN_APART: [u32; 8] = [1, 2, 3, 4, 5, 6, 7, 9];
 
 /// The signature of node `id`.
 ///
@@ -32,33 +39,62 @@ pub(super) fn signature(graph: &Graph, id: NodeId) -> Result<Signature, OnnxErro
     let node = graph.node(id);
     let mut renamer = Renamer { graph, bound: Vec::new(), free: Vec::new(), next: 0 };
     let attributes = renamer.attributes(&node.attributes)?;
+    // An optional operand that is left out at the end is the same as none; in the middle it is one of its own.
     let operands = node.inputs.len() - node.inputs.iter().rev().take_while(|v| v.is_none()).count();
+    let operands = node.inputs.get(..operands).unwrap_or_default();
     let mut bytes = Vec::new();
-    let overload = overload(node)?;
-    for part in [node.op_type.as_str(), domain(node), &overload] {
+    let mut add = |part: &[u8]| {
         bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(part.as_bytes());
+        bytes.extend_from_slice(part);
+    };
+    add(node.op_type.as_bytes());
+    add(domain(node).as_bytes());
+    for values in [operands, &node.outputs] {
+        add(&values.iter().map(|value| u8::from(value.is_some())).collect::<Vec<_>>());
     }
-    bytes.extend_from_slice(&(operands as u64).to_le_bytes());
-    bytes.extend_from_slice(&(node.outputs.len() as u64).to_le_bytes());
+    for part in wire::parts(&node.raw) {
+        let part = part?;
+        if !TAKEN_APART.contains(&part.number) {
+            add(&part.number.to_le_bytes());
+            add(part.value);
+        }
+    }
+    if !graph.source().unknown.is_empty() {
+        for unknown in onnx::check("NodeProto", &node.raw)? {
+            add(unknown.message.as_bytes());
+            add(&unknown.number.to_le_bytes());
+            add(&unknown.value);
+        }
+    }
     for attribute in attributes {
-        let encoded = attribute.encode_to_vec();
-        bytes.extend_from_slice(&(encoded.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&encoded);
+        add(&attribute.encode_to_vec());
     }
-    let mut reads = node.inputs.get(..operands).unwrap_or_default().to_vec();
+    let mut reads = operands.to_vec();
     reads.extend(renamer.free.iter().map(|name| graph.value_named(name)));
-    Ok(Signature { bytes, reads })
+    let is_random = is_random(&node.op_type, domain(node)) || any_random(&node.attributes);
+    Ok(Signature { bytes, reads, is_random })
 }
 
-/// Which of several functions of one name a node calls; empty for operators.
-fn overload(node: &Node) -> Result<String, OnnxError> {
-    if domain(node).is_empty() {
-        return Ok(String::new());
-    }
-    let proto = NodeProto::decode(node.raw.clone())
-        .map_err(|e| OnnxError::invalid(node.describe(), format!("broken message: {e}")))?;
-    Ok(proto.overload().to_string())
+/// Whether an operator may compute something else each time: ONNX's random ones, and all that are not ONNX's own.
+fn is_random(op_type: &str, domain: &str) -> bool {
+    const RANDOM: [&str; 7] = [
+        "Bernoulli",
+        "Dropout",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    ];
+    !matches!(domain, "" | "ai.onnx") || RANDOM.contains(&op_type)
+}
+
+/// Whether a node in the bodies among `attributes` may.
+fn any_random(attributes: &[AttributeProto]) -> bool {
+    let mut bodies = attributes.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs));
+    bodies.any(|body| {
+        body.node.iter().any(|node| is_random(node.op_type(), node.domain()) || any_random(&node.attribute))
+    })
 }
 
 /// The operator set a node is of; the standard one has two names.
@@ -77,19 +113,19 @@ pub(super) fn attributes(graph: &Graph, node: &Node) -> Result<Vec<AttributeProt
     Renamer { graph, bound: Vec::new(), free: Vec::new(), next: 0 }.attributes(&node.attributes)
 }
 
-/// Bytes that are equal for equal sparse initializers; empty if there is none called `name`.
+/// Bytes that are equal for equal sparse initializers.
 ///
 /// # Errors
-/// [`OnnxError`] if its elements cannot be read.
+/// [`OnnxError`] if there is none called `name`, or its elements cannot be read.
 pub(super) fn sparse(graph: &Graph, name: &str) -> Result<Vec<u8>, OnnxError> {
     let fields = graph.source().graph.fields.iter();
-    for field in fields.filter(|f| f.number == crate::onnx::graph_field::SPARSE_INITIALIZER) {
+    for field in fields.filter(|f| f.number == onnx::graph_field::SPARSE_INITIALIZER) {
         let Ok(tensor) = SparseTensorProto::decode(field.value()) else { continue };
         if tensor.values.as_ref().is_some_and(|values| values.name() == name) {
             return Ok(sparse_content(graph, &tensor)?.encode_to_vec());
         }
     }
-    Ok(Vec::new())
+    Err(OnnxError::invalid(format!("sparse initializer `{name}`"), "it cannot be decoded"))
 }
 
 /// Gives the values of bodies names that depend only on where they are first met.
@@ -139,8 +175,13 @@ impl Renamer<'_> {
             input.name = Some(self.bind(input.name()));
             renamed.input.push(input);
         }
+        let inputs: Vec<&str> = body.input.iter().map(|input| input.name()).collect();
         for tensor in &body.initializer {
-            let name = self.bind(tensor.name());
+            // The default of an input is that input.
+            let name = match inputs.contains(&tensor.name()) {
+                true => self.name(tensor.name()),
+                false => self.bind(tensor.name()),
+            };
             renamed.initializer.push(TensorProto { name: Some(name), ..tensor_content(self.graph, tensor)? });
         }
         for sparse in &body.sparse_initializer {
@@ -158,6 +199,7 @@ impl Renamer<'_> {
                 op_type: node.op_type.clone(),
                 domain: node.domain.clone(),
                 overload: node.overload.clone(),
+                device_configurations: node.device_configurations.clone(),
                 ..NodeProto::default()
             });
         }
@@ -198,19 +240,18 @@ impl Renamer<'_> {
     }
 }
 
-/// A tensor without its name, and with a digest in place of its elements, wherever those are.
+/// A tensor without its name, and with a digest in place of its elements, wherever those are; elements of types that
+/// cannot be read stay as they are written.
 fn tensor_content(graph: &Graph, tensor: &TensorProto) -> Result<TensorProto, OnnxError> {
-    let raw_data = match value::header(tensor) {
-        Some(header) => Some(digest(&graph.weight_reader(&header)?)?.into()),
-        None => tensor.raw_data.clone(),
-    };
-    Ok(TensorProto {
-        dims: tensor.dims.clone(),
-        data_type: tensor.data_type,
-        string_data: tensor.string_data.clone(),
-        raw_data,
-        ..TensorProto::default()
-    })
+    match value::header(tensor) {
+        Some(header) => Ok(TensorProto {
+            dims: tensor.dims.clone(),
+            data_type: tensor.data_type,
+            raw_data: Some(digest(&graph.weight_reader(&header)?)?.into()),
+            ..TensorProto::default()
+        }),
+        None => Ok(value::content(tensor)),
+    }
 }
 
 fn sparse_content(graph: &Graph, tensor: &SparseTensorProto) -> Result<SparseTensorProto, OnnxError> {

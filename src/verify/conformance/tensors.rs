@@ -4,7 +4,6 @@ use std::os::unix::fs::MetadataExt;
 
 use super::{
     masks::{Expected, apply_operators},
-    select::Float,
     value::Tensor,
 };
 use crate::{
@@ -53,10 +52,14 @@ pub(super) fn compare(
     if as_it_is && is_same_range(&original.elements, &compiled.elements)? {
         return Ok(Comparison::Shared);
     }
-    let float = Float::of(original.data_type);
     let granularity = expected.map_or(8, |e| e.granularity()).max(1);
     let piece_len = (PIECE / granularity as u64).max(1).saturating_mul(granularity as u64);
     let len = original.elements.len();
+    if compiled.elements.len() != len {
+        let text = |tensor: &Tensor| format!("{} bytes", tensor.elements.len());
+        let (expected, found) = (text(original), text(compiled));
+        return Ok(Comparison::Unequal(Unequal { element: 0, expected, found, count: 1 }));
+    }
     let mut run = expected.map(Expected::start);
     let mut want = vec![0; len.min(piece_len) as usize];
     let mut have = want.clone();
@@ -70,8 +73,8 @@ pub(super) fn compare(
         read(2 * want.len() as u64);
         if !as_it_is {
             for (tensor, piece) in [(original, &mut *want), (compiled, &mut *have)] {
-                if let (Some(mask), Some(float)) = (tensor.mask, float) {
-                    apply_operators(piece, float, mask);
+                if let Some(mask) = tensor.mask {
+                    apply_operators(piece, mask);
                 }
             }
         }

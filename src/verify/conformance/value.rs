@@ -2,6 +2,7 @@
 
 use prost::Message;
 
+use super::select::Float;
 use crate::{
     ir::{Graph, Node, Origin, ValueId, WeightReader},
     onnx::{DataType, OnnxError, Payload, TensorHeader, proto::TensorProto},
@@ -52,11 +53,12 @@ pub(super) fn through_identities(graph: &Graph, mut value: ValueId) -> ValueId {
     value
 }
 
-/// A tensor whose elements can be read.
+/// A tensor.
 #[derive(Clone, Debug)]
 pub(super) struct Tensor {
     pub name: String,
     pub data_type: DataType,
+    /// Its elements; for a type that has no fixed size, such as string, how they are written.
     pub elements: WeightReader,
     /// What operators do to the elements before anything else sees them.
     pub mask: Option<OperatorMask>,
@@ -93,7 +95,10 @@ pub(super) fn tensor(graph: &Graph, value: ValueId) -> Result<Tensor, OnnxError>
         Ok(Tensor {
             name: name.clone(),
             data_type: header.data_type,
-            elements: graph.weight_reader(header)?,
+            elements: match header.data_type.bits() {
+                Some(_) => graph.weight_reader(header)?,
+                None => written(header)?,
+            },
             mask: None,
             input,
         })
@@ -101,8 +106,7 @@ pub(super) fn tensor(graph: &Graph, value: ValueId) -> Result<Tensor, OnnxError>
     match graph.value(value).origin {
         Origin::Initializer(id) => {
             let header = &graph.initializer(id).ok_or_else(not_one)?.header;
-            let input = graph.inputs().any(|io| io.value == value).then(|| name.clone());
-            of(header, input)
+            of(header, is_overridable(graph, value).then(|| name.clone()))
         }
         Origin::Node { node, .. } => {
             let node = graph.node(node);
@@ -115,12 +119,34 @@ pub(super) fn tensor(graph: &Graph, value: ValueId) -> Result<Tensor, OnnxError>
     }
 }
 
+/// Whether a caller can give another value than the initializer `value`: since IR version 4, if it is listed as a graph
+/// input too.
+fn is_overridable(graph: &Graph, value: ValueId) -> bool {
+    graph.source().ir_version().is_none_or(|version| version >= 4)
+        && graph.inputs().any(|io| io.value == value)
+}
+
+/// The elements of a tensor as the model writes them.
+fn written(header: &TensorHeader) -> Result<WeightReader, OnnxError> {
+    let tensor = TensorProto::decode(header.raw.clone())
+        .map_err(|e| OnnxError::invalid(format!("tensor `{}`", header.name), e.to_string()))?;
+    Ok(WeightReader::Memory(content(&tensor).encode_to_vec().into()))
+}
+
+/// A tensor without its name, doc string and metadata.
+pub(super) fn content(tensor: &TensorProto) -> TensorProto {
+    TensorProto { name: None, doc_string: None, metadata_props: Vec::new(), ..tensor.clone() }
+}
+
 /// The tensor in a Constant node, without its elements being copied where they are raw data.
 fn constant(node: &Node) -> Option<TensorHeader> {
     let number = |data_type, dims, bytes: Vec<u8>| {
         let payload = Payload::Raw(bytes.into());
         Some(TensorHeader { name: node.name.clone(), data_type, dims, payload, raw: Default::default() })
     };
+    if !node.inputs.is_empty() || node.outputs.len() != 1 {
+        return None;
+    }
     let attribute = node.attributes.first().filter(|_| node.attributes.len() == 1)?;
     match attribute.name() {
         "value" => attribute.t.as_deref().and_then(header),
@@ -156,15 +182,21 @@ pub(super) fn header(tensor: &TensorProto) -> Option<TensorHeader> {
     }
 }
 
-/// A magnitude mask made by operators: elements with `|w| <= t` become 0, NaN too.
+/// A magnitude mask made by operators: elements with `|w| <= t` become 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct OperatorMask {
     /// The threshold.
     pub t: f32,
+    /// Whether NaN stays; else it becomes 0 too.
+    pub keeps_nan: bool,
+    /// How the elements lie.
+    pub float: Float,
 }
 
 /// If `node` is the last of a few that mask a tensor: the tensor and the mask. Known forms are
-/// `Shrink(w, lambd = t, bias = 0)`, `Where(Greater(Abs(w), t), w, 0)` and `Where(LessOrEqual(Abs(w), t), 0, w)`.
+/// `Shrink(w, lambd = t, bias = 0)`, `Where(Greater(Abs(w), t), w, 0)` and `Where(LessOrEqual(Abs(w), t), 0, w)`, on
+/// float tensors, with a threshold and a zero of the tensor's type that don't widen its shape and that no caller can
+/// override.
 fn mask_by_operators(graph: &Graph, node: &Node) -> Option<(ValueId, OperatorMask)> {
     let base = |value: ValueId| {
         let value = through_identities(graph, value);
@@ -174,36 +206,47 @@ fn mask_by_operators(graph: &Graph, node: &Node) -> Option<(ValueId, OperatorMas
         };
         (plain && kind(graph, value) == Kind::Tensor).then_some(value)
     };
-    if node.is("Shrink") {
+    if node.outputs.len() != 1 {
+        return None;
+    }
+    if node.is("Shrink") && node.inputs.len() == 1 {
         let t = node.float("lambd").unwrap_or(0.5);
         // Shrink subtracts the bias from what stays.
         let keeps = node.float("bias").unwrap_or(0.0) == 0.0 && t >= 0.0;
-        return keeps.then_some((base(node.input(0)?)?, OperatorMask { t }));
+        let weight = base(node.input(0)?)?;
+        let float = Float::of(tensor_type(graph, weight)?.0)?;
+        return keeps.then_some((weight, OperatorMask { t, keeps_nan: false, float }));
     }
     if !node.is("Where") {
         return None;
     }
     let made_by = |value: ValueId| Some(graph.node(graph.producer(through_identities(graph, value))?));
     let condition = made_by(node.input(0)?)?;
-    let (kept, zero) = match () {
-        () if condition.is("Greater") => (node.input(1)?, node.input(2)?),
-        () if condition.is("LessOrEqual") => (node.input(2)?, node.input(1)?),
+    let (kept, zero, keeps_nan) = match () {
+        () if condition.is("Greater") => (node.input(1)?, node.input(2)?, false),
+        () if condition.is("LessOrEqual") => (node.input(2)?, node.input(1)?, true),
         () => return None,
     };
     let magnitude = made_by(condition.input(0)?).filter(|abs| abs.is("Abs"))?;
     let weight = base(kept)?;
-    let t = scalar(graph, condition.input(1)?).filter(|t| *t >= 0.0)?;
-    let masks = base(magnitude.input(0)?)? == weight && scalar(graph, zero)?.to_bits() == 0;
-    masks.then_some((weight, OperatorMask { t }))
+    let (data_type, dims) = tensor_type(graph, weight)?;
+    let float = Float::of(data_type)?;
+    let like_weight = |value: ValueId| {
+        let (other, rank) = tensor_type(graph, through_identities(graph, value))?;
+        (other == data_type && rank.len() <= dims.len()).then(|| scalar(graph, value))?
+    };
+    let t = like_weight(condition.input(1)?).filter(|t| *t >= 0.0)?;
+    let masks = base(magnitude.input(0)?)? == weight && like_weight(zero)?.to_bits() == 0;
+    masks.then_some((weight, OperatorMask { t, keeps_nan, float }))
 }
 
-/// The one element of a float tensor, as float32 (a float64 is none).
+/// The one element of a float tensor that no caller can override, as float32 (a float64 is none).
 pub(super) fn scalar(graph: &Graph, value: ValueId) -> Option<f32> {
     let value = through_identities(graph, value);
     if graph.producer(value).is_some_and(|node| !graph.node(node).is("Constant")) {
         return None;
     }
-    let tensor = tensor(graph, value).ok()?;
+    let tensor = tensor(graph, value).ok().filter(|tensor| tensor.input.is_none())?;
     let mut bytes = [0; 4];
     let bytes = bytes.get_mut(..usize::try_from(tensor.elements.len()).ok()?)?;
     tensor.elements.read_at(0, bytes).ok()?;

@@ -5,19 +5,22 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{
     classes::{Class, Classes, Overrides, Side},
     masks::MaskedOperands,
+    reach::Reach,
     substitution::Substitution,
     value::{self, Kind},
 };
 use crate::ir::{NodeId, ValueId};
 
 /// One of the two networks that a compiled graph can hold: the original as the plan changes it, or as it was.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Cone {
     pub substitution: Substitution,
     /// Classes of the original, read through the substitution.
     pub classes: Classes,
     /// The operands that are masked weights, with the index of their mask.
     pub masks: MaskedOperands,
+    /// What of this network depends on the plan.
+    pub reach: Reach,
     /// The outputs: of the compiled graph, of the original, and the index of the graph output they are for.
     pub roots: Vec<(ValueId, ValueId, usize)>,
 }
@@ -61,6 +64,10 @@ pub(super) enum Cause {
     Missing,
     /// The nodes that make them differ.
     Different,
+    /// They are the same, but what is to be masked is no tensor.
+    NotATensor,
+    /// They are the same, but stand for another two already, and each time may compute something else.
+    Merged,
 }
 
 /// What a walk found.
@@ -71,6 +78,10 @@ pub(super) struct Walk {
     /// Tensors still to be compared, each with one place where it is read.
     pub tensors: Vec<(TensorPair, Reader)>,
     pub mismatches: Vec<Mismatch>,
+    /// For random nodes of the original, apart for what of them depends on the plan, their one counterpart.
+    random: FxHashMap<(NodeId, bool), NodeId>,
+    /// The other way round.
+    random_of: FxHashMap<NodeId, NodeId>,
 }
 
 /// The graphs being compared.
@@ -144,6 +155,7 @@ impl Walker<'_, '_> {
             return self.differ(item, have, want);
         }
         match (compiled.kind(have), original.kind(want)) {
+            (Kind::Input, Kind::Input) | (Kind::Sparse, Kind::Sparse) if item.mask.is_none() => {}
             (Kind::Tensor, Kind::Tensor) => {
                 let pair = TensorPair { compiled: have, original: want, mask: item.mask };
                 if self.tensors.insert(pair) {
@@ -151,15 +163,35 @@ impl Walker<'_, '_> {
                 }
             }
             (Kind::Result, Kind::Result) => {
-                if let (Some(a), Some(b)) = (compiled.graph.producer(have), original.graph.producer(want))
-                    && self.pairs.insert((a, b, item.mask))
-                {
+                let (Some(a), Some(b)) = (compiled.graph.producer(have), original.graph.producer(want))
+                else {
+                    return self.differ(item, have, want);
+                };
+                if item.mask.is_some() && !is_view(self.sides, b) {
+                    return self.mismatch(item, have, want, Cause::NotATensor);
+                }
+                if original.is_random(b) && !self.is_only_pair(a, b) {
+                    return self.mismatch(item, have, want, Cause::Merged);
+                }
+                if self.pairs.insert((a, b, item.mask)) {
                     self.found.matched.insert(a);
                     self.descend(a, b, item.mask);
                 }
             }
-            _ => {}
+            _ if item.mask.is_some() => self.mismatch(item, have, want, Cause::NotATensor),
+            _ => self.differ(item, have, want),
         }
+    }
+
+    fn mismatch(&mut self, item: &Item, compiled: ValueId, original: ValueId, cause: Cause) {
+        self.found.mismatches.push(Mismatch { compiled, original, reader: item.reader, cause });
+    }
+
+    /// Whether two random nodes stand for each other and nothing else: each draws numbers of its own.
+    fn is_only_pair(&mut self, compiled: NodeId, original: NodeId) -> bool {
+        let key = (original, self.cone.reach.has_node(original));
+        *self.found.random.entry(key).or_insert(compiled) == compiled
+            && *self.found.random_of.entry(compiled).or_insert(original) == original
     }
 
     /// Goes on to the operands of two nodes that compute the same.
@@ -221,7 +253,7 @@ impl Walker<'_, '_> {
             (None, true, false) => Cause::Missing,
             (None, false, false) => Cause::Different,
         };
-        self.found.mismatches.push(Mismatch { compiled: have, original: want, reader: item.reader, cause });
+        self.mismatch(item, have, want, cause);
     }
 
     /// Goes on to the operands if two values differ only because their operands do: always if the compiled one is like

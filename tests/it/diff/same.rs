@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use bytes::Bytes;
 use crdiff::{
     onnx::{
-        proto::{ModelProto, attribute_proto::AttributeType},
+        proto::{ModelProto, StringStringEntryProto, attribute_proto::AttributeType},
         text::parse_model,
     },
     verify::structure::Weights,
@@ -204,9 +204,13 @@ fn a_constant_node_is_an_initializer() {
 fn what_is_broken_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut model: ModelProto = decode(&fixture("sd15-mini/torchscript"));
-    model.graph.as_mut().unwrap().initializer[3].raw_data = Some(Bytes::from_static(b"abc"));
+    let tensor = &mut model.graph.as_mut().unwrap().initializer[3];
+    (tensor.raw_data, tensor.data_location) = (None, Some(1));
+    let location = StringStringEntryProto { key: Some("location".into()), value: Some("short".into()) };
+    tensor.external_data.push(location);
+    fs::write(folder.path().join("short"), "abc").unwrap();
     let broken = save(&model, folder.path(), "broken.onnx");
     let graph = crate::diff::load(&broken);
     let error = crdiff::verify::structure::digests(&graph, &|_| {}).unwrap_err().to_string();
-    assert!(error.contains("raw_data has 3"), "{error}");
+    assert!(error.contains("has only 3"), "{error}");
 }

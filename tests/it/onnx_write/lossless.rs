@@ -185,7 +185,7 @@ fn what_is_added_and_removed_goes_beside_its_like() {
 fn metadata_is_replaced_in_its_place_and_a_stale_hash_dropped() {
     let (_work, source) = workspace(&fixture("sd15-mini/torchscript/unet.onnx"));
     let mut model: ModelProto = Decoded::open(&source).model;
-    model.metadata_props = ["a", "model_hash", "b", "a"]
+    model.metadata_props = ["a", "model_hash", "b"]
         .map(|key| {
             let mut entry = StringStringEntryProto::new();
             entry.key = key.into();

@@ -30,7 +30,17 @@ fn exit_codes_and_formats() {
         String::from_utf8(assert.get_output().stdout.clone()).unwrap()
     };
     let proven = output("compiled.onnx", "plan.yaml", "text", 0);
-    assert!(proven.starts_with("proven: compiled.onnx\n"), "{proven}");
+    assert!(proven.starts_with("proven: compiled.onnx\n") && proven.contains("\nform: pruned\n"), "{proven}");
+    for format in ["json", "junit", "sarif"] {
+        let text = output("compiled.onnx", "plan.yaml", format, 0);
+        assert!(text.contains("form") && text.contains("pruned"), "{format}: {text}");
+    }
+    let required = |emit: &[&str]| crdiff(&model, "compiled.onnx", "plan.yaml", "text").args(emit).assert();
+    required(&["--emit", "pruned"]).code(0);
+    required(&["--emit", "fused"]).code(1);
+    required(&["--emit", "fused", "--poa-weight", "input"]).code(1);
+    required(&["--emit", "amplified"]).code(1);
+    required(&["--emit", "pruned", "--poa-weight", "input"]).code(2);
     let not = output("unet.onnx", "plan.yaml", "text", 1);
     assert!(
         not.starts_with("not proven: unet.onnx\nerror: `mid_block.attentions.0` is not bypassed"),

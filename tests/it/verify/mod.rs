@@ -3,6 +3,9 @@
 mod by_hand;
 mod command;
 mod goldens;
+#[cfg(feature = "runner")]
+mod mutants;
 mod mutations;
 mod properties;
+mod refused;
 mod support;

@@ -110,5 +110,5 @@ pub fn plan(text: &str) -> Plan {
 
 /// Verifies the files.
 pub fn verdict(original: &Path, compiled: &Path, plan: &Plan) -> Verdict {
-    verify(&load(original), &load(compiled), plan, &|_| {}).unwrap()
+    verify(&load(original), &load(compiled), plan, None, &|_| {}).unwrap()
 }

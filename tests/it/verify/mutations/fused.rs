@@ -1,6 +1,9 @@
 //! Both networks and their mix in one graph.
 
+use crdiff::verify::conformance::{Form, verify};
+
 use super::*;
+use crate::verify::support::load;
 
 /// A fused graph by hand: the original, the compiled graph beside it, and the mix.
 fn fused(bench: &Bench) -> ModelProto {
@@ -50,7 +53,7 @@ fn fused_graphs() {
     assert!(verdict.is_proven() && verdict.proof.masked > 0, "{:#?}", verdict.differences);
     bench.accept("w as an input", |m| {
         graph(m).initializer.retain(|t| t.name() != "poa_weight");
-        let mut w = ValueInfoProto { name: Some("poa_weight".into()), ..graph(m).input[1].clone() };
+        let mut w = ValueInfoProto { name: Some("poa_weight".into()), ..graph(m).input[0].clone() };
         dims(&mut w).clear();
         graph(m).input.push(w);
     });
@@ -71,4 +74,105 @@ fn fused_graphs() {
         let at = masked.iter().position(|w| *w != 0.0).unwrap();
         set_float(operand(m, TO_Q, 1), at, 0.0);
     });
+}
+
+#[test]
+fn w_is_exactly_the_plans() {
+    let mut bench = Bench::new();
+    bench.compiled = fused(&bench);
+    let w = |m: &mut ModelProto, dims: &[i64], data_type: i32, bytes: Vec<u8>| {
+        let old = tensor(m, "poa_weight");
+        (old.dims, old.data_type, old.raw_data) = (dims.to_vec(), Some(data_type), Some(bytes.into()));
+    };
+    let float = || 1.5f32.to_le_bytes().to_vec();
+    bench.find("w of rank 5", "w is float32[1, 1, 1, 1, 1], expected a float32 scalar", "", |m| {
+        w(m, &[1; 5], 1, float());
+    });
+    bench.find("w as bfloat16", "w is bfloat16[], expected a float32 scalar", "", |m| {
+        w(m, &[], 16, half::bf16::from_f32(1.5).to_le_bytes().to_vec());
+    });
+    bench.find("w through a Cast", "expected the constant 1.5", "", |m| {
+        w(m, &[], 16, half::bf16::from_f32(1.5).to_le_bytes().to_vec());
+        insert(m, "/poa/Mul", 1, "Cast");
+        let mut to = attribute_i("to", 1);
+        to.r#type = Some(2);
+        node(m, "/inserted").attribute.push(to);
+    });
+    let input = |m: &mut ModelProto| {
+        let mut w = ValueInfoProto { name: Some("poa_weight".into()), ..graph(m).input[0].clone() };
+        dims(&mut w).clear();
+        w
+    };
+    let mut overridable = bench.compiled.clone();
+    let w_input = input(&mut overridable);
+    graph(&mut overridable).input.push(w_input);
+    assert!(!bench.verify(&overridable).is_proven());
+    let fed = |change: &dyn Fn(&mut ValueInfoProto)| {
+        let mut m = bench.compiled.clone();
+        let mut w = input(&mut m);
+        change(&mut w);
+        graph(&mut m).initializer.retain(|t| t.name() != "poa_weight");
+        node(&mut m, "/poa/Mul").input[1] = w.name().into();
+        graph(&mut m).input.push(w);
+        bench.verify(&m)
+    };
+    assert!(fed(&|_| {}).is_proven());
+    assert!(!fed(&|w| dims(w).push(Default::default())).is_proven());
+    assert!(!fed(&|w| w.name = Some("w".into())).is_proven());
+    let mut unused = bench.compiled.clone();
+    let mut second = input(&mut unused);
+    second.name = Some("poa_weight_1".into());
+    graph(&mut unused).input.push(second);
+    assert!(!bench.verify(&unused).is_proven());
+}
+
+fn attribute_i(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { name: Some(name.into()), i: Some(value), ..AttributeProto::default() }
+}
+
+#[test]
+fn the_form_is_told_from_the_graph() {
+    let bench = Bench::new();
+    let path = |name: &str, model: &ModelProto| {
+        let path = bench.model.folder().join(name);
+        fs::write(&path, model.encode_to_vec()).unwrap();
+        path
+    };
+    let silent = |mut model: ModelProto| {
+        model.metadata_props.clear();
+        graph(&mut model).name = Some("main_graph".into());
+        model
+    };
+    let fused_graph = fused(&bench);
+    let prune = "prune: { weights: \"up_blocks.**.attn1.**\", ratio: 0.3";
+    let amplified_plan =
+        plan(&format!("version: 1\nrules: [{{ {prune} }} }}]\namplify: {{ mode: weights, weight: 1.5 }}\n"));
+    let scaled = compiled_with(&bench, &format!("version: 1\nrules: [{{ {prune}, scale: -0.5 }} }}]\n"));
+    let graphs = [
+        (Form::Pruned, &bench.plan, path("pruned.onnx", &bench.compiled)),
+        (Form::Pruned, &bench.plan, path("silent-pruned.onnx", &silent(bench.compiled.clone()))),
+        (Form::Fused, &bench.plan, path("fused.onnx", &fused_graph)),
+        (Form::Fused, &bench.plan, path("silent-fused.onnx", &silent(fused_graph.clone()))),
+        (Form::Amplified, &amplified_plan, path("silent-amplified.onnx", &silent(scaled))),
+    ];
+    for (form, plan, file) in &graphs {
+        let (original, compiled) = (bench.model.load(), load(file));
+        let found = |required| verify(&original, &compiled, plan, required, &|_| {}).unwrap();
+        let any = found(None);
+        assert!(any.is_proven() && any.form == *form, "{}: {any:#?}", file.display());
+        for required in [Form::Pruned, Form::Fused, Form::FusedWithInput, Form::Amplified] {
+            assert_eq!(
+                found(Some(required)).is_proven(),
+                required == *form,
+                "{} as {required:?}",
+                file.display()
+            );
+        }
+    }
+    // Metadata alone make nothing another form.
+    for stamp in ["fused", "amplified"] {
+        let mut lying = bench.compiled.clone();
+        claim(&mut lying, &bench.plan, stamp);
+        assert!(!bench.verify(&lying).is_proven(), "{stamp}");
+    }
 }

@@ -1,0 +1,166 @@
+//! The forms in which a graph can hold a plan.
+
+use super::{Difference, Roots, interface::Stamp, interface::WEIGHT_INPUT, mix, walk::Cone};
+use crate::{
+    ir::Graph,
+    plan::{During, On, Plan, Weight},
+    rules::{Change, Edits},
+};
+
+/// What a compiled graph is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// The plan applied.
+    #[default]
+    Pruned,
+    /// Both networks and the mix of their outputs, with w as a constant.
+    Fused,
+    /// The same, with w as a graph input.
+    FusedWithInput,
+    /// The plan applied, masked weights scaled by the amplification.
+    Amplified,
+}
+
+impl Form {
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pruned => "pruned",
+            Self::Fused => "fused",
+            Self::FusedWithInput => "fused, with w as an input",
+            Self::Amplified => "amplified",
+        }
+    }
+
+    /// How the compiler calls it in a graph's metadata.
+    pub fn stamp(self) -> &'static str {
+        match self {
+            Self::Pruned => "pruned",
+            Self::Fused | Self::FusedWithInput => "fused",
+            Self::Amplified => "amplified",
+        }
+    }
+
+    /// Whether the graph holds both networks.
+    pub fn is_fused(self) -> bool {
+        matches!(self, Self::Fused | Self::FusedWithInput)
+    }
+
+    /// The forms that `compiled` can be, the likeliest first. What it says of itself tells only what to try; what it is
+    /// taken for is then proven from its nodes and tensors.
+    pub(super) fn candidates(
+        original: &Graph,
+        compiled: &Graph,
+        plan: &Plan,
+        edits: &Edits,
+        stamp: Option<&Stamp>,
+        [pruned, dense]: [&Cone; 2],
+    ) -> Vec<Self> {
+        let is_weight = |graph: &Graph| graph.inputs().any(|io| io.info.name() == WEIGHT_INPUT);
+        let fused =
+            if is_weight(compiled) && !is_weight(original) { Self::FusedWithInput } else { Self::Fused };
+        match stamp.and_then(Stamp::emit) {
+            Some("fused") => return vec![fused],
+            Some("amplified") => return vec![Self::Amplified],
+            Some(_) => return vec![Self::Pruned],
+            None => {}
+        }
+        let is_mixed = |(index, io): (usize, &crate::ir::GraphIo)| {
+            pruned.reach.has(original, [pruned, dense], io.value) && mix::mix(compiled, index).is_ok()
+        };
+        if fused == Self::FusedWithInput || original.outputs().iter().enumerate().any(is_mixed) {
+            return vec![fused];
+        }
+        let amplified = edits.other.weights().next().is_some() && constant_weight(plan).is_some();
+        if amplified { vec![Self::Pruned, Self::Amplified] } else { vec![Self::Pruned] }
+    }
+
+    /// Reports what of the plan a graph of this form cannot follow.
+    pub(super) fn fits(self, plan: &Plan, edits: &Edits, differences: &mut Vec<Difference>) {
+        if !matches!(self, Self::Fused | Self::Amplified) {
+            return;
+        }
+        let mut report = |why: &str| {
+            let message = format!("{why}: one graph does not know which step or branch it runs in");
+            differences.push(Difference::last(message));
+        };
+        let amplify = &plan.amplify;
+        if constant_weight(plan).is_none() {
+            report("the plan's amplify.weight changes from step to step");
+        }
+        let always = matches!(&amplify.during, During::Fraction { from, to } if *from <= 0.0 && *to >= 1.0);
+        if !always || amplify.every.value.get() != 1 || amplify.on != On::Both {
+            report("the plan's amplify.during, every or on leaves steps or branches out");
+        }
+        let redirects = edits.other.changes.iter().flat_map(Change::redirects).next();
+        if self == Self::Amplified && redirects.is_some() {
+            let message =
+                "an amplified graph stands for masked weights only, not for modules that are left out";
+            differences.push(Difference::last(message.into()));
+        }
+    }
+
+    /// What makes the number that masked weights are multiplied by from the scale of their rule. In an amplified graph
+    /// that is `(1 - w) + w * scale`: the amplification of what the rule does to the weight.
+    pub(super) fn factor(self, plan: &Plan) -> Box<dyn Fn(f64) -> f64 + Sync> {
+        match (self, constant_weight(plan)) {
+            (Self::Amplified, Some(w)) => Box::new(move |scale| (1.0 - w) + w * scale),
+            _ => Box::new(|scale| scale),
+        }
+    }
+
+    /// What the networks in `compiled` yield: pairs of values for each pair of outputs, the compiled graph's first.
+    pub(super) fn roots(
+        self,
+        compiled: &Graph,
+        original: &Graph,
+        plan: &Plan,
+        outputs: &[(usize, usize)],
+        [pruned, dense]: [&Cone; 2],
+        differences: &mut Vec<Difference>,
+    ) -> Roots {
+        let mut roots = Roots::default();
+        for (found, wanted) in outputs {
+            let (Some(have), Some(want)) = (compiled.outputs().get(*found), original.outputs().get(*wanted))
+            else {
+                continue;
+            };
+            let plain = (have.value, want.value, *found);
+            if !self.is_fused() {
+                roots.pruned.push(plain);
+                continue;
+            }
+            // An output that the plan doesn't reach is the same in both networks: nothing is mixed.
+            if !pruned.reach.has(original, [pruned, dense], want.value) {
+                roots.pruned.push(plain);
+                roots.dense.push(plain);
+                continue;
+            }
+            let constant = if self == Self::Fused { constant_weight(plan) } else { None };
+            let mix = mix::mix(compiled, *found).and_then(|mix| {
+                mix::check_weight(compiled, mix.w, constant)?;
+                Ok(mix)
+            });
+            match mix {
+                Ok(mix) => {
+                    roots.pruned.push((mix.pruned, want.value, *found));
+                    roots.dense.push((mix.dense, want.value, *found));
+                }
+                Err(why) => {
+                    let name = want.info.name();
+                    differences.push(Difference::last(format!(
+                        "output `{name}` is not the mix of both networks: {why}"
+                    )));
+                }
+            }
+        }
+        roots
+    }
+}
+
+fn constant_weight(plan: &Plan) -> Option<f64> {
+    match plan.amplify.weight.value {
+        Weight::Constant(weight) => Some(weight),
+        _ => None,
+    }
+}

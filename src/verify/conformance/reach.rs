@@ -1,0 +1,58 @@
+//! What of the network that a plan changes differs from the dense one.
+
+use rustc_hash::FxHashSet;
+
+use super::{classes::Side, walk::Cone};
+use crate::ir::{Graph, NodeId, ValueId};
+
+/// The nodes of the original that compute something else in the one network than in the other: they read a weight that
+/// is masked otherwise, another value, or the result of such a node.
+#[derive(Debug, Default)]
+pub(super) struct Reach(FxHashSet<NodeId>);
+
+impl Reach {
+    /// That of the network of `cone` against that of `dense`.
+    pub fn of(side: &Side<'_>, cone: &Cone, dense: &Cone) -> Self {
+        let mut reach = Self::default();
+        let mut done = vec![false; side.graph.node_capacity()];
+        let mut open = vec![false; side.graph.node_capacity()];
+        let mut stack: Vec<NodeId> = Vec::new();
+        // What stands in for a value can come after its readers in the file: depth first, without recursion.
+        for root in side.graph.node_ids() {
+            stack.push(root);
+            while let Some(node) = stack.pop() {
+                if done[node.index()] {
+                    continue;
+                }
+                let reads = || side.reads(node).iter().copied().flatten();
+                let producers =
+                    reads().filter_map(|value| side.graph.producer(cone.substitution.read(value)));
+                let missing: Vec<NodeId> = producers.filter(|producer| !done[producer.index()]).collect();
+                if !missing.is_empty() && !std::mem::replace(&mut open[node.index()], true) {
+                    stack.push(node);
+                    stack.extend(missing);
+                    continue;
+                }
+                done[node.index()] = true;
+                let masked = (0..side.graph.node(node).inputs.len())
+                    .any(|slot| cone.masks.get(&(node, slot)) != dense.masks.get(&(node, slot)));
+                if masked || reads().any(|value| reach.has(side.graph, [cone, dense], value)) {
+                    reach.0.insert(node);
+                }
+            }
+        }
+        reach
+    }
+
+    /// Whether whoever reads `value` reads something else in the one network than in the dense one.
+    pub fn has(&self, graph: &Graph, [cone, dense]: [&Cone; 2], value: ValueId) -> bool {
+        let source = cone.substitution.read(value);
+        source != dense.substitution.read(value)
+            || graph.producer(source).is_some_and(|node| self.0.contains(&node))
+    }
+
+    /// Whether the results of `node` differ.
+    pub fn has_node(&self, node: NodeId) -> bool {
+        self.0.contains(&node)
+    }
+}

@@ -1,0 +1,76 @@
+//! Small graphs with much in them: bodies, constants, left out operands, views in front of weights, an output that no
+//! plan reaches.
+
+/// The graph, with its If where the plans reach it, or beside: fused graphs don't copy bodies.
+pub fn graph(reached: bool) -> String {
+    if reached {
+        return GRAPH.into();
+    }
+    let (before, rest) = GRAPH.split_once("i = If(flag)").unwrap();
+    let (body, after) = rest.split_once("\n    }>").unwrap();
+    let body = body.replace("(h,", "(x_rows,");
+    let whole =
+        format!("{before}i = Relu(h)\n  x_rows = Reshape(x, row) beside = If(flag){body}\n    }}>{after}");
+    whole
+        .replace(
+            "side = Div(whole, d)",
+            "s_ = Div(whole, d) b_ = ReduceSum <keepdims = 0> (beside) side = Add(s_, b_)",
+        )
+        .replace("int64[1] start", "int64[3] row = {1, -1, 4}, int64[1] start")
+}
+
+/// Float32, inline weights.
+const GRAPH: &str = r#"<ir_version: 10, opset_import: ["" : 21], producer_name: "hand">
+g (float[1,4,H,W] sample, float[3] scale, bool flag) => (float[1,4,H,W] out, float[3] side)
+<
+  float[4,4,1,1] w_in = {0.5, -0.25, 0.75, 0.1, -0.6, 0.3, 0.2, -0.9, 0.4, 0.8, -0.7, 0.15, 0.35, -0.45, 0.55, 0.65},
+  float[4] b_in = {0.1, -0.2, 0.3, -0.4},
+  float[4,4,1,1] w_conv = {0.11, 0.22, -0.33, 0.44, 0.55, -0.66, 0.77, 0.88, -0.99, 0.12, 0.23, 0.34, -0.45, 0.56, 0.67, 0.78},
+  float[4,4] w_q = {1.0, -2.0, 0.3, 0.4, 0.5, -0.6, 0.7, 0.8, -0.9, 1.1, 0.2, -0.3, 0.6, 0.1, -0.8, 0.9},
+  float[4,4] w_k = {0.2, 0.9, -0.4, 0.6, -0.8, 0.1, 0.7, -0.3, 0.5, 0.05, -0.15, 0.25, 0.95, -0.55, 0.45, 0.85},
+  float[4,4] w_o = {0.7, 0.6, 0.5, -0.4, 0.3, 0.2, -0.1, 0.8, 0.9, -1.0, 0.15, 0.25, 0.35, 0.45, -0.55, 0.65},
+  float low = {-0.5}, float high = {0.8},
+  int64[3] tokens = {1, 4, -1}, int64[1] start = {1}, int64[1] end = {3}, int64[1] axis = {2}
+>
+{
+  ["/conv_in/Conv"] x = Conv <kernel_shape = [1, 1], pads = [0, 0, 0, 0]> (sample, w_in, b_in)
+  ["/mid_block/resnets.0/Relu"] a = Relu(x)
+  ["/mid_block/resnets.0/conv1/Conv"] b = Conv(a, w_conv)
+  ["/mid_block/resnets.0/Add"] r = Add(x, b)
+  ["/mid_block/attentions.0/Reshape"] t = Reshape <allowzero = 0> (r, tokens)
+  ["/mid_block/attentions.0/Transpose"] u = Transpose <perm = [0, 2, 1]> (t)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/to_q/MatMul"] q = MatMul(u, w_q)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/to_k/Transpose"] kt = Transpose <perm = [1, 0]> (w_k)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/to_k/MatMul"] k = MatMul(u, kt)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/Clip"] e = Clip(q, low, high)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/Clip_1"] f = Clip(k, "", high)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/Sub"] p = Sub(e, f)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/Softmax"] n = Softmax <axis = 2> (p)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/to_out.0/MatMul"] o = MatMul(n, w_o)
+  ["/mid_block/attentions.0/transformer_blocks.0/Add"] h = Add(o, u)
+  ["/mid_block/attentions.0/If"] i = If(flag) <
+    then_branch = th () => (float[b,n,c] th_out) {
+      th_k = Constant <value_float = 1.25> ()
+      th_out = Mul(h, th_k)
+    },
+    else_branch = el () => (float[b,n,c] el_out) <float el_k = {0.75}> {
+      el_s = Slice(h, start, end, axis)
+      el_p = Concat <axis = 2> (el_s, el_s)
+      el_out = Sub(el_p, el_k)
+    }>
+  ["/mid_block/attentions.0/Transpose_1"] v = Transpose <perm = [0, 2, 1]> (i)
+  ["/conv_out/Shape"] s = Shape <start = 0> (sample)
+  ["/conv_out/Reshape"] y = Reshape(v, s)
+  ["/conv_out/Constant"] c = Constant <value = float {1.5}> ()
+  ["/conv_out/Mul"] out = Mul(y, c)
+  ["/side/Constant"] d = Constant <value_floats = [0.5, 2.0, -1.0]> ()
+  ["/side/Cast"] half = Cast <to = 10> (scale)
+  ["/side/Cast_1"] whole = Cast <to = 1> (half)
+  ["/side/Div"] side = Div(whole, d)
+}
+"#;
+
+/// A bypass and masks.
+pub const BOTH: &str = "version: 1\nrules:\n  - bypass: mid_block.resnets.0\n  - prune: { weights: \"**.attn1.**\", ratio: 0.4 }\n";
+/// Masks alone.
+pub const MASKS: &str = "version: 1\nrules:\n  - prune: { weights: \"**.attn1.**\", ratio: 0.4 }\n";

@@ -1,0 +1,378 @@
+//! Generated mutations: any occurrence of any field of a compiled graph is changed, dropped, doubled, exchanged or
+//! added. A mutant that is proven and that ONNX Runtime runs must compute what the compiled graph computes.
+//!
+//! `MUTANTS` sets their number and `MUTANTS_SEED` the seed.
+
+mod graphs;
+mod tree;
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use crdiff::{
+    compile::{Hooks, Job, Target, compile_file},
+    engine::{Engine, HostTensor, Optimization, OrtEngine, SessionOptions},
+    ir::Graph,
+    onnx::{
+        self, WeightPolicy,
+        proto::{ModelProto, StringStringEntryProto, TensorProto},
+        text::parse_model,
+    },
+    passes::MaskForm,
+    verify::conformance::verify,
+};
+use prost::{Message, encoding::WireType};
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+
+use self::tree::{Entry, Path as Way, Value};
+use super::support::plan;
+use crate::common::ort::ort_library;
+
+/// What is done to an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Mutation {
+    Change,
+    Drop,
+    Double,
+    Exchange,
+    Copy,
+    Add,
+}
+
+const MUTATIONS: [Mutation; 6] =
+    [Mutation::Change, Mutation::Drop, Mutation::Double, Mutation::Exchange, Mutation::Copy, Mutation::Add];
+
+/// Pseudo-random numbers (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+
+    fn of<'t, T>(&mut self, list: &'t [T]) -> Option<&'t T> {
+        list.get(self.below(list.len()))
+    }
+}
+
+/// Another value of a plain field.
+fn changed(entry: &Entry, random: &mut Random) -> Vec<u8> {
+    let Value::Plain(old) = &entry.value else { return Vec::new() };
+    let mut new = old.clone();
+    if entry.wire_type == WireType::Varint {
+        let number = match random.below(4) {
+            0 => random.below(30) as u64,
+            1 => u64::from(old.first().copied().unwrap_or_default() & 0x7F).wrapping_add(1),
+            2 => 0,
+            _ => u64::MAX,
+        };
+        new.clear();
+        prost::encoding::encode_varint(number, &mut new);
+    } else if new.is_empty() {
+        new.push(b'a');
+    } else {
+        let at = random.below(new.len());
+        match random.below(3) {
+            0 => new[at] ^= 1 << random.below(7),
+            1 if entry.wire_type == WireType::LengthDelimited => new.truncate(at),
+            _ => new[at] = 0x30 + (random.next() % 10) as u8,
+        }
+    }
+    new
+}
+
+/// Mutates `entries` at a random place; the mutation and the field, or `None` where it is not possible.
+fn mutate(
+    message: &MessageDescriptor,
+    entries: &mut Vec<Entry>,
+    ways: &[Way],
+    random: &mut Random,
+) -> Option<(Mutation, String)> {
+    let mutation = *random.of(&MUTATIONS)?;
+    let way = random.of(ways)?.clone();
+    let entry = tree::get(entries, &way).clone();
+    let name = entry.field.full_name().to_string();
+    let at = *way.last()?;
+    // Others that have the same field, here or in another message.
+    let alike = |random: &mut Random, entries: &[Entry]| {
+        let other: Vec<&Way> =
+            ways.iter().filter(|w| **w != way && tree::get(entries, w).field == entry.field).collect();
+        random.of(&other).map(|w| (*w).clone())
+    };
+    match mutation {
+        Mutation::Change => {
+            let Value::Plain(_) = entry.value else { return None };
+            tree::around(entries, &way)[at].value = Value::Plain(changed(&entry, random));
+        }
+        Mutation::Drop => drop(tree::around(entries, &way).remove(at)),
+        Mutation::Double => tree::around(entries, &way).insert(at, entry),
+        Mutation::Exchange => {
+            let other = alike(random, entries)?;
+            if other.starts_with(&way) || way.starts_with(&other) {
+                return None;
+            }
+            let theirs = tree::get(entries, &other).clone();
+            tree::around(entries, &other)[*other.last()?] = entry;
+            tree::around(entries, &way)[at] = theirs;
+        }
+        Mutation::Copy => {
+            let theirs = tree::get(entries, &alike(random, entries)?).clone();
+            tree::around(entries, &way)[at] = theirs;
+        }
+        Mutation::Add => {
+            // A field that the message around the entry may have, copied from elsewhere or made up.
+            let around = match way.len() {
+                1 => message.clone(),
+                len => match tree::get(entries, &way[..len - 1]).field.kind() {
+                    Kind::Message(inner) => inner,
+                    _ => return None,
+                },
+            };
+            let fields: Vec<_> = around.fields().collect();
+            let field = random.of(&fields)?.clone();
+            let known: Vec<&Way> = ways.iter().filter(|w| tree::get(entries, w).field == field).collect();
+            let new = match random.of(&known) {
+                Some(way) => tree::get(entries, way).clone(),
+                None => made_up(field, random),
+            };
+            let name = format!("{}, added", new.field.full_name());
+            tree::around(entries, &way).insert(at, new);
+            return Some((mutation, name));
+        }
+    }
+    Some((mutation, name))
+}
+
+fn made_up(field: prost_reflect::FieldDescriptor, random: &mut Random) -> Entry {
+    let (wire_type, value) = match field.kind() {
+        Kind::Message(_) => (WireType::LengthDelimited, Value::Message(Vec::new())),
+        Kind::String | Kind::Bytes => (WireType::LengthDelimited, Value::Plain(b"a".to_vec())),
+        Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => {
+            (WireType::ThirtyTwoBit, Value::Plain(1.5f32.to_le_bytes().to_vec()))
+        }
+        Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => {
+            (WireType::SixtyFourBit, Value::Plain(1.5f64.to_le_bytes().to_vec()))
+        }
+        _ => (WireType::Varint, Value::Plain(vec![random.below(20) as u8])),
+    };
+    Entry { field, wire_type, value }
+}
+
+/// A compiled graph and everything that it is judged by.
+struct Subject {
+    name: &'static str,
+    plan: crdiff::plan::Plan,
+    original: PathBuf,
+    compiled: PathBuf,
+    expected: Vec<Vec<(String, HostTensor)>>,
+    folder: tempfile::TempDir,
+}
+
+fn inputs(graph: &Graph, seed: u64) -> Vec<(String, HostTensor)> {
+    let mut random = Random(seed);
+    let mut floats =
+        |n: usize| -> Vec<f32> { (0..n).map(|_| (random.next() % 4001) as f32 / 1000.0 - 2.0).collect() };
+    let all = [
+        ("sample", HostTensor::new(vec![1, 4, 3, 2], floats(24)).unwrap()),
+        ("scale", HostTensor::new(vec![3], floats(3)).unwrap()),
+        ("flag", HostTensor::new(Vec::new(), vec![seed % 2 == 1]).unwrap()),
+        ("poa_weight", HostTensor::new(Vec::new(), vec![1.75f32]).unwrap()),
+    ];
+    let wanted = |name: &str| graph.inputs().any(|io| io.info.name() == name);
+    all.into_iter().filter(|(name, _)| wanted(name)).map(|(name, t)| (name.to_string(), t)).collect()
+}
+
+/// The outputs for two sets of inputs, unless ONNX Runtime refuses.
+fn run(engine: &OrtEngine, path: &Path, original: &Graph) -> Result<Vec<Vec<(String, HostTensor)>>, String> {
+    let options = SessionOptions {
+        optimization: Optimization::Disabled,
+        intra_threads: std::num::NonZeroUsize::new(1),
+        ..SessionOptions::default()
+    };
+    let mut session = engine.load(path, &options).map_err(|e| e.to_string())?;
+    (0..2)
+        .map(|seed| {
+            let inputs = inputs(original, seed);
+            let named: Vec<(&str, &HostTensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();
+            session.run(&named, None).map_err(|e| e.to_string())
+        })
+        .collect()
+}
+
+impl Subject {
+    fn new(
+        engine: &OrtEngine,
+        name: &'static str,
+        text: &str,
+        target: Target,
+        masks: MaskForm,
+        external: bool,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let original = folder.path().join("original.onnx");
+        let mut model =
+            parse_model(&graphs::graph(!matches!(target, Target::Fused | Target::FusedWithInput))).unwrap();
+        if external {
+            move_out(&mut model, folder.path());
+        }
+        fs::write(&original, model.encode_to_vec()).unwrap();
+        let plan = plan(text);
+        let compiled = folder.path().join("compiled.onnx");
+        let job = Job {
+            model: &original,
+            plan: &plan,
+            target,
+            output: Some(&compiled),
+            weights: Some(if external { WeightPolicy::Share } else { WeightPolicy::Copy }),
+            masks,
+            at: None,
+            protected: Vec::new(),
+        };
+        compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) }).unwrap();
+        let graph = Graph::load(onnx::open(&compiled).unwrap()).unwrap();
+        let expected = run(engine, &compiled, &graph).unwrap();
+        Self { name, plan, original, compiled, expected, folder }
+    }
+}
+
+/// Puts the elements of all float initializers into another file. (ONNX Runtime wants shapes inside the model.)
+fn move_out(model: &mut ModelProto, folder: &Path) {
+    let mut data: Vec<u8> = Vec::new();
+    let initializers = &mut model.graph.as_mut().unwrap().initializer;
+    for tensor in initializers.iter_mut().filter(|tensor| tensor.data_type == Some(1)) {
+        let header = onnx::TensorHeader::parse(tensor.encode_to_vec().into()).unwrap();
+        let bytes = match &tensor.raw_data {
+            Some(raw) => raw.clone(),
+            None => onnx::tensor::typed_elements(&header).unwrap(),
+        };
+        let entry =
+            |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+        *tensor = TensorProto {
+            name: tensor.name.clone(),
+            dims: tensor.dims.clone(),
+            data_type: tensor.data_type,
+            external_data: vec![
+                entry("location", "weights.bin".into()),
+                entry("offset", data.len().to_string()),
+                entry("length", bytes.len().to_string()),
+            ],
+            data_location: Some(1),
+            ..Default::default()
+        };
+        data.extend(&bytes);
+    }
+    fs::write(folder.join("weights.bin"), data).unwrap();
+}
+
+fn same(a: &[Vec<(String, HostTensor)>], b: &[Vec<(String, HostTensor)>]) -> bool {
+    let bits = |t: &HostTensor| -> Vec<u8> { t.to_le_bytes() };
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| {
+            a.len() == b.len()
+                && a.iter()
+                    .zip(b)
+                    .all(|((n, x), (m, y))| n == m && x.dims() == y.dims() && bits(x) == bits(y))
+        })
+}
+
+/// How the mutants of one kind fared.
+#[derive(Default)]
+struct Tally {
+    refused: usize,
+    differ: usize,
+    same: usize,
+    not_run: usize,
+}
+
+#[test]
+fn no_mutant_is_proven_that_computes_something_else() {
+    let number = |name: &str, default: u64| env::var(name).ok().map_or(default, |n| n.parse().unwrap());
+    let (count, mut random) = (number("MUTANTS", 600), Random(number("MUTANTS_SEED", 1)));
+    let engine = OrtEngine::open(&ort_library()).unwrap();
+    let pool = DescriptorPool::from_file_descriptor_set(
+        protox::compile(
+            [concat!(env!("CARGO_MANIFEST_DIR"), "/proto/onnx.proto")],
+            [concat!(env!("CARGO_MANIFEST_DIR"), "/proto")],
+        )
+        .unwrap(),
+    )
+    .unwrap();
+    let message = pool.get_message_by_name("onnx.ModelProto").unwrap();
+    let stored = MaskForm::Stored;
+    let subjects = [
+        Subject::new(&engine, "pruned", graphs::BOTH, Target::Pruned, stored, false),
+        Subject::new(&engine, "compact", graphs::BOTH, Target::Pruned, MaskForm::Computed, false),
+        Subject::new(&engine, "external", graphs::BOTH, Target::Pruned, stored, true),
+        Subject::new(&engine, "fused", graphs::BOTH, Target::Fused, stored, false),
+        Subject::new(&engine, "fused, w fed", graphs::BOTH, Target::FusedWithInput, stored, false),
+        Subject::new(&engine, "amplified", graphs::MASKS, Target::Amplified, stored, false),
+        Subject::new(&engine, "empty plan", "version: 1\n", Target::Pruned, stored, false),
+    ];
+    let mut tallies: BTreeMap<(&str, Mutation), Tally> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    let originals: Vec<Graph> =
+        subjects.iter().map(|s| Graph::load(onnx::open(&s.original).unwrap()).unwrap()).collect();
+    let trees: Vec<(Vec<Entry>, Vec<Way>)> = subjects
+        .iter()
+        .map(|subject| {
+            let entries = tree::parse(&message, &fs::read(&subject.compiled).unwrap());
+            let mut ways = Vec::new();
+            tree::paths(&entries, &mut Vec::new(), &mut ways);
+            (entries, ways)
+        })
+        .collect();
+    let mut made = 0;
+    while made < count {
+        let which = random.below(subjects.len());
+        let (subject, (entries, ways)) = (&subjects[which], &trees[which]);
+        let mut entries = entries.clone();
+        let Some((mutation, field)) = mutate(&message, &mut entries, ways, &mut random) else { continue };
+        made += 1;
+        let path = subject.folder.path().join("mutant.onnx");
+        fs::write(&path, tree::encode(&entries)).unwrap();
+        let tally = tallies.entry((subject.name, mutation)).or_default();
+        let proven = onnx::open(&path)
+            .and_then(Graph::load)
+            .ok()
+            .and_then(|mutant| verify(&originals[which], &mutant, &subject.plan, None, &|_| {}).ok())
+            .filter(|verdict| verdict.is_proven());
+        let Some(verdict) = proven else {
+            tally.refused += 1;
+            continue;
+        };
+        let compiled = Graph::load(onnx::open(&subject.compiled).unwrap()).unwrap();
+        match run(&engine, &path, &compiled) {
+            Err(_) => tally.not_run += 1,
+            Ok(found) if same(&found, &subject.expected) => tally.same += 1,
+            Ok(_) => {
+                tally.differ += 1;
+                let kept = env::temp_dir().join(format!("false-proof-{made}.onnx"));
+                fs::copy(&path, &kept).unwrap();
+                wrong.push(format!(
+                    "{}: {mutation:?} of {field} is proven ({}): {}",
+                    subject.name,
+                    verdict.form.name(),
+                    kept.display()
+                ));
+            }
+        }
+    }
+    println!("{:<14} {:<9} {:>8} {:>8} {:>8} {:>8}", "", "", "refused", "same", "not run", "differ");
+    for ((name, mutation), tally) in &tallies {
+        let Tally { refused, same, not_run, differ } = tally;
+        println!("{name:<14} {:<9} {refused:>8} {same:>8} {not_run:>8} {differ:>8}", format!("{mutation:?}"));
+    }
+    assert!(wrong.is_empty(), "{} false proofs:\n{}", wrong.len(), wrong.join("\n"));
+}
