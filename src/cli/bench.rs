@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10)]
     steps: usize,
     /// Classifier-free guidance; 1 for none.
-    #[arg(long, default_value_t = 7.5)]
+    #[arg(long, default_value_t = 7.5, value_parser = super::number)]
     guidance: f64,
     /// Pictures at once.
     #[arg(long, default_value_t = 1)]
@@ -165,9 +165,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     };
     if args.json {
         // A report is plain data: it always serialises.
-        anstream::println!("{}", serde_json::to_string_pretty(&measured).unwrap_or_default());
+        out!("{}\n", serde_json::to_string_pretty(&measured).unwrap_or_default());
     } else {
-        anstream::println!("{}", table(&measured));
+        out!("{}\n", table(&measured));
     }
     Ok(DONE)
 }

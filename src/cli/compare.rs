@@ -134,8 +134,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         bisected,
     };
     match Format::from(args.format) {
-        Format::Text => anstream::print!("{}", report::text(&report)),
-        other => anstream::print!("{}", outcome::render(&report::outcome(&report), other)),
+        Format::Text => out!("{}", report::text(&report)),
+        other => out!("{}", outcome::render(&report::outcome(&report), other)),
     }
     Ok(if report.holds() { DONE } else { DOES_NOT_HOLD })
 }

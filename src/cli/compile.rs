@@ -1,12 +1,12 @@
 //! `crdiff compile`, which is `crdiff-compile`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 
 use super::{
     DONE, Failure, Size,
-    files::Report,
+    files::{self, Report},
     progress::{Bars, Visibility, interruptible},
 };
 use crate::{
@@ -142,7 +142,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
     let hooks = Hooks { progress: &|stage, bytes| bars.compiling(stage, bytes), stop };
     let at = args.at.map(|size| (size.height, size.width));
-    let report_file = args.report.as_deref().map(Report::create).transpose()?;
+    let report_file = args.report.as_deref().map(|path| report_file(path, args, &targets)).transpose()?;
     let mut reports = Vec::new();
     for target in &targets {
         let output = output(args, *target, targets.len())?;
@@ -171,10 +171,20 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     }
     if !args.quiet {
         for report in &reports {
-            anstream::print!("{}", report::text::compile(report));
+            out!("{}", report::text::compile(report));
         }
     }
     Ok(DONE)
+}
+
+/// Begins the report, which must not be written over what the command reads or writes.
+fn report_file(path: &Path, args: &Args, targets: &[Target]) -> Result<Report, Failure> {
+    let mut taken = files::models(&[&args.model])?;
+    taken.add(&args.plan, "the plan");
+    for target in targets.iter().filter(|_| !args.dry_run) {
+        taken.add_output(&output(args, *target, targets.len())?)?;
+    }
+    Report::create(path, &taken)
 }
 
 /// Where the graph for `target` goes, if it is one of `emitted`.

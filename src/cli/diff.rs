@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     DOES_NOT_HOLD, DONE, Failure, OutputFormat,
-    files::Report,
+    files::{self, Report},
     progress::{Bars, Visibility},
 };
 use crate::{
@@ -51,8 +51,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         let graph = onnx::open(path).and_then(Graph::load);
         graph.map_err(|e| Failure::Message(super::about(path, &e)))
     };
-    let page = args.html.as_deref().map(Report::create).transpose()?;
     let (a, b) = (open(&args.a)?, open(&args.b)?);
+    let page = args.html.as_deref();
+    let page = page.map(|path| Report::create(path, &files::models(&[&args.a, &args.b])?)).transpose()?;
     let weights = if args.structure { Weights::Ignored } else { Weights::Compared };
     let bars = Bars::new(Visibility::Shown);
     let diff = structure::diff(&a, &b, weights, &|bytes| bars.advance("comparing weights", bytes))?;
@@ -69,8 +70,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         file.place(&page)?;
     }
     match Format::from(args.format) {
-        Format::Text => anstream::print!("{}", report::text(&diff, &a, &b)),
-        other => anstream::print!("{}", outcome::render(&report::outcome(&diff, &a, &b), other)),
+        Format::Text => out!("{}", report::text(&diff, &a, &b)),
+        other => out!("{}", outcome::render(&report::outcome(&diff, &a, &b), other)),
     }
     Ok(if diff.is_same() { DONE } else { DOES_NOT_HOLD })
 }

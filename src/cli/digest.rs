@@ -34,10 +34,10 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     drop(bars);
     if args.json {
         let json = serde_json::to_string_pretty(&digests).map_err(|e| Failure::Message(e.to_string()))?;
-        anstream::println!("{json}");
+        out!("{json}\n");
     } else {
-        anstream::println!("structure            {}", digests.structure);
-        anstream::println!("structure + weights  {}", digests.weights);
+        out!("structure            {}\n", digests.structure);
+        out!("structure + weights  {}\n", digests.weights);
     }
     Ok(DONE)
 }

@@ -58,9 +58,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     let report = examine(&Places::from_environment(args.ort_lib.clone()));
     if args.json {
         let json = serde_json::to_string_pretty(&report).map_err(|e| Failure::Message(e.to_string()))?;
-        anstream::println!("{json}");
+        out!("{json}\n");
     } else {
-        anstream::print!("{}", text(&report));
+        out!("{}", text(&report));
     }
     Ok(if report.preferred().is_some() { DONE } else { NONE_WORKS })
 }

@@ -116,7 +116,7 @@ fn trtexec(args: &TrtexecArgs) -> Result<u8, Failure> {
     let command = trtexec::shell(&trtexec::command(&job)?);
     match &args.output {
         Some(path) => write(path, &format!("#!/bin/sh\n{command}"))?,
-        None => anstream::print!("{command}"),
+        None => out!("{command}"),
     }
     Ok(DONE)
 }
@@ -142,9 +142,9 @@ fn web(args: &WebArgs) -> Result<u8, Failure> {
     }
     if !args.quiet {
         for (path, bytes) in &bundle.files {
-            anstream::println!("{}  {bytes} bytes", path.display());
+            out!("{}  {bytes} bytes\n", path.display());
         }
-        anstream::println!("{}  loads them", args.output.join("load.js").display());
+        out!("{}  loads them\n", args.output.join("load.js").display());
     }
     Ok(DONE)
 }

@@ -9,6 +9,7 @@ use std::{
 use tempfile::NamedTempFile;
 
 use super::Failure;
+use crate::onnx::{self, OnnxError, Taken, temporary};
 
 /// A report that is going to be written. Its place is tried before the work begins, so that a mistake in its name costs
 /// nothing. Dropped without [`place`](Self::place), it leaves nothing behind.
@@ -20,14 +21,16 @@ pub struct Report {
 }
 
 impl Report {
-    /// Begins the report that will be `path`.
-    pub fn create(path: &Path) -> Result<Self, Failure> {
-        let file = match fs::metadata(path) {
-            Ok(there) if there.is_dir() => Err(io::Error::from(io::ErrorKind::IsADirectory)),
-            Ok(there) if !there.is_file() => Ok(None),
-            _ => temporary(path).map(Some),
+    /// Begins the report that will be `path`, which must be none of the files in `taken`.
+    pub fn create(path: &Path, taken: &Taken) -> Result<Self, Failure> {
+        let special = fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir());
+        let file = match special {
+            true => None,
+            false => {
+                taken.check(path)?;
+                Some(temporary::create(path).map_err(|error| cannot_write(path, &error))?)
+            }
         };
-        let file = file.map_err(|error| cannot_write(path, &error))?;
         Ok(Self { path: path.to_path_buf(), file })
     }
 
@@ -64,16 +67,22 @@ pub fn replace<E: std::fmt::Display>(
     path: &Path,
     write: impl FnOnce(&mut fs::File) -> Result<(), E>,
 ) -> Result<(), String> {
-    let mut file = temporary(path).map_err(|e| e.to_string())?;
+    Taken::default().check(path).map_err(|e| match e {
+        OnnxError::Output { what, .. } => what,
+        other => other.to_string(),
+    })?;
+    let mut file = temporary::create(path).map_err(|e| e.to_string())?;
     write(file.as_file_mut()).map_err(|e| e.to_string())?;
     file.as_file_mut().flush().map_err(|e| e.to_string())?;
     file.persist(path).map_err(|e| e.to_string())?;
     Ok(())
 }
 
-fn temporary(path: &Path) -> io::Result<NamedTempFile> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // What the user's mask leaves of read and write, as other files get it.
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    tempfile::Builder::new().prefix(".crdiff-").permissions(permissions).tempfile_in(folder)
+/// The files of models that a report must not be written over.
+pub fn models(paths: &[&Path]) -> Result<Taken, OnnxError> {
+    let mut taken = Taken::default();
+    for path in paths {
+        taken.add_source(&onnx::open(path)?)?;
+    }
+    Ok(taken)
 }

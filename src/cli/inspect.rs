@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{DONE, Failure, Size, files::Report};
+use super::{
+    DONE, Failure, Size,
+    files::{self, Report},
+};
 use crate::{
     analysis::Analysis,
     ir::Graph,
@@ -44,7 +47,7 @@ pub struct Args {
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(path) = &args.html {
-        let file = Report::create(path)?;
+        let file = Report::create(path, &files::models(&[&args.model])?)?;
         let graph = Graph::load(onnx::open(&args.model)?)?;
         let at = args.at.map(|size| (size.height, size.width));
         let model = html::Anatomy::of(&args.model.display().to_string(), &Analysis::of(&graph), at);
@@ -64,9 +67,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let report = inspect::inspect(&args.model.display().to_string(), &Analysis::of(&graph), &filter);
     if args.json {
         let json = serde_json::to_string_pretty(&report).map_err(|e| Failure::Message(e.to_string()))?;
-        anstream::println!("{json}");
+        out!("{json}\n");
     } else {
-        anstream::print!("{}", inspect::text(&report));
+        out!("{}", inspect::text(&report));
     }
     Ok(DONE)
 }

@@ -1,6 +1,13 @@
 //! The command lines, one file a subcommand. Only this module and `bin/` print or exit.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the part that talks to the terminal")]
 
+/// Prints to standard output; what cannot be written ends the command.
+macro_rules! out {
+    ($($text:tt)*) => {
+        $crate::cli::print(format_args!($($text)*))?
+    };
+}
+
 #[cfg(feature = "runner")]
 pub mod bench;
 #[cfg(feature = "runner")]
@@ -27,7 +34,7 @@ pub mod shell;
 pub mod verify;
 mod version;
 
-use std::{fmt, path::Path, process::ExitCode};
+use std::{fmt, io::Write, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -203,11 +210,24 @@ impl From<crate::search::SearchError> for Failure {
     }
 }
 
+fn print(text: fmt::Arguments<'_>) -> Result<(), Failure> {
+    let mut out = anstream::stdout().lock();
+    let written = out.write_fmt(text).and_then(|()| out.flush());
+    written.map_err(|e| Failure::Message(format!("cannot write to standard output: {e}")))
+}
+
 /// An error about the model at `path`, which the message names.
 fn about(path: &Path, error: &dyn fmt::Display) -> String {
     let message = error.to_string();
     let path = path.display().to_string();
     if message.contains(&path) { message } else { format!("{path}: {message}") }
+}
+
+/// Reads a number that float32 holds.
+#[cfg(feature = "runner")]
+fn number(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|x| (*x as f32).is_finite());
+    number.ok_or_else(|| format!("`{text}` is not a number that float32 holds"))
 }
 
 /// A size as `HEIGHTxWIDTH`, in units of the latent.
@@ -239,25 +259,16 @@ impl fmt::Display for Size {
 }
 
 fn finish(result: Result<u8, Failure>) -> ExitCode {
-    match result {
-        Ok(code) => code.into(),
-        Err(Failure::Interrupted) => {
-            anstream::eprintln!("interrupted; nothing was written");
-            // 128 + SIGINT, as shells have it.
-            130.into()
-        }
-        Err(Failure::Message(message)) => {
-            anstream::eprintln!("error: {message}");
-            BAD_INPUT.into()
-        }
-        Err(Failure::Plan(error)) => {
-            anstream::eprintln!("{:?}", miette::Report::new(*error));
-            BAD_INPUT.into()
-        }
+    let (code, message) = match result {
+        Ok(code) => return code.into(),
+        // 128 + SIGINT, as shells have it.
+        Err(Failure::Interrupted) => (130, "interrupted; nothing was written".to_string()),
+        Err(Failure::Message(message)) => (BAD_INPUT, format!("error: {message}")),
+        Err(Failure::Plan(error)) => (BAD_INPUT, format!("{:?}", miette::Report::new(*error))),
         #[cfg(feature = "runner")]
-        Err(Failure::Space(error)) => {
-            anstream::eprintln!("{:?}", miette::Report::new(*error));
-            BAD_INPUT.into()
-        }
-    }
+        Err(Failure::Space(error)) => (BAD_INPUT, format!("{:?}", miette::Report::new(*error))),
+    };
+    // Nobody is left to be told that nobody reads this.
+    writeln!(anstream::stderr(), "{message}").ok();
+    code.into()
 }

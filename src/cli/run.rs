@@ -17,7 +17,7 @@ use self::settings::Settings;
 use super::{
     DONE, Failure, Size,
     models::{EngineArgs, Memory, unets},
-    picture,
+    number, picture,
     progress::{Visibility, interruptible},
 };
 use crate::{
@@ -107,7 +107,7 @@ struct NetworkArgs {
     #[arg(long, conflicts_with = "fused")]
     compare: bool,
     /// The amplification w, instead of the plan's.
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", allow_negative_numbers = true, value_parser = number)]
     weight: Option<f64>,
 }
 
@@ -125,10 +125,10 @@ struct SamplingArgs {
     #[arg(long, default_value_t = 30)]
     steps: usize,
     /// Classifier-free guidance; 1 for none.
-    #[arg(long, default_value_t = 7.5)]
+    #[arg(long, default_value_t = 7.5, value_parser = number)]
     guidance: f64,
     /// Pull the guided output's deviation back by this share.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = number)]
     guidance_rescale: f64,
     /// The seed. One for the batch, or one for each picture.
     #[arg(long)]
@@ -146,7 +146,7 @@ struct SamplingArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     scheduler_option: Vec<String>,
     /// The share of fresh noise in DDIM.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = number)]
     eta: f64,
     /// Layers to leave out at the end of SDXL's text encoders.
     #[arg(long, value_name = "N")]
@@ -230,7 +230,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         picture::write(path, image, &settings.to_json(&versions)?, &texts)?;
         reporter.tell(&json!({ "event": "picture", "path": path, "seed": seed, "index": i }));
         if !args.quiet && !args.json {
-            anstream::println!("{}", path.display());
+            out!("{}\n", path.display());
         }
     }
     for output in &outputs {
@@ -332,7 +332,8 @@ fn bar(visibility: Visibility) -> ProgressBar {
 impl Reporter {
     fn tell(&self, event: &Value) {
         if self.json {
-            anstream::println!("{event}");
+            // Whoever reads no events wants the picture all the same.
+            super::print(format_args!("{event}\n")).ok();
         }
     }
 

@@ -120,7 +120,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     let bound = bound(&space, &compiler)?;
     let shots = shots(&space, &folder);
     if args.dry_run {
-        anstream::print!("{}", described(&bound, &shots));
+        out!("{}", described(&bound, &shots));
         return Ok(DONE);
     }
     let beside = |ending: &str| args.output.with_extension(ending);
@@ -156,8 +156,8 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     let plot = args.plot.clone().unwrap_or_else(|| beside("svg"));
     write(&plot, &svg(&found.records, dense(&found)))?;
     if !args.quiet {
-        anstream::print!("{}", summary(&found));
-        anstream::println!("{}\n{}\n{}", args.output.display(), plot.display(), journal.display());
+        out!("{}", summary(&found));
+        out!("{}\n{}\n{}\n", args.output.display(), plot.display(), journal.display());
     }
     Ok(DONE)
 }

@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     if !args.quiet {
         let (original, compiled) = (args.original.display().to_string(), args.compiled.display().to_string());
         let outcome = report::verify::outcome(&original, &compiled, &plan.source, &verdict);
-        anstream::print!("{}", outcome::render(&outcome, args.format.into()));
+        out!("{}", outcome::render(&outcome, args.format.into()));
     }
     Ok(if verdict.is_proven() { DONE } else { DOES_NOT_HOLD })
 }

@@ -21,6 +21,7 @@ pub use external::{DataFile, DataFiles};
 pub use open::{GraphSource, Source, graph_field, model_field, open, open_bytes};
 pub use tensor::{DataType, ExternalRange, Payload, TensorHeader, value_info};
 pub use write::{WeightPolicy, WriteOptions, Written, write};
+pub(crate) use write::{files::Taken, temporary};
 
 /// Messages of the ONNX schema (`proto/onnx.proto`), as prost makes them; byte fields are slices of the map.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -134,9 +134,11 @@ pub(crate) fn number(
             return None;
         }
     };
-    if allowed(value) {
+    let is_single = (value as f32).is_finite() || !value.is_finite();
+    if allowed(value) && is_single {
         return Some(Located { value, span: node.span });
     }
+    let expected = if is_single { expected } else { "a number that float32 holds" };
     let (expected, found) = (expected.to_owned(), value.to_string());
     problems.push(Problem::OutOfRange { what, expected, found, at: node.span });
     None

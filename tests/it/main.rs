@@ -24,6 +24,7 @@ mod engines_agree;
 mod filetests;
 #[cfg(feature = "runner")]
 mod golden;
+mod hostile;
 mod interrupt;
 mod onnx_write;
 mod packages;

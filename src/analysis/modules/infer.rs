@@ -19,6 +19,10 @@ pub(super) struct Found {
     texts: FxHashSet<Rc<str>>,
 }
 
+/// Segments of the longest path that is a module's. Each is a module with a path of its own: in a name of thousands of
+/// them, these would take the square of its length.
+const MOST_SEGMENTS: usize = 64;
+
 /// Longest chain of shape-only operators that is walked between an attention's parts.
 const MAX_CHAIN: usize = 16;
 
@@ -31,7 +35,9 @@ pub(super) fn paths(graph: &Graph) -> Found {
         texts: FxHashSet::default(),
     };
     for (id, node) in graph.nodes() {
-        if let Some((path, evidence)) = own_evidence(graph, node) {
+        if let Some((path, evidence)) = own_evidence(graph, node)
+            && path.matches('.').count() < MOST_SEGMENTS
+        {
             found.set(id, &path, evidence);
         }
     }

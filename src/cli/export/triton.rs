@@ -192,7 +192,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     drop(bars);
     for served in &served {
         if !args.quiet {
-            anstream::println!("{}", line(&args.output, served));
+            out!("{}\n", line(&args.output, served));
         }
         for note in &served.notes {
             anstream::eprintln!("note: {}: {note}", served.name);

@@ -100,11 +100,11 @@ pub(super) fn run(
         picture::write(&sheet, &contact_sheet(&images, COLUMNS, Some(index)), &settings_json, &texts)?;
         reporter.tell(&json!({ "event": "picture", "path": path, "sheet": sheet, "seed": seed, "index": i }));
         if !args.quiet && !args.json {
-            anstream::println!("{}\n{}", path.display(), sheet.display());
+            out!("{}\n{}\n", path.display(), sheet.display());
         }
     }
     if !args.quiet && !args.json {
-        anstream::print!("{}", table(&tried, index));
+        out!("{}", table(&tried, index));
     }
     let mut event = told(kept);
     event["event"] = "refined".into();

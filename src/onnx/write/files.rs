@@ -3,13 +3,17 @@
 use std::{
     fs::{self, File},
     io::ErrorKind,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use tempfile::{Builder, NamedTempFile, TempPath};
+use tempfile::TempPath;
 
+use super::temporary;
 use crate::onnx::OnnxError;
+
+/// Why a pipe or a device is refused.
+const NO_FILE: &str = "it is a pipe or a device; name a file";
 
 /// Where the output goes.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ impl Target {
     /// Looks at the place without touching it.
     ///
     /// # Errors
-    /// [`OnnxError::Output`] if it is a folder, has no name, or its folder does not exist.
+    /// [`OnnxError::Output`] if it is no file, has no name, or its folder does not exist.
     pub fn new(path: &Path) -> Result<Self, OnnxError> {
         let fail = |what: String| OnnxError::output(path, what);
         let name = path
@@ -34,8 +38,10 @@ impl Target {
             .and_then(|n| n.to_str())
             .ok_or_else(|| fail("it must end in a file name that is valid UTF-8".into()))?
             .to_string();
-        if path.is_dir() {
-            return Err(fail("it is a folder; name a file in it".into()));
+        match fs::metadata(path) {
+            Ok(there) if there.is_dir() => return Err(fail("it is a folder; name a file in it".into())),
+            Ok(there) if !there.is_file() => return Err(fail(NO_FILE.into())),
+            _ => {}
         }
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = parent.canonicalize().map_err(|e| match e.kind() {
@@ -89,8 +95,10 @@ impl Taken {
     /// # Errors
     /// [`OnnxError::Output`] saying which it is.
     pub fn check(&self, path: &Path) -> Result<(), OnnxError> {
-        if path.is_dir() {
-            return Err(OnnxError::output(path, "it is a folder"));
+        match fs::metadata(path) {
+            Ok(there) if there.is_dir() => return Err(OnnxError::output(path, "it is a folder")),
+            Ok(there) if !there.is_file() => return Err(OnnxError::output(path, NO_FILE)),
+            _ => {}
         }
         let (name, id) = (resolved(path), file_id(path));
         match self.0.iter().find(|taken| taken.path == name || (id.is_some() && taken.id == id)) {
@@ -139,7 +147,7 @@ impl Pending {
         taken.check(path)?;
         let folders = MadeFolders::for_file(path)?;
         // The error itself names a temporary file that nobody has heard of; its kind says what is wrong.
-        let temporary = temporary_beside(path)
+        let temporary = temporary::create(path)
             .map_err(|e| OnnxError::io("create a file in this folder", folder_of(path), e.kind().into()))?;
         let (file, temporary) = temporary.into_parts();
         taken.add(path, "another file of the same output");
@@ -163,18 +171,9 @@ impl Pending {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that the file `path` is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
-    let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
-    Builder::new()
-        .prefix(&format!(".{name}."))
-        .suffix(".tmp")
-        // The umask applies, so the file gets the mode of any newly created one.
-        .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder_of(path))
 }
 
 /// Folders that were made for an output; those that stay empty are removed again.
@@ -236,7 +235,8 @@ pub fn place(data: Vec<Pending>, model: Pending) -> Result<(), OnnxError> {
 /// What was renamed so far. Dropped before it is emptied, it takes everything back.
 #[derive(Default)]
 struct Swap {
-    moved: Vec<(TempPath, PathBuf)>,
+    /// The older files under their temporary names, with their names and, where they can be opened, their locks.
+    moved: Vec<(TempPath, PathBuf, Option<File>)>,
     placed: Vec<PathBuf>,
 }
 
@@ -246,9 +246,10 @@ impl Swap {
             return Ok(());
         }
         let fail = |e| OnnxError::io("replace", path, e);
-        let aside = temporary_beside(path).map_err(fail)?.into_temp_path();
+        let locked = File::open(path).ok().filter(temporary::lock);
+        let aside = temporary::create(path).map_err(fail)?.into_temp_path();
         fs::rename(path, &aside).map_err(fail)?;
-        self.moved.push((aside, path.to_path_buf()));
+        self.moved.push((aside, path.to_path_buf(), locked));
         Ok(())
     }
 
@@ -267,7 +268,7 @@ impl Drop for Swap {
         for path in self.placed.drain(..).rev() {
             fs::remove_file(path).ok();
         }
-        for (old, path) in self.moved.drain(..).rev() {
+        for (old, path, _) in self.moved.drain(..).rev() {
             old.persist(path).ok();
         }
     }

@@ -8,10 +8,11 @@
 
 mod copy;
 mod data;
-mod files;
+pub(crate) mod files;
 mod message;
 mod model;
 mod nested;
+pub(crate) mod temporary;
 mod tensors;
 
 use std::{
@@ -27,7 +28,7 @@ use files::{Pending, Taken, Target};
 use message::Message;
 use tensors::{Layout, Placement};
 
-use super::{DataFile, OnnxError, Payload, TensorHeader, graph_field};
+use super::{DataFile, OnnxError, Payload, Source, TensorHeader, graph_field};
 use crate::ir::{Graph, InitializerId};
 
 const INITIALIZER: u32 = graph_field::INITIALIZER;
@@ -96,12 +97,7 @@ pub fn write(graph: &Graph, options: &WriteOptions<'_>) -> Result<Written, OnnxE
     let source = graph.source();
     let external = nested::external_tensors(source)?;
     let mut taken = Taken::default();
-    if let Some(file) = &source.file {
-        taken.add(&file.path, "the model that is being compiled");
-    }
-    for location in external.iter().filter_map(location).collect::<BTreeSet<_>>() {
-        taken.add(&source.data.path(location)?, "a file with weights of the model that is being compiled");
-    }
+    taken.add_model(source, &external, COMPILED)?;
     for path in options.protected {
         taken.add(path, "a file that this command reads");
     }
@@ -117,6 +113,46 @@ pub fn write(graph: &Graph, options: &WriteOptions<'_>) -> Result<Written, OnnxE
     let is_used = written.files.iter().map(|(path, _)| path).chain(&written.shared_with).any(|p| *p == data);
     written.left_over = (!is_used && data.is_file()).then_some(data);
     Ok(written)
+}
+
+/// How errors call a model and its data files.
+type Called = [&'static str; 2];
+const COMPILED: Called =
+    ["the model that is being compiled", "a file with weights of the model that is being compiled"];
+const READ: Called =
+    ["a model that this command reads", "a file with weights of a model that this command reads"];
+
+impl Taken {
+    /// Protects a model that is read, and its data.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if a tensor of it is broken.
+    pub(crate) fn add_source(&mut self, source: &Source) -> Result<(), OnnxError> {
+        self.add_model(source, &nested::external_tensors(source)?, READ)
+    }
+
+    fn add_model(
+        &mut self,
+        source: &Source,
+        external: &[TensorHeader],
+        [model, data]: Called,
+    ) -> Result<(), OnnxError> {
+        if let Some(file) = &source.file {
+            self.add(&file.path, model);
+        }
+        for location in external.iter().filter_map(location).collect::<BTreeSet<_>>() {
+            self.add(&source.data.path(location)?, data);
+        }
+        Ok(())
+    }
+
+    /// Protects the files that [`write()`] makes of an output with this name.
+    pub(crate) fn add_output(&mut self, output: &Path) -> Result<(), OnnxError> {
+        let target = Target::new(output)?;
+        self.add(output, "an output of this command");
+        self.add(&target.beside(&target.data_name(0)), "a file with weights of an output of this command");
+        Ok(())
+    }
 }
 
 fn location(header: &TensorHeader) -> Option<&str> {

@@ -71,6 +71,12 @@ pub fn measure(expected: &HostTensor, actual: &HostTensor) -> Option<Metrics> {
     Some(Metrics { max_abs, max_rel, cosine, psnr, magnitude })
 }
 
+/// Whether some element is finite, or there is none.
+pub(super) fn has_numbers(tensor: &HostTensor) -> bool {
+    let numbers = numbers(tensor);
+    numbers.is_empty() || numbers.iter().any(|x| x.is_finite())
+}
+
 fn numbers(tensor: &HostTensor) -> Vec<f64> {
     match tensor.data() {
         TensorData::Double(v) => v.clone(),
@@ -136,6 +142,12 @@ mod tests {
             assert_eq!(found.max_abs, f64::INFINITY);
             assert!(!Tolerance { absolute: 1e30, relative: 1.0 }.allows(&found));
         }
+    }
+
+    #[test]
+    fn numbers_are_finite() {
+        assert!(has_numbers(&tensor(&[f32::NAN, 0.0])) && has_numbers(&tensor(&[])));
+        assert!(!has_numbers(&tensor(&[f32::NAN, f32::INFINITY])));
     }
 
     #[test]

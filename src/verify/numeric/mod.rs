@@ -102,11 +102,12 @@ pub struct OutputComparison {
     pub case: String,
     /// The output's name.
     pub output: String,
-    /// How far it is off; `None` if there is nothing to measure because of `problem`.
+    /// How far it is off; `None` if there is nothing to measure.
     pub metrics: Option<Metrics>,
     /// What was allowed.
     pub tolerance: Tolerance,
-    /// What makes the two incomparable: the dimensions, or that one is missing.
+    /// What makes the two incomparable: the dimensions, that one is missing, or that all that was expected is infinite or
+    /// not a number.
     pub problem: Option<String>,
     /// Whether it is close enough.
     pub within: bool,
@@ -162,13 +163,21 @@ pub fn compare(
                 }
                 Some((_, other)) => {
                     let metrics = measure(tensor, other);
-                    let problem = metrics.is_none().then(|| {
-                        format!("its dimensions are {:?}, expected were {:?}", other.dims(), tensor.dims())
-                    });
+                    let problem = match metrics {
+                        None => Some(format!(
+                            "its dimensions are {:?}, expected were {:?}",
+                            other.dims(),
+                            tensor.dims()
+                        )),
+                        Some(_) if !metrics::has_numbers(tensor) => {
+                            Some("no element that was expected is a number: nothing can be compared".into())
+                        }
+                        Some(_) => None,
+                    };
                     (metrics, tolerances.between(tensor.data_type(), other.data_type()), problem)
                 }
             };
-            let within = metrics.is_some_and(|m| tolerance.allows(&m));
+            let within = problem.is_none() && metrics.is_some_and(|m| tolerance.allows(&m));
             all.push(OutputComparison {
                 case: case.name.clone(),
                 output: name.clone(),

@@ -1,0 +1,150 @@
+//! Places that are no files, output that nobody reads, what a killed command leaves.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use assert_cmd::prelude::*;
+
+const PLAN: &str = "version: 1\nrules:\n  - bypass: mid_block.attentions.0\n";
+
+fn work() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sd15-mini/torchscript/unet.onnx");
+    fs::copy(fixture, folder.path().join("unet.onnx")).unwrap();
+    fs::write(folder.path().join("plan.yaml"), PLAN).unwrap();
+    assert!(Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap().success());
+    folder
+}
+
+fn crdiff(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("crdiff").unwrap();
+    command.current_dir(folder).args(arguments);
+    command
+}
+
+/// Runs a command that must be refused; returns what it says.
+fn refused(folder: &Path, arguments: &[&str]) -> String {
+    let output = crdiff(folder, arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+    said
+}
+
+#[test]
+fn outputs_that_are_no_files() {
+    let folder = work();
+    let folder = folder.path();
+    for place in ["pipe", "/dev/null", "/dev/stdout"] {
+        let said = refused(folder, &["compile", "unet.onnx", "plan.yaml", "-o", place]);
+        assert!(said.contains("it is a pipe or a device"), "{said}");
+    }
+}
+
+#[test]
+fn models_that_are_no_files() {
+    let folder = work();
+    let folder = folder.path();
+    for (place, what) in
+        [("pipe", "it is a pipe or a device"), (".", "it is a folder"), ("/dev/zero", "a device")]
+    {
+        for command in [&["inspect", place][..], &["digest", place], &["diff", place, "unet.onnx"]] {
+            let said = refused(folder, command);
+            assert!(said.contains(what), "{command:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn reports_over_what_is_read_or_written() {
+    let folder = work();
+    let folder = folder.path();
+    let before: Vec<Vec<u8>> =
+        ["unet.onnx", "plan.yaml"].iter().map(|name| fs::read(folder.join(name)).unwrap()).collect();
+    let compile = |report: &str| {
+        refused(folder, &["compile", "unet.onnx", "plan.yaml", "-o", "out.onnx", "--report", report])
+    };
+    assert!(compile("unet.onnx").contains("a model that this command reads"));
+    assert!(compile("plan.yaml").contains("the plan"));
+    assert!(compile("out.onnx").contains("an output of this command"));
+    assert!(compile("out.onnx_data").contains("an output of this command"));
+    assert!(refused(folder, &["inspect", "unet.onnx", "--html", "./unet.onnx"]).contains("a model that"));
+    assert!(
+        refused(folder, &["diff", "unet.onnx", "unet.onnx", "--html", "unet.onnx"]).contains("a model that")
+    );
+    let after: Vec<Vec<u8>> =
+        ["unet.onnx", "plan.yaml"].iter().map(|name| fs::read(folder.join(name)).unwrap()).collect();
+    assert!(before == after && !folder.join("out.onnx").exists());
+}
+
+#[test]
+fn output_that_nobody_reads() {
+    let folder = work();
+    let folder = folder.path();
+    let commands: [&[&str]; 4] = [
+        &["inspect", "unet.onnx"],
+        &["digest", "unet.onnx"],
+        &["diff", "unet.onnx", "unet.onnx"],
+        &["verify", "unet.onnx", "unet.onnx", "--plan", "plan.yaml"],
+    ];
+    for command in commands {
+        for stdout in ["closed", "full"] {
+            let mut command = crdiff(folder, command);
+            command.stderr(Stdio::piped());
+            if stdout == "full" {
+                command.stdout(fs::File::create("/dev/full").unwrap());
+            } else {
+                let (reader, writer) = std::io::pipe().unwrap();
+                drop(reader);
+                command.stdout(writer);
+            }
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{command:?}, {stdout}: {said}");
+            assert!(said.contains("cannot write to standard output"), "{command:?}, {stdout}: {said}");
+        }
+    }
+}
+
+#[test]
+fn numbers_beyond_float32() {
+    let folder = work();
+    let folder = folder.path();
+    for number in ["1e39", "-1e300"] {
+        let text =
+            format!("version: 1\nrules: [{{ prune: {{ weights: \"**\", ratio: 0.5, scale: {number} }} }}]\n");
+        fs::write(folder.join("wide.yaml"), text).unwrap();
+        let said = refused(folder, &["compile", "unet.onnx", "wide.yaml", "--dry-run"]);
+        assert!(said.contains("a number that float32 holds"), "{said}");
+    }
+}
+
+#[test]
+fn a_killed_compilation_is_cleaned_up_after() {
+    let folder = work();
+    let folder = folder.path();
+    let arguments = ["compile", "unet.onnx", "plan.yaml", "-o", "out.onnx", "--weights", "copy", "--quiet"];
+    // Files may not grow past a limit here: the signal ends the process in the middle of a write.
+    let mut limited = Command::new("sh");
+    let binary = Command::cargo_bin("crdiff").unwrap().get_program().to_owned();
+    limited
+        .current_dir(folder)
+        .arg("-c")
+        .arg("ulimit -f 64; ulimit -c 0; exec \"$0\" \"$@\"")
+        .arg(binary)
+        .args(arguments);
+    limited.arg0("sh");
+    assert!(!limited.output().unwrap().status.success());
+    let litter = || {
+        let names =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(".out.onnx")).count()
+    };
+    fs::write(folder.join(".out.onnx.abcdef.crdiff-tmp"), "left by a process that was killed").unwrap();
+    assert!(litter() > 0);
+    crdiff(folder, &arguments).assert().success();
+    assert_eq!(litter(), 0);
+}
