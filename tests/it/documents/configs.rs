@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::documents::root;
 
 /// Plans, the networks that each is for, and the network that is left where it has a name of its own.
-const PLANS: [(&str, &[&str], Option<&str>); 9] = [
+const PLANS: [(&str, &[&str], Option<&str>); 10] = [
     ("bk-sdm-base", &["sd15"], Some("bk-sdm-base")),
     ("bk-sdm-small", &["sd15"], Some("bk-sdm-small")),
     ("bk-sdm-tiny", &["sd15"], None),
@@ -22,6 +22,7 @@ const PLANS: [(&str, &[&str], Option<&str>); 9] = [
     ("crdiff-sd15", &["sd15"], None),
     ("crdiff-sd21", &["sd21"], None),
     ("crdiff-sdxl", &["sdxl"], None),
+    ("crdiff-shapes", &["shapes"], None),
     ("skip-layer", &["sd15", "sd21", "sdxl"], None),
 ];
 
@@ -93,6 +94,17 @@ fn every_plan_fits_the_networks_that_it_is_for() {
             }
         }
     }
+}
+
+/// The network that was really trained.
+#[test]
+fn the_plan_for_shapes_fits_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.onnx");
+    fs::copy(root().join("fixtures/shapes/pipeline/unet/model.onnx"), &model).unwrap();
+    let report = report(&model, "crdiff-shapes");
+    let weights: Vec<_> = report["prune"].as_array().unwrap().iter().map(|rule| &rule["weights"]).collect();
+    assert_eq!(weights, [466_944, 401_408, 933_888], "as torch counts them");
 }
 
 /// The weights of each group are as many as torch counts.

@@ -53,6 +53,7 @@ impl Workshop {
         fs::copy(fixtures.join("sd15/torchscript/unet.onnx"), folder.path().join("unet.onnx")).unwrap();
         copy(&fixtures.join("pipelines/sd15"), &folder.path().join("sd15-onnx"));
         copy(&fixtures.join("pipelines/sdxl"), &folder.path().join("sdxl-onnx"));
+        copy(&fixtures.join("shapes/pipeline"), &folder.path().join("fixtures/shapes/pipeline"));
         fs::create_dir(folder.path().join("public")).unwrap();
         copy(&root().join("configs"), &folder.path().join("configs"));
         Self { folder }

@@ -106,6 +106,19 @@ fn the_scorer_counts_objects() {
 }
 
 #[test]
+fn the_page_has_its_results() {
+    let page = fs::read_to_string(repository().join("docs/crdiff-on-shapes.md")).unwrap();
+    let table = ["evaluate.py", "table", "sweep-results.json"];
+    let output = Command::new(scorer()).args(table).current_dir(folder()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert!(lines.lines().count() > 20, "{lines}");
+    for line in lines.lines() {
+        assert!(page.lines().any(|of_page| of_page == line), "{line}");
+    }
+}
+
+#[test]
 fn its_spaces_search() {
     let programs = scorer();
     let path = env::var_os("PATH").unwrap_or_default();
@@ -123,6 +136,8 @@ fn its_spaces_search() {
     let said = run(&[&space("modules.yaml"), "--dry-run"]);
     assert!(said.contains("a trial: 32 pictures"), "{said}");
     assert!(said.contains("30 trials"), "fifteen modules, twice each: {said}");
+    let said = run(&[&space("below.yaml"), "--dry-run"]);
+    assert!(said.contains("60 trials"), "{said}");
     run(&[&space("ratios.yaml"), "--trials", "2", "--prompt", "a red circle", "-o", "plan.yaml"]);
     let journal = fs::read_to_string(scratch.path().join("plan.journal.jsonl")).unwrap();
     let lines: Vec<HashMap<String, Value>> =
