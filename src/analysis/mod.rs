@@ -54,6 +54,14 @@ impl<'g> Analysis<'g> {
         Self { graph, findings }
     }
 
+    /// Returns the module tree alone, where the rest is not needed any more.
+    pub fn into_modules(self) -> Modules {
+        match Arc::try_unwrap(self.findings) {
+            Ok(findings) => findings.modules,
+            Err(shared) => shared.modules.clone(),
+        }
+    }
+
     /// Returns what is known about the graph, to be kept while the graph is edited.
     pub fn findings(&self) -> Arc<Findings> {
         Arc::clone(&self.findings)

@@ -117,8 +117,8 @@ pub(crate) enum Item {
     Output(usize),
     Name,
     /// A value_info or a quantization annotation: kept as long as its value exists.
-    About(Option<ValueId>, Field),
-    Other(Field),
+    About(Option<ValueId>, Box<Field>),
+    Other(Box<Field>),
 }
 
 impl Graph {

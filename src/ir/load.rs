@@ -100,7 +100,7 @@ impl Loader {
             }
             graph_field::SPARSE_INITIALIZER => {
                 self.define_sparse(field)?;
-                Item::Other(field.clone())
+                Item::Other(Box::new(field.clone()))
             }
             graph_field::INPUT => {
                 self.inputs.push((decode(field, "a graph input")?, field.value()));
@@ -115,9 +115,9 @@ impl Loader {
                 Item::Name
             }
             graph_field::VALUE_INFO | graph_field::QUANTIZATION_ANNOTATION => {
-                Item::About(None, field.clone())
+                Item::About(None, Box::new(field.clone()))
             }
-            _ => Item::Other(field.clone()),
+            _ => Item::Other(Box::new(field.clone())),
         };
         self.graph.layout.push(item);
         Ok(())
@@ -173,6 +173,8 @@ impl Loader {
             self.graph.uses[value.index()].push(Use::Output(index));
             self.graph.outputs.push(GraphIo { value, info, raw });
         }
+        // A list makes room for four uses, and most values have one.
+        self.graph.uses.iter_mut().for_each(Vec::shrink_to_fit);
         self.connect_descriptions()
     }
 

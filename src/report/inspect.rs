@@ -175,13 +175,34 @@ pub fn text(report: &ModelReport) -> String {
             prefix => format!(", without the prefix `{prefix}`"),
         }
     );
+    let mut rest = report.modules.as_slice();
+    loop {
+        let (rows, later) = rest.split_at(rest.len().min(ROWS));
+        let _ = writeln!(text, "{}", rows_of(rows));
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    for module in report.modules.iter().filter(|m| !m.bypassable) {
+        if let Some(reason) = &module.reason {
+            let _ = writeln!(text, "`{}` cannot be bypassed: {reason}", module.path);
+        }
+    }
+    text
+}
+
+/// Rows of one table: all cells of one are in memory, and each column is as wide as its widest cell.
+const ROWS: usize = 10_000;
+
+fn rows_of(modules: &[ModuleReport]) -> comfy_table::Table {
     let mut table = table(&["module", "kind", "parameters", "share", "bypass", "input", "output"], 2);
     for column in [4, 5, 6] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(comfy_table::CellAlignment::Left);
         }
     }
-    for module in &report.modules {
+    for module in modules {
         table.add_row(vec![
             format!("{}{}", "  ".repeat(module.depth), module.path),
             module.kind.clone(),
@@ -197,11 +218,5 @@ pub fn text(report: &ModelReport) -> String {
             module.output.clone().unwrap_or_default(),
         ]);
     }
-    let _ = writeln!(text, "{table}");
-    for module in report.modules.iter().filter(|m| !m.bypassable) {
-        if let Some(reason) = &module.reason {
-            let _ = writeln!(text, "`{}` cannot be bypassed: {reason}", module.path);
-        }
-    }
-    text
+    table
 }

@@ -148,3 +148,19 @@ fn a_killed_compilation_is_cleaned_up_after() {
     crdiff(folder, &arguments).assert().success();
     assert_eq!(litter(), 0);
 }
+
+#[test]
+fn a_name_of_ten_thousand_segments() {
+    let folder = work();
+    let folder = folder.path();
+    let name = "/a".repeat(10_000);
+    let text = format!(
+        "<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[2] x) => (float[2] y) {{ [\"{name}/Relu\"] y = Relu(x) }}\n"
+    );
+    let model = crdiff::onnx::text::parse_model(&text).unwrap();
+    fs::write(folder.join("deep.onnx"), prost::Message::encode_to_vec(&model)).unwrap();
+    fs::write(folder.join("empty.yaml"), "version: 1\n").unwrap();
+    crdiff(folder, &["inspect", "deep.onnx"]).assert().success();
+    crdiff(folder, &["verify", "deep.onnx", "deep.onnx", "--plan", "empty.yaml"]).assert().success();
+    crdiff(folder, &["compile", "deep.onnx", "empty.yaml", "-o", "out.onnx"]).assert().success();
+}

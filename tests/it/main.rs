@@ -22,6 +22,7 @@ mod engine;
 #[cfg(feature = "runner")]
 mod engines_agree;
 mod filetests;
+mod fuzzed;
 #[cfg(feature = "runner")]
 mod golden;
 mod hostile;

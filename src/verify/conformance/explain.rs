@@ -22,8 +22,8 @@ pub(super) struct Names<'a, 'g> {
     pub compiled: &'a Side<'g>,
     pub modules: &'a Modules,
     pub edits: &'a Edits,
-    /// Position of each node of the original in its file.
-    pub order: &'a FxHashMap<NodeId, usize>,
+    /// Position of each node of the original in its file, by node id.
+    pub order: &'a [usize],
     /// Values of the original as it was, by class.
     pub dense: &'a FxHashMap<Class, ValueId>,
 }
@@ -40,13 +40,15 @@ impl Names<'_, '_> {
             Cause::Missing | Cause::Different => producer.or(reader),
             _ => reader.or(producer),
         };
-        node.and_then(|node| self.order.get(&node).copied()).unwrap_or(usize::MAX - 1)
+        node.and_then(|node| self.order.get(node.index()).copied()).unwrap_or(usize::MAX - 1)
     }
 
     /// The place where something is read: its position in the file of the original.
     pub fn rank_of(&self, reader: Reader) -> usize {
         match reader {
-            Reader::Operand { original, .. } => self.order.get(&original).copied().unwrap_or(usize::MAX - 1),
+            Reader::Operand { original, .. } => {
+                self.order.get(original.index()).copied().unwrap_or(usize::MAX - 1)
+            }
             Reader::Output(_) => usize::MAX - 1,
         }
     }

@@ -32,7 +32,7 @@ use std::{
 };
 
 use miette::SourceSpan;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 pub use self::form::Form;
 use self::{
@@ -46,7 +46,7 @@ use self::{
 };
 use crate::{
     analysis::Analysis,
-    ir::{Graph, NodeId, ValueId},
+    ir::{Graph, ValueId},
     onnx::OnnxError,
     plan::{self, Plan, PlanError},
 };
@@ -156,6 +156,8 @@ pub fn verify(
     let started = Instant::now();
     let analysis = Analysis::of(original);
     let edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
+    // Shapes take as much memory as a graph.
+    let modules = analysis.into_modules();
     let mut interner = Interner::default();
     let original_side = Side::new(original, &mut interner)?;
     let compiled_side = Side::new(compiled, &mut interner)?;
@@ -177,7 +179,10 @@ pub fn verify(
         ..Cone::default()
     };
     pruned.reach = Reach::of(&original_side, &pruned, &dense);
-    let order: FxHashMap<NodeId, usize> = original.node_ids().enumerate().map(|(at, id)| (id, at)).collect();
+    let mut order = vec![usize::MAX - 1; original.node_capacity()];
+    for (at, id) in original.node_ids().enumerate() {
+        order[id.index()] = at;
+    }
     let stamp = Stamp::of(original, compiled);
     let forms = match required {
         Some(form) => vec![form],
@@ -188,7 +193,7 @@ pub fn verify(
         names: Names {
             original: &original_side,
             compiled: &compiled_side,
-            modules: &analysis.modules,
+            modules: &modules,
             edits: &edits,
             order: &order,
             dense: &dense_values,
