@@ -47,6 +47,27 @@ pub fn is_constant(graph: &Graph, value: ValueId) -> bool {
     within(graph, value, MAX_DEPTH)
 }
 
+/// Which values are the same in every run as long as no caller overrides an initializer: initializers, and what is
+/// computed from them alone.
+pub fn fixed(graph: &Graph) -> Vec<bool> {
+    let mut fixed = vec![false; graph.value_capacity()];
+    for value in graph.value_ids() {
+        let stored =
+            matches!(graph.value(value).origin, Origin::Initializer(_) | Origin::SparseInitializer);
+        fixed[value.index()] = stored;
+    }
+    for (_, node) in graph.nodes() {
+        let random = node.op_type.starts_with("Random") || node.is("Bernoulli") || node.is("Multinomial");
+        let mut read = node.operands().chain(node.captures.iter().copied());
+        if !random && read.all(|v| fixed[v.index()]) {
+            for value in node.results() {
+                fixed[value.index()] = true;
+            }
+        }
+    }
+    fixed
+}
+
 fn element(graph: &Graph, header: &TensorHeader) -> Option<f64> {
     if header.elements() != 1 {
         return None;

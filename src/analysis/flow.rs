@@ -55,24 +55,29 @@ impl Flow {
 
     /// Whether the elements of `value` are computed from those of `ancestor`, not from its shape alone.
     pub fn depends(&self, graph: &Graph, value: ValueId, ancestor: ValueId) -> bool {
-        // Node ids are in topological order: nothing before the ancestor's producer can lead to it.
-        let floor = graph.producer(ancestor);
-        let mut seen: FxHashSet<NodeId> = FxHashSet::default();
-        let mut open = vec![value];
-        while let Some(value) = open.pop() {
-            if value == ancestor {
-                return true;
-            }
-            if let Some(producer) = graph.producer(value)
-                && floor.is_none_or(|floor| producer > floor)
-                && !reads_only_shape(graph.node(producer))
-                && seen.insert(producer)
-            {
-                open.extend(graph.node(producer).operands());
-            }
-        }
-        false
+        depends(graph, value, ancestor)
     }
+}
+
+/// Whether the elements of `value` are computed from those of `ancestor`, not from its shape alone.
+pub(super) fn depends(graph: &Graph, value: ValueId, ancestor: ValueId) -> bool {
+    // Node ids are in topological order: nothing before the ancestor's producer can lead to it.
+    let floor = graph.producer(ancestor);
+    let mut seen: FxHashSet<NodeId> = FxHashSet::default();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        if value == ancestor {
+            return true;
+        }
+        if let Some(producer) = graph.producer(value)
+            && floor.is_none_or(|floor| producer > floor)
+            && !reads_only_shape(graph.node(producer))
+            && seen.insert(producer)
+        {
+            open.extend(graph.node(producer).operands());
+        }
+    }
+    false
 }
 
 /// Whether `node` looks at the shape of its operand only.

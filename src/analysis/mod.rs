@@ -1,17 +1,19 @@
 //! Read-only facts about a graph: modules, shapes, flow, weights, skip paths. [`Analysis::of`] finds them.
 
+pub mod attention;
 pub mod constants;
 pub mod flow;
 pub mod macs;
 pub mod magnitude;
 pub mod modules;
+mod moves;
 pub mod shapes;
 pub mod skip;
 pub mod weights;
 
 use std::{ops::Deref, sync::Arc};
 
-use self::{flow::Flow, modules::Modules, shapes::Shapes, weights::Weights};
+use self::{attention::Attentions, flow::Flow, modules::Modules, shapes::Shapes, weights::Weights};
 use crate::ir::Graph;
 
 /// A graph and what is known about it; the [`Findings`] are its fields too.
@@ -31,6 +33,8 @@ pub struct Findings {
     pub shapes: Shapes,
     /// Which values carry activations.
     pub flow: Flow,
+    /// Its attentions.
+    pub attentions: Attentions,
     /// The weights of its Linear and Conv2d layers.
     pub weights: Weights,
 }
@@ -38,15 +42,22 @@ pub struct Findings {
 impl<'g> Analysis<'g> {
     /// Analyses `graph`.
     pub fn of(graph: &'g Graph) -> Self {
-        let (shapes, (modules, weights, flow)) = rayon::join(
+        let (shapes, (modules, attentions, weights, flow)) = rayon::join(
             || shapes::shapes(graph),
             || {
+                let attentions = attention::structure(graph);
                 let modules = modules::modules(graph);
                 let weights = weights::weights(graph, &modules);
-                (modules, weights, Flow::of(graph))
+                (modules, attentions, weights, Flow::of(graph))
             },
         );
-        Self::with(graph, Arc::new(Findings { modules, shapes, flow, weights }))
+        let findings = Findings { modules, shapes, flow, attentions, weights };
+        let mut analysis = Self::with(graph, Arc::new(findings));
+        let blocks = analysis.blocks_by_structure();
+        if let Some(findings) = Arc::get_mut(&mut analysis.findings) {
+            blocks.into_iter().for_each(|module| findings.modules.set_block(module));
+        }
+        analysis
     }
 
     /// Puts `graph` and what [`Self::of`] found about it together again.

@@ -5,16 +5,18 @@
 //! a convolution), the skip is the operand that reaches the module's input through linear layers alone. Neither the
 //! order of operands nor any name decides.
 
+mod residual;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    Analysis, constants,
+    Analysis,
     flow::data_uses,
     modules::{Kind, ModuleId},
     shapes::Agreement,
 };
-use crate::ir::{Graph, Node, NodeId, Use, ValueId};
+use crate::ir::{Graph, NodeId, Use, ValueId};
 
 /// What stands in for the output of a bypassed module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
@@ -71,11 +73,11 @@ pub struct Illegal {
 }
 
 impl Illegal {
-    fn new(reason: impl Into<String>) -> Self {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), node: None }
     }
 
-    fn at(graph: &Graph, node: NodeId, reason: &str) -> Self {
+    pub(super) fn at(graph: &Graph, node: NodeId, reason: &str) -> Self {
         Self { reason: format!("{} {reason}", graph.node(node).describe()), node: Some(node) }
     }
 }
@@ -142,6 +144,16 @@ impl Analysis<'_> {
     pub fn is_candidate(&self, module: ModuleId) -> bool {
         let kind = self.modules.get(module).kind;
         kind.is_block() && self.bypass(module, Via::Shortcut).is_ok()
+    }
+
+    /// The modules that no name tells to be blocks, but whose output is their input plus a branch.
+    pub(super) fn blocks_by_structure(&self) -> Vec<ModuleId> {
+        let unnamed = self.modules.iter().filter(|(_, m)| m.kind == Kind::Other && !m.children.is_empty());
+        let is_block = |id: ModuleId| {
+            let bypass = self.bypass(id, Via::Shortcut);
+            bypass.is_ok_and(|b| b.redirects.iter().all(|r| !self.is_inside(r.to, id)))
+        };
+        unnamed.map(|(id, _)| id).filter(|id| is_block(*id)).collect()
     }
 
     /// The values that carry the picture out of `module`.
@@ -225,133 +237,6 @@ impl Analysis<'_> {
         }
     }
 
-    /// The redirect that takes `output` of `module` to the module's skip.
-    fn shortcut(&self, module: ModuleId, output: ValueId) -> Result<Redirect, Illegal> {
-        match self.skip_inside(module, output) {
-            Err(inside) if self.modules.get(module).kind.is_branch() => {
-                self.skip_around(module, output).ok_or(inside)
-            }
-            decided => decided,
-        }
-    }
-
-    /// Follows the residual Adds in `module` back from `output` until they lead out of it.
-    fn skip_inside(&self, module: ModuleId, output: ValueId) -> Result<Redirect, Illegal> {
-        let composite =
-            matches!(self.modules.get(module).kind, Kind::MidBlock | Kind::DownBlock | Kind::UpBlock);
-        let (mut at, mut from, mut residuals) = (output, output, 0usize);
-        loop {
-            let producer = self.graph.producer(at).filter(|_| self.is_inside(at, module));
-            let Some(id) = producer else {
-                if residuals == 0 {
-                    return Err(Illegal::new("its output is its input already"));
-                }
-                return Ok(Redirect { from, to: at });
-            };
-            let node = self.graph.node(id);
-            if let Some((a, b)) = self.addends(node) {
-                at = self.skip_operand(module, a, b).ok_or_else(|| {
-                    Illegal::at(self.graph, id, "adds two branches, neither of which is the other's skip")
-                })?;
-                residuals += 1;
-                continue;
-            }
-            let operands: Vec<_> = self.flow.operands(node).collect();
-            match operands[..] {
-                [operand] if node.is("Identity") || constants::scales_by_one(self.graph, node) => {
-                    at = operand
-                }
-                // A scale on the output stays (`output_scale_factor`), unless the whole block becomes its input.
-                [operand] if constants::scales_by_constant(self.graph, node) && residuals == 0 => {
-                    at = operand;
-                    if !composite {
-                        from = operand;
-                    }
-                }
-                [operand] if constants::scales_by_constant(self.graph, node) && composite => at = operand,
-                _ if residuals > 0 && self.leads_out_linearly(module, at) => {
-                    return Ok(Redirect { from, to: at });
-                }
-                _ => {
-                    return Err(Illegal::at(
-                        self.graph,
-                        id,
-                        "makes its output, and no skip path leads around it",
-                    ));
-                }
-            }
-        }
-    }
-
-    /// The Add after `module` that adds the module's output to what the module was computed from.
-    fn skip_around(&self, module: ModuleId, output: ValueId) -> Option<Redirect> {
-        let mut at = output;
-        loop {
-            let uses: Vec<_> = data_uses(self.graph, at).collect();
-            let [Use::Operand { node, .. }] = uses[..] else { return None };
-            let node = self.graph.node(node);
-            let result = node.output(0)?;
-            if let Some((a, b)) = self.addends(node) {
-                let skip = if a == at { b } else { a };
-                let around = self.is_skip_of(skip, at) && !self.is_inside(skip, module);
-                return around.then_some(Redirect { from: result, to: skip });
-            }
-            let alone = self.flow.operands(node).all(|v| v == at);
-            if !alone || !CARRIES.iter().any(|op| node.is(op)) {
-                return None;
-            }
-            at = result;
-        }
-    }
-
-    /// The operands of a residual Add: two different values, neither of them a constant.
-    fn addends(&self, node: &Node) -> Option<(ValueId, ValueId)> {
-        let (a, b) = (node.input(0)?, node.input(1)?);
-        let computed = |v| !constants::is_constant(self.graph, v);
-        (node.is("Add") && a != b && computed(a) && computed(b)).then_some((a, b))
-    }
-
-    /// Whether `branch` is computed from `skip`, or, where two branches stand side by side (SD3.5's second attention),
-    /// from what `skip` adds its own branch to.
-    fn is_skip_of(&self, skip: ValueId, branch: ValueId) -> bool {
-        if self.flow.depends(self.graph, branch, skip) {
-            return true;
-        }
-        let sum = self.graph.producer(skip).and_then(|p| self.addends(self.graph.node(p)));
-        sum.is_some_and(|(a, b)| {
-            let depends = |value, ancestor| self.flow.depends(self.graph, value, ancestor);
-            (depends(b, a) && depends(branch, a)) || (depends(a, b) && depends(branch, b))
-        })
-    }
-
-    /// Which of two added operands is the skip of the other.
-    fn skip_operand(&self, module: ModuleId, a: ValueId, b: ValueId) -> Option<ValueId> {
-        if self.is_skip_of(a, b) {
-            return Some(a);
-        }
-        if self.is_skip_of(b, a) {
-            return Some(b);
-        }
-        match (self.leads_out_linearly(module, a), self.leads_out_linearly(module, b)) {
-            (true, false) => Some(a),
-            (false, true) => Some(b),
-            _ => None,
-        }
-    }
-
-    /// Whether `value` is computed from outside `module` by linear layers alone.
-    fn leads_out_linearly(&self, module: ModuleId, mut value: ValueId) -> bool {
-        while self.is_inside(value, module) {
-            let Some(node) = self.graph.producer(value).map(|p| self.graph.node(p)) else { return false };
-            let operands: Vec<_> = self.flow.operands(node).collect();
-            match operands[..] {
-                [operand] if is_linear(node) => value = operand,
-                _ => return false,
-            }
-        }
-        true
-    }
-
     /// Adds to `illegal` what another tool did to the graph, if that is why.
     fn explain(&self, module: ModuleId, illegal: Illegal) -> Illegal {
         let around = self.modules.get(module).parent.unwrap_or(module);
@@ -397,13 +282,4 @@ impl Analysis<'_> {
             ))),
         }
     }
-}
-
-/// Operators that may stand between a branch's last layer and its residual Add.
-const CARRIES: [&str; 7] = ["Identity", "Mul", "Div", "Dropout", "Cast", "Reshape", "Transpose"];
-
-fn is_linear(node: &Node) -> bool {
-    ["Conv", "MatMul", "Gemm", "Add", "Identity", "Cast", "Reshape", "Transpose", "Flatten"]
-        .iter()
-        .any(|op| node.is(op))
 }

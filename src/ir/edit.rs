@@ -166,11 +166,11 @@ impl<'g> Editor<'g> {
         self.graph.node(id).output(0).ok_or_else(|| EditError::Gone(spec.output.to_string()))
     }
 
-    /// Adds a copy of `node` that reads `inputs` and whose results are new values, named after the original's with
+    /// Adds a copy of `node` that reads `inputs`, in its bodies what the original's do, and whose results are new values, named after the original's with
     /// `suffix`. Attributes, metadata and unknown fields are the original's.
     ///
     /// # Errors
-    /// [`EditError::Gone`] if the node was removed; [`EditError::Unsupported`] if it captures a value.
+    /// [`EditError::Gone`] if the node was removed.
     pub fn copy_node(
         &mut self,
         node: NodeId,
@@ -179,12 +179,6 @@ impl<'g> Editor<'g> {
         place: Place,
     ) -> Result<NodeId, EditError> {
         let mut copy = self.node_mut(node)?.clone();
-        if !copy.captures.is_empty() {
-            return Err(EditError::Unsupported(format!(
-                "{} cannot be copied with its subgraphs",
-                copy.describe()
-            )));
-        }
         let mut names = Vec::with_capacity(copy.outputs.len());
         for output in &copy.outputs {
             names.push(match output {
@@ -215,6 +209,9 @@ impl<'g> Editor<'g> {
             if let Some(value) = input {
                 graph.uses[value.index()].push(Use::Operand { node: id, slot });
             }
+        }
+        for value in &node.captures {
+            graph.uses[value.index()].push(Use::Capture(id));
         }
         graph.nodes.push(Some(node));
         match place {
@@ -446,7 +443,11 @@ impl<'g> Editor<'g> {
         Ok(())
     }
 
-    fn rename_capture(&mut self, node: NodeId, from: ValueId, to: ValueId) -> Result<(), EditError> {
+    /// Makes the bodies of `node` read `to` where they read `from`.
+    ///
+    /// # Errors
+    /// [`EditError::Unsupported`] if a body returns `from` directly.
+    pub(crate) fn rename_capture(&mut self, node: NodeId, from: ValueId, to: ValueId) -> Result<(), EditError> {
         let (old, new) = (self.graph.value(from).name.clone(), self.graph.value(to).name.clone());
         self.encode_capture(node, &old, &new)?;
         let captures = &mut self.node_mut(node)?.captures;

@@ -191,6 +191,14 @@ impl Graph {
         }
     }
 
+    /// Whether a caller can give `value` in place of its initializer. Before IR version 4, which lists every initializer
+    /// as an input, no engine lets a caller do so.
+    pub fn is_overridable(&self, value: ValueId) -> bool {
+        matches!(self.values[value.index()].origin, Origin::Initializer(_))
+            && self.source.ir_version().is_none_or(|version| version >= 4)
+            && self.inputs.iter().any(|io| io.value == value)
+    }
+
     /// Everything that reads `value`.
     pub fn uses(&self, value: ValueId) -> &[Use] {
         &self.uses[value.index()]

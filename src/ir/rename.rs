@@ -13,6 +13,8 @@ const NODE_ATTRIBUTE: u32 = 5;
 const ATTRIBUTE_GRAPH: u32 = 6;
 const ATTRIBUTE_GRAPHS: u32 = 11;
 const GRAPH_NODE: u32 = 1;
+const GRAPH_INITIALIZER: u32 = 5;
+const GRAPH_INPUT: u32 = 11;
 const GRAPH_OUTPUT: u32 = 12;
 
 /// Renames what the bodies of a node read from outside.
@@ -35,6 +37,9 @@ fn rename_in_body(body: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError
             )));
         }
     }
+    if defines(body, new)? {
+        return Err(EditError::Unsupported(format!("a subgraph has a value of its own called `{new}`")));
+    }
     map_fields(body, |f| match f.number {
         GRAPH_NODE => {
             let inner = rename_in_bodies(&f.value(), old, new)?;
@@ -45,6 +50,23 @@ fn rename_in_body(body: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError
         }
         _ => Ok(None),
     })
+}
+
+/// Whether `body` has an input, an initializer or a result called `name`.
+fn defines(body: &Bytes, name: &str) -> Result<bool, EditError> {
+    for f in wire::split(body)? {
+        // Which field of NodeProto, TensorProto or ValueInfoProto has the name.
+        let field = match f.number {
+            GRAPH_NODE => NODE_OUTPUT,
+            GRAPH_INITIALIZER => 8,
+            GRAPH_INPUT => 1,
+            _ => continue,
+        };
+        if wire::split(&f.value())?.iter().any(|p| p.number == field && p.as_str() == Some(name)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// `message` with the content of each field that `change` has something for replaced.

@@ -61,6 +61,12 @@ pub(super) fn run(
         }
         let inputs = branch.operands(editor.graph(), id);
         let copy = editor.copy_node(id, &inputs, SUFFIX, Place::Last)?;
+        for captured in editor.graph().node(copy).captures.clone() {
+            let pruned = branch.value(captured);
+            if pruned != captured {
+                editor.rename_capture(copy, captured, pruned)?;
+            }
+        }
         sharing.copies.push((copy, id));
         let (from, to) = (editor.graph().node(id).outputs.clone(), editor.graph().node(copy).outputs.clone());
         for (from, to) in from.into_iter().zip(to) {

@@ -101,6 +101,24 @@ impl Glob {
         })
     }
 
+    /// Whether it has wildcards and may match a module somewhere in the one at `within`.
+    pub fn reaches(&self, within: &str) -> bool {
+        let within: Vec<&str> = within.split('.').filter(|segment| !segment.is_empty()).collect();
+        let is_wild = |segment: &Segment| match segment {
+            Segment::AnyNumber => true,
+            Segment::One(text) => text.contains('*'),
+        };
+        self.alternatives.iter().filter(|pattern| pattern.iter().any(is_wild)).any(|pattern| {
+            let any = pattern.iter().position(|segment| *segment == Segment::AnyNumber);
+            let fixed = any.unwrap_or(pattern.len());
+            let begins = pattern[..fixed].iter().zip(&within).all(|(segment, name)| match segment {
+                Segment::AnyNumber => true,
+                Segment::One(text) => segment_matches(text, name),
+            });
+            begins && (any.is_some() || within.len() <= pattern.len())
+        })
+    }
+
     pub(super) fn alternatives(&self) -> &[Vec<Segment>] {
         &self.alternatives
     }

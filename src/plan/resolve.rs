@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use super::{Plan, PlanError, PlanSource};
 use crate::{
     analysis::Analysis,
-    rules::{Change, EditSet, Edits, Model, Rule},
+    rules::{Change, EditSet, Edits, Model, Rule, no_target},
 };
 
 /// Resolves `plan` against an analysed model.
@@ -21,6 +21,7 @@ pub fn resolve(plan: &Plan, analysis: &Analysis<'_>) -> Result<Edits, PlanError>
     let always = set(&plan.always, &model, &mut errors);
     let edits = Edits { always, other: set(&plan.rules, &model, &mut errors) };
     refuse_overlaps(&plan.source, &edits, &mut errors);
+    refuse_idleness(&model, &edits, &mut errors);
     match PlanError::combine(errors) {
         Some(error) => Err(error),
         None => Ok(edits),
@@ -43,6 +44,14 @@ fn set(rules: &[Rule], model: &Model<'_>, errors: &mut Vec<PlanError>) -> EditSe
     }
     changes.sort_by_key(|change| (change.module.is_none(), change.module));
     EditSet { changes }
+}
+
+/// Reports a plan each of whose rules is for a part that the network does not have.
+fn refuse_idleness(model: &Model<'_>, edits: &Edits, errors: &mut Vec<PlanError>) {
+    let Some(first) = edits.changes().next().filter(|_| errors.is_empty()) else { return };
+    if edits.changes().all(|change| change.edits.is_empty()) {
+        errors.push(no_target(model, first.span, &first.subject));
+    }
 }
 
 fn refuse_overlaps(source: &PlanSource, edits: &Edits, errors: &mut Vec<PlanError>) {

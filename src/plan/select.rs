@@ -82,16 +82,37 @@ impl JsonSchema for Selector {
 }
 
 impl Group {
+    /// Whether a module somewhere in the one at `within` may be one that [`Group::targets`].
+    pub fn reaches(self, within: &str) -> bool {
+        match self.roots() {
+            None => true,
+            Some(roots) => {
+                let root = within.split('.').next().unwrap_or_default();
+                (root.is_empty() || roots.contains(&root)) && !within.contains("attn2")
+            }
+        }
+    }
+
+    /// The modules at the top that the group consists of; `None` for all.
+    fn roots(self) -> Option<[&'static str; 2]> {
+        match self {
+            Self::Down => Some(["down_blocks", "input_blocks"]),
+            Self::Mid => Some(["mid_block", "middle_block"]),
+            Self::Up => Some(["up_blocks", "output_blocks"]),
+            Self::All => None,
+        }
+    }
+
     /// Whether CR-Diff prunes the weight of the module at `path` as a part of this group.
     pub fn targets(self, path: &str) -> bool {
-        let roots: [&str; 2] = match self {
-            Self::Down => ["down_blocks", "input_blocks"],
-            Self::Mid => ["mid_block", "middle_block"],
-            Self::Up => ["up_blocks", "output_blocks"],
-            Self::All => return path.contains("attn") || path.contains("ff"),
-        };
-        let root = path.split('.').next().unwrap_or_default();
-        roots.contains(&root) && (path.contains("attn") || path.contains("ff")) && !path.contains("attn2")
+        let meant = path.contains("attn") || path.contains("ff");
+        match self.roots() {
+            None => meant,
+            Some(roots) => {
+                let root = path.split('.').next().unwrap_or_default();
+                roots.contains(&root) && meant && !path.contains("attn2")
+            }
+        }
     }
 
     /// The group's name in plans.

@@ -90,7 +90,10 @@ pub fn report(
     }
     let modules = &compilation.findings.modules;
     for change in compilation.edits.changes() {
-        let Some(module) = change.module else { continue };
+        let Some(module) = change.module else {
+            report.notes.extend(change.note.iter().map(|note| format!("`{}`: {note}", change.subject)));
+            continue;
+        };
         let nodes: Vec<NodeId> = modules.nodes(module).into_iter().filter(|id| gone(*id)).collect();
         report.changes.push(ChangeReport {
             rule: change.rule,

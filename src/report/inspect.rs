@@ -9,6 +9,7 @@ use crate::{
     analysis::{
         Analysis,
         modules::{Kind, Layout, ModuleId},
+        weights::Unplaced,
     },
     plan::{Selector, Via},
 };
@@ -31,6 +32,20 @@ pub struct ModelReport {
     pub opset: Option<i64>,
     /// The modules, in order, the ones around before the ones inside.
     pub modules: Vec<ModuleReport>,
+    /// Layers that a rule with wildcards cannot be sure to mean or not to mean.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unplaced: Vec<UnplacedReport>,
+}
+
+/// A layer whose module is not known.
+#[derive(Clone, Debug, Serialize)]
+pub struct UnplacedReport {
+    /// The node that multiplies by its weight.
+    pub node: String,
+    /// The innermost module that it lies in as far as its neighbours tell.
+    pub within: String,
+    /// Why its module is not known.
+    pub reason: String,
 }
 
 /// A module.
@@ -90,6 +105,7 @@ pub fn inspect(name: &str, analysis: &Analysis<'_>, filter: &Filter) -> ModelRep
         parameters,
         opset: analysis.graph.opset(""),
         modules: Vec::new(),
+        unplaced: analysis.weights.unplaced.iter().map(|u| unplaced(analysis, u)).collect(),
     };
     let mut open: Vec<(ModuleId, usize)> = children(analysis, analysis.modules.root(), 0);
     while let Some((id, depth)) = open.pop() {
@@ -102,6 +118,14 @@ pub fn inspect(name: &str, analysis: &Analysis<'_>, filter: &Filter) -> ModelRep
         }
     }
     report
+}
+
+fn unplaced(analysis: &Analysis<'_>, layer: &Unplaced) -> UnplacedReport {
+    UnplacedReport {
+        node: analysis.graph.node(layer.node).describe(),
+        within: layer.within.clone(),
+        reason: layer.reason.clone(),
+    }
 }
 
 /// The modules in `id`, last first; lists are passed over, what they hold counts as theirs.
@@ -188,6 +212,10 @@ pub fn text(report: &ModelReport) -> String {
         if let Some(reason) = &module.reason {
             let _ = writeln!(text, "`{}` cannot be bypassed: {reason}", module.path);
         }
+    }
+    for layer in &report.unplaced {
+        let place = if layer.within.is_empty() { "the model" } else { &layer.within };
+        let _ = writeln!(text, "{} in `{place}` is not placed: {}", layer.node, layer.reason);
     }
     text
 }

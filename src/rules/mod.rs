@@ -12,6 +12,7 @@ use serde_json::Value;
 
 pub use bypass::BypassRule;
 pub use edits::{Change, Edit, EditSet, Edits, Fate, Skips, WeightEdit};
+pub(crate) use prune::no_target;
 pub use prune::{Mask, Pattern, Pool, PruneRule, Ratio, Ties};
 
 use crate::{

@@ -11,7 +11,7 @@ use super::{Change, Edit, Fate, Kind, Model, Syntax, WeightEdit};
 use crate::{
     analysis::weights::Weight,
     plan::{
-        Glob, Located, PlanError, Problem, Selector,
+        Glob, Group, Located, PlanError, Problem, Selector,
         fields::{Fields, choice, fields, finite, number, or_default, selector, wrong_type},
         nearest,
         tree::{self, Node},
@@ -272,13 +272,27 @@ impl Kind for PruneRule {
         let subject = match &self.weights {
             Selector::Globs(globs) => {
                 for glob in globs {
-                    check(model, glob.span(), glob.text(), |path| glob.matches(path), errors);
+                    let reaches = |within: &str| glob.reaches(within);
+                    check(model, glob.span(), glob.text(), |path| glob.matches(path), reaches, errors);
                 }
                 globs.iter().map(Glob::text).collect::<Vec<_>>().join(", ")
             }
             Selector::CrDiff(group) => {
                 let text = format!("crdiff.{}", group.name());
-                check(model, self.span, &text, |path| group.targets(path), errors);
+                if !has_targets(model, *group) {
+                    let others = [Group::Down, Group::Mid, Group::Up];
+                    if *group == Group::All || !others.iter().any(|other| has_targets(model, *other)) {
+                        errors.push(no_target(model, self.span, &text));
+                        return Vec::new();
+                    }
+                    let note = format!(
+                        "the network has no attention or feed-forward in `{}`, so the rule masks nothing",
+                        group.name()
+                    );
+                    return vec![Change { note: Some(note), ..self.change(text, Vec::new()) }];
+                }
+                let reaches = |within: &str| group.reaches(within);
+                check(model, self.span, &text, |path| group.targets(path), reaches, errors);
                 text
             }
         };
@@ -294,7 +308,20 @@ impl Kind for PruneRule {
                 errors.push(PlanError::not_editable(model.source, pattern.span, &weight.path, reason));
             }
         }
-        vec![Change {
+        for weight in &weights {
+            if let Some(other) = weight.merged_with.as_ref().filter(|other| !self.weights.matches(other)) {
+                let reason = format!("one multiplication serves it and `{other}`: select both, or none");
+                errors.push(PlanError::not_editable(model.source, self.span, &weight.path, reason));
+            }
+        }
+        let edit = WeightEdit { weights, mask: self.mask, scale: self.scale.value };
+        vec![self.change(subject, vec![Edit::Transform(edit)])]
+    }
+}
+
+impl PruneRule {
+    fn change(&self, subject: String, edits: Vec<Edit>) -> Change {
+        Change {
             rule: Self::NAME,
             span: self.span,
             subject,
@@ -304,17 +331,52 @@ impl Kind for PruneRule {
             undone: "is not masked",
             fate: Fate::Changed,
             note: None,
-            edits: vec![Edit::Transform(WeightEdit { weights, mask: self.mask, scale: self.scale.value })],
-        }]
+            edits,
+        }
     }
 }
 
-/// Reports a selector that matches no weight, or weights that cannot be masked.
+/// Whether CR-Diff prunes anything in `group`, as far as layers are placed.
+fn has_targets(model: &Model<'_>, group: Group) -> bool {
+    let weights = &model.analysis.weights;
+    let mut paths = weights.editable.iter().map(|w| &w.path).chain(weights.blocked.iter().map(|b| &b.path));
+    paths.any(|path| group.targets(path)) || weights.unplaced.iter().any(|u| group.reaches(&u.within))
+}
+
+/// Returns the error for a rule of CR-Diff in a network that has no target of any such rule. It says which weights of
+/// attentions there are.
+pub(crate) fn no_target(model: &Model<'_>, at: SourceSpan, text: &str) -> PlanError {
+    let modules = &model.analysis.modules;
+    let mut names: Vec<&str> = Vec::new();
+    for projection in model.analysis.attentions.all.iter().flat_map(|a| a.projections()) {
+        let path = modules.get(modules.of_node(projection.node)).path.as_str();
+        let name = match path.rsplit_once('.') {
+            // Sequential layers are numbered: `to_out.0`.
+            Some((outer, "0")) => &path[outer.rfind('.').map_or(0, |dot| dot + 1)..],
+            Some((_, name)) => name,
+            None => path,
+        };
+        if !name.is_empty() && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let help = match names.as_slice() {
+        [] => "the paper's rule means modules with `attn` or `ff` in their path".to_string(),
+        [only] => format!("the paper's rule means modules with `attn` or `ff` in their path; here `weights: \"**.{only}\"` are those of attentions"),
+        names => format!("the paper's rule means modules with `attn` or `ff` in their path; here `weights: \"**.{{{}}}\"` are those of attentions", names.join(",")),
+    };
+    let problem = Problem::NoMatch { pattern: text.to_string(), help: Some(help), at };
+    PlanError::new(model.source, problem)
+}
+
+/// Reports a selector that matches no weight, or weights that cannot be masked, or that may mean a layer whose module
+/// is not known: a rule masks all of what it means, or nothing.
 fn check(
     model: &Model<'_>,
     at: SourceSpan,
     text: &str,
     matches: impl Fn(&str) -> bool,
+    reaches: impl Fn(&str) -> bool,
     errors: &mut Vec<PlanError>,
 ) {
     let weights = &model.analysis.weights;
@@ -326,6 +388,14 @@ fn check(
         };
         let reason = format!("{}{more}", first.reason);
         errors.push(PlanError::not_editable(model.source, at, &first.path, reason));
+    } else if let Some(first) = weights.unplaced.iter().find(|u| reaches(&u.within)) {
+        let node = model.analysis.graph.node(first.node).describe();
+        let place = match first.within.as_str() {
+            "" => String::new(),
+            within => format!(" in `{within}`"),
+        };
+        let reason = format!("it may mean the layer of {node}{place}: {}", first.reason);
+        errors.push(PlanError::not_editable(model.source, at, text, reason));
     } else if !weights.editable.iter().any(|w| matches(&w.path)) {
         let near = nearest(text, weights.editable.iter().map(|w| w.path.as_str()));
         errors.push(PlanError::no_match(model.source, at, text, &near));

@@ -7,6 +7,7 @@
 
 mod common;
 
+mod attention;
 mod cli;
 #[cfg(feature = "runner")]
 mod clients;

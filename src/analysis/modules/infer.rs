@@ -6,7 +6,7 @@ use rustc_hash::FxHashSet;
 
 use super::{Evidence, paths};
 use crate::{
-    analysis::flow::Flow,
+    analysis::{attention::Attentions, flow::Flow},
     ir::{Graph, Node, NodeId, Use, ValueId},
 };
 
@@ -23,10 +23,7 @@ pub(super) struct Found {
 /// them, these would take the square of its length.
 const MOST_SEGMENTS: usize = 64;
 
-/// Longest chain of shape-only operators that is walked between an attention's parts.
-const MAX_CHAIN: usize = 16;
-
-pub(super) fn paths(graph: &Graph) -> Found {
+pub(super) fn paths(graph: &Graph, attentions: &Attentions) -> Found {
     let capacity = graph.node_capacity();
     let mut found = Found {
         paths: vec![None; capacity],
@@ -34,8 +31,10 @@ pub(super) fn paths(graph: &Graph) -> Found {
         wrapper: String::new(),
         texts: FxHashSet::default(),
     };
+    // Names without a slash in front are scopes only where no exporter writes them with one.
+    let relative = !graph.nodes().any(|(_, node)| node.name.starts_with('/'));
     for (id, node) in graph.nodes() {
-        if let Some((path, evidence)) = own_evidence(graph, node)
+        if let Some((path, evidence)) = own_evidence(graph, node, relative)
             && path.matches('.').count() < MOST_SEGMENTS
         {
             found.set(id, &path, evidence);
@@ -45,27 +44,38 @@ pub(super) fn paths(graph: &Graph) -> Found {
     found.merge_repeated_calls(graph);
     if found.paths.iter().any(Option::is_none) {
         found.place_by_bias(graph);
-        found.place_by_attention(graph);
+        found.place_by_attention(attentions);
         found.place_by_neighbours(graph);
     }
     found
 }
 
-fn own_evidence(graph: &Graph, node: &Node) -> Option<(String, Evidence)> {
-    if let Some(path) = node.metadata("pkg.torch.onnx.name_scopes").and_then(paths::from_name_scopes) {
+fn own_evidence(graph: &Graph, node: &Node, relative: bool) -> Option<(String, Evidence)> {
+    let scopes = |key| node.metadata(key);
+    let written = scopes("pkg.torch.onnx.name_scopes").and_then(paths::from_name_scopes);
+    let written =
+        written.or_else(|| scopes("pkg.onnxscript.name_scopes").and_then(paths::from_relative_scopes));
+    if let Some(path) = written {
         return Some((path, Evidence::Metadata));
     }
-    if let Some(path) = paths::from_node_name(&node.name) {
+    let named = if relative { paths::from_relative_name } else { paths::from_node_name };
+    if let Some(path) = named(&node.name) {
         return Some((path, Evidence::NodeName));
     }
     parameter_path(graph, node).map(|path| (path.to_string(), Evidence::ParameterName))
 }
 
-/// The module of the first named parameter among the node's operands.
+/// The module of the first named parameter among the node's operands, as it is or behind what only turns it or changes
+/// its type.
 fn parameter_path<'g>(graph: &'g Graph, node: &Node) -> Option<&'g str> {
-    node.operands()
-        .filter_map(|v| graph.initializer_of(v))
-        .find_map(|(_, initializer)| paths::from_parameter(&initializer.header.name))
+    node.operands().find_map(|mut value| {
+        while let Some(view) = graph.producer(value).map(|p| graph.node(p))
+            && ["Transpose", "Identity", "Cast", "DequantizeLinear"].iter().any(|op| view.is(op))
+        {
+            value = view.input(0)?;
+        }
+        graph.initializer_of(value).and_then(|(_, i)| paths::from_parameter(&i.header.name))
+    })
 }
 
 impl Found {
@@ -134,18 +144,19 @@ impl Found {
         }
     }
 
-    /// Query, key and value projections have neither names nor biases; their place around a Softmax tells them.
-    fn place_by_attention(&mut self, graph: &Graph) {
-        for (id, node) in graph.nodes() {
-            let Some((attended, [q, k, v])) = attention_operands(graph, id, node) else { continue };
-            let Some(out) = projection_after(graph, attended) else { continue };
-            let Some(path) = self.get(out).and_then(|p| p.strip_suffix(".to_out.0")) else { continue };
+    /// Query, key and value projections have neither names nor biases; their place in an attention tells them.
+    fn place_by_attention(&mut self, attentions: &Attentions) {
+        for attention in &attentions.all {
+            let mut outs = attention.out.iter().filter_map(|p| self.get(p.node));
+            let Some(path) = outs.find_map(|path| path.strip_suffix(".to_out.0")) else { continue };
             let path = path.to_string();
-            for (value, name) in [(q, "to_q"), (k, "to_k"), (v, "to_v")] {
-                if let Some(projection) = value.and_then(|v| projection_before(graph, v))
-                    && self.get(projection).is_none()
+            let parts =
+                [(&attention.query, "to_q"), (&attention.key, "to_k"), (&attention.value, "to_v")];
+            for (operand, name) in parts {
+                if let [projection] = operand.projections[..]
+                    && self.get(projection.node).is_none()
                 {
-                    self.set(projection, &format!("{path}.{name}"), Evidence::Attention);
+                    self.set(projection.node, &format!("{path}.{name}"), Evidence::Attention);
                 }
             }
         }
@@ -216,85 +227,6 @@ fn residual_owner(path: &str) -> &str {
         owner = outer;
     }
     owner
-}
-
-/// For a Softmax or Attention node: the attended values, and the operands that queries, keys and values come from.
-fn attention_operands(graph: &Graph, id: NodeId, node: &Node) -> Option<(ValueId, [Option<ValueId>; 3])> {
-    if node.is("Attention") {
-        return Some((node.output(0)?, [node.input(0), node.input(1), node.input(2)]));
-    }
-    if !node.is("Softmax") {
-        return None;
-    }
-    let scores = walk_back(graph, node.input(0)?, |n| n.is("MatMul"))?;
-    let product = consumers_through(graph, id, |n| n.is("MatMul"))?;
-    let scores = graph.node(scores);
-    let product = graph.node(product);
-    Some((product.output(0)?, [scores.input(0), scores.input(1), product.input(1)]))
-}
-
-/// The Linear that makes `value`, through operators that only move elements or scale them.
-fn projection_before(graph: &Graph, value: ValueId) -> Option<NodeId> {
-    walk_back(graph, value, |n| is_linear(graph, n))
-}
-
-/// The Linear that reads `value`, through operators that only move elements or scale them.
-fn projection_after(graph: &Graph, value: ValueId) -> Option<NodeId> {
-    let start = graph.producer(value)?;
-    consumers_through(graph, start, |n| is_linear(graph, n))
-}
-
-fn is_linear(graph: &Graph, node: &Node) -> bool {
-    (node.is("MatMul") || node.is("Gemm")) && node.input(1).is_some_and(|w| graph.initializer_of(w).is_some())
-}
-
-fn walk_back(graph: &Graph, mut value: ValueId, wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
-    for _ in 0..MAX_CHAIN {
-        let id = graph.producer(value)?;
-        let node = graph.node(id);
-        if wanted(node) {
-            return Some(id);
-        }
-        if !passes_through(node) {
-            return None;
-        }
-        value =
-            node.operands().find(|v| graph.producer(*v).is_some_and(|p| !graph.node(p).is("Constant")))?;
-    }
-    None
-}
-
-fn consumers_through(graph: &Graph, start: NodeId, wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
-    let mut at = start;
-    for _ in 0..MAX_CHAIN {
-        let next = consumers(graph, at).find(|c| {
-            let node = graph.node(*c);
-            wanted(node) || passes_through(node)
-        })?;
-        if wanted(graph.node(next)) {
-            return Some(next);
-        }
-        at = next;
-    }
-    None
-}
-
-fn passes_through(node: &Node) -> bool {
-    [
-        "Reshape",
-        "Transpose",
-        "Mul",
-        "Div",
-        "Cast",
-        "Squeeze",
-        "Unsqueeze",
-        "Identity",
-        "Dropout",
-        "Where",
-        "Add",
-    ]
-    .iter()
-    .any(|op| node.is(op))
 }
 
 fn consumers<'g>(graph: &'g Graph, id: NodeId) -> impl Iterator<Item = NodeId> + 'g {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Module;
+use super::{Module, ModuleId};
 use crate::ir::Graph;
 
 /// What a module is. The names are those of diffusers' classes; LDM modules get the name of their counterpart.
@@ -20,6 +20,8 @@ pub enum Kind {
     UpBlock,
     /// A residual block of two convolutions (`ResnetBlock2D`, LDM's `ResBlock`).
     Resnet,
+    /// A block that none of the other names fits: its output is its input plus a branch.
+    Block,
     /// A stack of transformer blocks with its projections (`Transformer2DModel`, LDM's `SpatialTransformer`).
     Transformer,
     /// Self-attention, cross-attention, feed-forward (`BasicTransformerBlock`, `JointTransformerBlock`).
@@ -49,6 +51,7 @@ impl fmt::Display for Kind {
             Self::MidBlock => "mid block",
             Self::UpBlock => "up block",
             Self::Resnet => "resnet",
+            Self::Block => "block",
             Self::Transformer => "transformer",
             Self::TransformerBlock => "transformer block",
             Self::Attention => "attention",
@@ -62,11 +65,26 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Gives every module but the root its kind.
-pub(super) fn assign(graph: &Graph, modules: &mut [Module]) {
+/// Gives every module but the root its kind. `attentions` are the modules of the attentions that were found.
+pub(super) fn assign(graph: &Graph, modules: &mut [Module], attentions: &[ModuleId]) {
     for index in 1..modules.len() {
         modules[index].kind = kind_of(graph, modules, index);
     }
+    for id in attentions {
+        let unknown = |id: ModuleId| matches!(modules[id.0 as usize].kind, Kind::Other | Kind::List);
+        if *id == ModuleId(0) || !unknown(*id) {
+            continue;
+        }
+        let around = modules[id.0 as usize].parent.filter(|p| *p != ModuleId(0) && unknown(*p));
+        modules[id.0 as usize].kind = Kind::Attention;
+        if let Some(around) = around.filter(|p| has_feed_forward(modules, *p)) {
+            modules[around.0 as usize].kind = Kind::TransformerBlock;
+        }
+    }
+}
+
+fn has_feed_forward(modules: &[Module], id: ModuleId) -> bool {
+    modules[id.0 as usize].children.iter().any(|c| modules[c.0 as usize].kind == Kind::FeedForward)
 }
 
 fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> Kind {
@@ -84,7 +102,7 @@ fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> Kind {
         ("resnets", true) => return Kind::Resnet,
         ("attentions", true) if has_child("transformer_blocks") => return Kind::Transformer,
         ("attentions", true) => return Kind::Attention,
-        ("transformer_blocks" | "single_transformer_blocks", true) => return Kind::TransformerBlock,
+        ("transformer_blocks" | "single_transformer_blocks" | "joint_transformer_blocks", true) => return Kind::TransformerBlock,
         ("downsamplers", true) => return Kind::Downsampler,
         ("upsamplers", true) => return Kind::Upsampler,
         _ => {}
@@ -95,7 +113,7 @@ fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> Kind {
     if is_numbered_attention(last) {
         return Kind::Attention;
     }
-    if matches!(last, "ff" | "ff_context") {
+    if is_feed_forward(last) && !module.children.is_empty() {
         return Kind::FeedForward;
     }
     // LDM: `input_blocks.4.1`, `middle_block.0`.
@@ -121,6 +139,11 @@ fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> Kind {
     Kind::Other
 }
 
+/// `ff`, `ff_context`, `ffn`, `feed_forward`, `mlp`.
+fn is_feed_forward(name: &str) -> bool {
+    matches!(name, "ff" | "ffn" | "feed_forward" | "mlp") || name.starts_with("ff_")
+}
+
 /// `attn`, `attn1`, `attn2`.
 fn is_numbered_attention(name: &str) -> bool {
     name.strip_prefix("attn").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()))
@@ -129,8 +152,10 @@ fn is_numbered_attention(name: &str) -> bool {
 impl Kind {
     /// Whether modules of this kind are built around a skip path.
     pub fn is_block(self) -> bool {
-        matches!(self, Self::MidBlock | Self::Resnet | Self::Transformer | Self::TransformerBlock)
-            || self.is_branch()
+        matches!(
+            self,
+            Self::MidBlock | Self::Resnet | Self::Block | Self::Transformer | Self::TransformerBlock
+        ) || self.is_branch()
     }
 
     /// Whether modules of this kind are a branch whose residual Add stands in the module around them.

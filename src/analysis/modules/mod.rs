@@ -10,6 +10,7 @@ mod paths;
 
 use rustc_hash::FxHashMap;
 
+use super::attention;
 use crate::ir::{Graph, NodeId};
 pub use kind::Kind;
 
@@ -116,6 +117,15 @@ impl Modules {
         false
     }
 
+    /// The innermost module that both `a` and `b` are or lie in.
+    pub fn common(&self, a: ModuleId, b: ModuleId) -> ModuleId {
+        let mut at = a;
+        while !self.is_within(b, at) {
+            at = self.get(at).parent.unwrap_or(self.root());
+        }
+        at
+    }
+
     /// The nodes of `module` and of all modules in it, in topological order.
     pub fn nodes(&self, module: ModuleId) -> Vec<NodeId> {
         let mut nodes = Vec::new();
@@ -128,9 +138,20 @@ impl Modules {
         nodes
     }
 
+    /// Makes `module` a block, by whatever name it goes.
+    pub(super) fn set_block(&mut self, module: ModuleId) {
+        self.modules[module.0 as usize].kind = Kind::Block;
+    }
+
     /// Whose names the modules have.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// The module that the name of a node in a body tells, if it tells one.
+    pub fn path_in(&self, name: &str) -> Option<String> {
+        let path = paths::from_node_name(name)?;
+        Some(path.strip_prefix(&self.wrapper).unwrap_or(&path).to_string())
     }
 
     /// The wrapper prefix that was dropped from every path (`unet.`); empty if there was none.
@@ -141,7 +162,8 @@ impl Modules {
 
 /// Finds the modules of `graph`.
 pub fn modules(graph: &Graph) -> Modules {
-    let found = infer::paths(graph);
+    let attentions = attention::structure(graph);
+    let found = infer::paths(graph, &attentions);
     let mut modules = Modules {
         modules: vec![Module {
             path: String::new(),
@@ -165,7 +187,8 @@ pub fn modules(graph: &Graph) -> Modules {
         modules.of_node[id.index()] = module;
         modules.modules[module.0 as usize].own_nodes.push(id);
     }
-    kind::assign(graph, &mut modules.modules);
+    let of_attentions: Vec<ModuleId> = attentions.all.iter().map(|a| a.module(&modules)).collect();
+    kind::assign(graph, &mut modules.modules, &of_attentions);
     modules
 }
 

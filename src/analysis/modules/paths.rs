@@ -18,11 +18,26 @@ const TOP: [&str; 9] = [
 /// The path in a TorchScript node name: `/down_blocks.0/resnets.0/conv1/Conv` is `down_blocks.0.resnets.0.conv1`.
 /// `None` if the name has no scope.
 pub fn from_node_name(name: &str) -> Option<String> {
+    // ONNX Runtime names a fused node `<name of a node>/<fusion>/`.
     let scoped = name.strip_prefix('/')?;
-    let segments: Vec<&str> = scoped.rsplit_once('/').map_or("", |(path, _)| path).split('/').collect();
+    let scoped = scoped.strip_suffix('/').map_or(scoped, |fused| fused.rsplit_once('/').map_or("", |(n, _)| n));
+    let segments = scoped.rsplit_once('/').map_or("", |(path, _)| path);
+    Some(join(&segments.split('/').collect::<Vec<_>>()))
+}
+
+/// The path in a node name without a slash in front: `down_blocks.0/attn1/to_q/MatMul_node_12`. `None` if the name has
+/// no scope.
+pub fn from_relative_name(name: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/');
+    let (path, _) = name.rsplit_once('/').filter(|_| name.chars().all(plain))?;
+    Some(join(&path.split('/').filter(|s| !s.is_empty()).collect::<Vec<_>>()))
+}
+
+/// Joins scopes, each relative to the one before. Children of an `nn.Sequential` carry its name once more:
+/// `to_out/to_out.0`.
+fn join(segments: &[&str]) -> String {
     let mut path = String::new();
     for (i, segment) in segments.iter().enumerate() {
-        // Children of an `nn.Sequential` carry its name once more: `to_out/to_out.0`.
         let repeated = |next: &&str| next.strip_prefix(segment).is_some_and(|rest| rest.starts_with('.'));
         if segments.get(i + 1).is_some_and(repeated) {
             continue;
@@ -32,7 +47,7 @@ pub fn from_node_name(name: &str) -> Option<String> {
         }
         path.push_str(segment);
     }
-    Some(path)
+    path
 }
 
 /// The path in dynamo's `pkg.torch.onnx.name_scopes`: the last but one entry of a Python list of strings. `None` for
@@ -40,7 +55,21 @@ pub fn from_node_name(name: &str) -> Option<String> {
 pub fn from_name_scopes(scopes: &str) -> Option<String> {
     let entries = python_strings(scopes);
     let path = entries.len().checked_sub(2).and_then(|i| entries.get(i))?;
-    (!path.starts_with("_empty_nn_module_stack")).then(|| path.clone())
+    (!path.starts_with("_empty_nn_module_stack")).then(|| without_slices(path))
+}
+
+/// The path in `pkg.onnxscript.name_scopes`: a Python list of module names, each relative to the one before.
+pub fn from_relative_scopes(scopes: &str) -> Option<String> {
+    let entries = python_strings(scopes);
+    let names: Vec<&str> = entries.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+    (!entries.is_empty()).then(|| join(&names))
+}
+
+/// A part of an `nn.Sequential` is a module of its own when it runs (`out_layers.slice(1, None, None).3`), but its
+/// children are those of the whole.
+fn without_slices(path: &str) -> String {
+    let segments = path.split('.').filter(|segment| !segment.starts_with("slice("));
+    segments.collect::<Vec<_>>().join(".")
 }
 
 /// The module that owns a parameter: `down_blocks.0.resnets.0.conv1` for `...conv1.weight`. `None` for anonymous names
@@ -51,25 +80,31 @@ pub fn from_parameter(name: &str) -> Option<&str> {
     (matches!(leaf, "weight" | "bias" | "gamma" | "beta") && path.chars().all(plain)).then_some(path)
 }
 
-/// The prefix that a wrapper module puts before every path (`unet.`), if `paths` show one.
+/// The prefix that a wrapper module puts before every path (`unet.`), if `paths` show one. Where several networks stand
+/// side by side (`unet.`, `controlnet.`), it is that of the only one with a way up.
 pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
-    let mut found: Option<String> = None;
+    let mut prefixes: Vec<(&str, bool)> = Vec::new();
     for path in paths {
         let mut start = 0;
         for segment in path.split('.') {
             if TOP.contains(&segment) {
-                let prefix = &path[..start];
-                match &found {
-                    None => found = Some(prefix.to_string()),
-                    Some(known) if known != prefix => return String::new(),
-                    Some(_) => {}
+                let up = matches!(segment, "up_blocks" | "output_blocks");
+                match prefixes.iter_mut().find(|(known, _)| *known == &path[..start]) {
+                    Some((_, known_up)) => *known_up |= up,
+                    None => prefixes.push((&path[..start], up)),
                 }
                 break;
             }
             start += segment.len() + 1;
         }
     }
-    found.unwrap_or_default()
+    if prefixes.len() > 1 {
+        prefixes.retain(|(_, up)| *up);
+    }
+    match prefixes[..] {
+        [(prefix, _)] => prefix.to_string(),
+        _ => String::new(),
+    }
 }
 
 /// Whose names these are.
@@ -137,6 +172,28 @@ mod tests {
     }
 
     #[test]
+    fn names_of_fused_nodes() {
+        let name = "/mid_block/resnets.0/nonlinearity/Mul/QuickGeluFusion/";
+        assert_eq!(from_node_name(name).as_deref(), Some("mid_block.resnets.0.nonlinearity"));
+    }
+
+    #[test]
+    fn relative_scopes() {
+        let scopes = "['', 'down_blocks.0', 'attn1', 'to_out', 'to_out.0']";
+        assert_eq!(from_relative_scopes(scopes).as_deref(), Some("down_blocks.0.attn1.to_out.0"));
+        let name = "down_blocks.0/attn1/to_q/MatMul_node_12";
+        assert_eq!(from_relative_name(name).as_deref(), Some("down_blocks.0.attn1.to_q"));
+        assert_eq!(from_relative_name("MatMul_12"), None);
+        assert_eq!(from_relative_name("onnx::MatMul/12"), None);
+    }
+
+    #[test]
+    fn slices() {
+        let scopes = "['', 'dec.out_layers', 'dec.out_layers.slice(1, None, None).3', 'conv2d_1']";
+        assert_eq!(from_name_scopes(scopes).as_deref(), Some("dec.out_layers.3"));
+    }
+
+    #[test]
     fn dynamo_scopes() {
         assert_eq!(
             from_name_scopes("['', 'mid_block', 'mid_block.resnets.0', 'conv2d_1']").as_deref(),
@@ -158,6 +215,9 @@ mod tests {
     fn wrappers() {
         assert_eq!(wrapper(["unet.down_blocks.0.resnets.0", "unet.mid_block", ""]), "unet.");
         assert_eq!(wrapper(["down_blocks.0.resnets.0", "mid_block"]), "");
+        let both = ["controlnet.down_blocks.0", "unet.down_blocks.0", "unet.up_blocks.0"];
+        assert_eq!(wrapper(both), "unet.");
+        assert_eq!(wrapper(["a.up_blocks.0", "b.up_blocks.0"]), "");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Dim {
         }
     }
 
-    pub(super) fn add(&self, other: &Self) -> Option<Self> {
+    pub(in crate::analysis) fn add(&self, other: &Self) -> Option<Self> {
         match (&self.0, &other.0) {
             (Repr::Constant(a), Repr::Constant(b)) => a.checked_add(*b).map(Self::from),
             (Repr::Constant(0), _) => Some(other.clone()),

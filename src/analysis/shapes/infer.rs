@@ -149,6 +149,9 @@ fn finish(
         |atom: &Atom| required.iter().find(|(broadcast, _)| broadcast == atom).map(|(_, d)| d.clone());
     for (id, tensor) in graph.value_ids().zip(tensors) {
         let removed = graph.value(id).origin == Origin::Removed;
+        if let Some([element]) = tensor.elements.as_deref().filter(|_| !removed) {
+            shapes.single.insert(id, element.clone());
+        }
         shapes.data_types.push(tensor.data_type.filter(|_| !removed));
         let dims = tensor.dims.filter(|_| !removed).map(|mut dims| {
             for dim in dims.iter_mut().filter(|_| !required.is_empty()) {

@@ -29,6 +29,10 @@ mod values;
 
 use std::{fmt, sync::Arc};
 
+use rustc_hash::FxHashMap;
+
+use tensor::Element;
+
 pub use compare::{Agreement, Difference, compare};
 pub use dim::Dim;
 pub use evaluate::ConcreteShapes;
@@ -45,6 +49,8 @@ use crate::{
 pub struct Shapes {
     by_value: Vec<Option<Shape>>,
     data_types: Vec<Option<DataType>>,
+    /// The element of each value that has only one, where it is known.
+    single: FxHashMap<ValueId, Element>,
     symbols: Vec<Arc<str>>,
     notes: Vec<Note>,
 }
@@ -87,6 +93,16 @@ impl Shapes {
     /// The element type of `value`, which may be known where its shape is not.
     pub fn data_type(&self, value: ValueId) -> Option<DataType> {
         self.data_types.get(value.index()).copied().flatten()
+    }
+
+    /// The one element of `value`, if it has no more and is the same at all sizes.
+    pub fn scalar(&self, value: ValueId) -> Option<f64> {
+        self.single.get(&value).and_then(Element::number)
+    }
+
+    /// The one element of `value` as a size.
+    pub fn size(&self, value: ValueId) -> Option<Dim> {
+        self.single.get(&value).and_then(Element::whole).cloned()
     }
 
     /// Whether every dimension and the element type of `value` are known.

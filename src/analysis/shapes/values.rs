@@ -4,7 +4,7 @@ use super::{
     dim::Dim,
     division::floor_div,
     elementwise::small_count,
-    infer::{Call, Failure, Results},
+    infer::{Call, Failure, Results, axis},
     movement::{concat, gather, split},
     reshaping::{expand, flatten, reshape, resize, squeeze, unsqueeze},
     slicing::slice,
@@ -27,6 +27,7 @@ pub(super) fn infer(call: &mut Call<'_>) -> Option<Results> {
         "Flatten" => flatten(call),
         "Expand" => expand(call),
         "Range" => range(call),
+        "OneHot" => one_hot(call),
         "Resize" | "Upsample" => resize(call),
         "Split" => return Some(split(call)),
         _ => return None,
@@ -100,6 +101,34 @@ fn size(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     let count = product(call.dims(0)?);
     let count = call.unknowns.or_fresh(count);
     Ok(Tensor::with_elements(Vec::new(), vec![Element::Whole(count)]))
+}
+
+/// `repeat_interleave` of TorchScript repeats by a OneHot vector of sizes.
+fn one_hot(call: &mut Call<'_>) -> Result<Tensor, Failure> {
+    let indices = call.dims(0)?.to_vec();
+    let at = axis(call.node.int("axis").unwrap_or(-1), indices.len() + 1)?;
+    let known = |index: usize| call.get(index).and_then(|t| t.elements.clone());
+    let (hot, depth, values) = (call.operand(0)?.constants(), known(1), known(2));
+    let depth = depth.as_deref().and_then(|e| e.first()?.whole().cloned()).filter(|d| d.is_at_least(0));
+    let depth = call.unknowns.or_fresh(depth);
+    let mut dims = indices.clone();
+    dims.insert(at, depth.clone());
+    let parts = (small_count(&indices[..at]), small_count(&indices[at..]), small_count(&dims));
+    let (Some(hot), Some([off, on]), Some(depth), (Some(outer), Some(inner), Some(_))) =
+        (hot, values.as_deref(), depth.constant(), parts)
+    else {
+        return Ok(Tensor::shaped(dims));
+    };
+    let mut elements = Vec::new();
+    for o in 0..outer {
+        for d in 0..depth {
+            elements.extend(hot.iter().skip(o * inner).take(inner).map(|index| {
+                let counted = if *index < 0 { index + depth } else { *index };
+                if counted == d { on.clone() } else { off.clone() }
+            }));
+        }
+    }
+    Ok(Tensor::with_elements(dims, elements))
 }
 
 fn range(call: &mut Call<'_>) -> Result<Tensor, Failure> {

@@ -164,6 +164,7 @@ fn weight(dims: &[i64], layout: Layout, data_type: DataType) -> Weight {
         data_type,
         dims: dims.to_vec(),
         layout,
+        merged_with: None,
     }
 }
 
