@@ -2,7 +2,7 @@
 //! `Sub(pruned, dense)`, `Mul` with w and `Add` in float32, between Casts where the output is of another type. w is the
 //! plan's constant or the graph input `poa_weight`, a float32 scalar either way.
 
-use super::{interface::WEIGHT_INPUT, value};
+use super::{interface::WEIGHT_INPUT, signature::is_plain, value};
 use crate::{
     ir::{Graph, Node, ValueId},
     onnx::{DataType, proto::type_proto},
@@ -101,6 +101,7 @@ fn operand_of_cast(graph: &Graph, value: ValueId, to: DataType, role: &str) -> R
             && node.int("to") == Some(to.0.into())
             && node.attributes.len() == 1
             && node.inputs.len() == 1
+            && is_plain(node)
     };
     let operand = cast.filter(is_cast).and_then(|node| node.input(0));
     operand.ok_or_else(|| format!("what {role} is not cast to {}", to.name()))
@@ -110,7 +111,7 @@ fn operands(graph: &Graph, value: ValueId, op: &str, role: &str) -> Result<(Valu
     let value = value::through_identities(graph, value);
     let node = graph.producer(value).map(|id| graph.node(id));
     match node {
-        Some(node) if node.is(op) && node.attributes.is_empty() => match node.inputs[..] {
+        Some(node) if node.is(op) && node.attributes.is_empty() && is_plain(node) => match node.inputs[..] {
             [Some(a), Some(b)] => Ok((a, b)),
             _ => Err(format!("{} lacks an operand", node.describe())),
         },

@@ -215,9 +215,12 @@ impl Pairs<'_, '_> {
             difference.module = edit.weights.get(*weight).map(|w| w.path.clone());
             difference.rule = Some(change.span);
         }
-        let overridable = tensor.input != found.input;
+        // What a caller feeds instead would be masked too.
+        let masked_too = wanted == Wanted::Original && found.input.is_some() && tensor.mask != found.mask;
+        let overridable = tensor.input != found.input || masked_too;
         let Comparison::Unequal(unequal) = &comparison else {
             difference.message = match (&tensor.input, &found.input) {
+                (Some(name), Some(_)) => format!("{reads} masks whatever is fed to the input `{name}`"),
                 (Some(name), _) => format!("{reads} can no longer be overridden by the input `{name}`"),
                 (None, Some(name)) => format!("{reads} can be overridden by the input `{name}`"),
                 (None, None) => String::new(),

@@ -75,6 +75,11 @@ pub(super) fn signature(graph: &Graph, id: NodeId) -> Result<Signature, OnnxErro
     Ok(Signature { bytes, reads, is_random })
 }
 
+/// Whether a node has no field but those, so that its operator, attributes and operands say all of it.
+pub(super) fn is_plain(node: &Node) -> bool {
+    wire::parts(&node.raw).all(|part| part.is_ok_and(|part| TAKEN_APART.contains(&part.number)))
+}
+
 /// Whether an operator may compute something else each time: ONNX's random ones, and all that are not ONNX's own.
 fn is_random(op_type: &str, domain: &str) -> bool {
     const RANDOM: [&str; 7] = [

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::select::Float;
+use super::{select::Float, signature::is_plain};
 use crate::{
     ir::{Graph, Node, Origin, ValueId, WeightReader},
     onnx::{DataType, OnnxError, Payload, TensorHeader, proto::TensorProto},
@@ -42,7 +42,7 @@ pub(super) fn kind(graph: &Graph, value: ValueId) -> Kind {
 /// The operand that `value` is, if an Identity makes it.
 pub(super) fn behind_identity(graph: &Graph, value: ValueId) -> Option<ValueId> {
     let node = graph.node(graph.producer(value)?);
-    if node.is("Identity") { node.input(0) } else { None }
+    if node.is("Identity") && is_plain(node) { node.input(0) } else { None }
 }
 
 /// `value`, looked at through Identity nodes.
@@ -144,7 +144,7 @@ fn constant(node: &Node) -> Option<TensorHeader> {
         let payload = Payload::Raw(bytes.into());
         Some(TensorHeader { name: node.name.clone(), data_type, dims, payload, raw: Default::default() })
     };
-    if !node.inputs.is_empty() || node.outputs.len() != 1 {
+    if !node.inputs.is_empty() || node.outputs.len() != 1 || !is_plain(node) {
         return None;
     }
     let attribute = node.attributes.first().filter(|_| node.attributes.len() == 1)?;
@@ -206,7 +206,7 @@ fn mask_by_operators(graph: &Graph, node: &Node) -> Option<(ValueId, OperatorMas
         };
         (plain && kind(graph, value) == Kind::Tensor).then_some(value)
     };
-    if node.outputs.len() != 1 {
+    if !(node.is("Shrink") || node.is("Where")) || node.outputs.len() != 1 || !is_plain(node) {
         return None;
     }
     if node.is("Shrink") && node.inputs.len() == 1 {
@@ -217,10 +217,13 @@ fn mask_by_operators(graph: &Graph, node: &Node) -> Option<(ValueId, OperatorMas
         let float = Float::of(tensor_type(graph, weight)?.0)?;
         return keeps.then_some((weight, OperatorMask { t, keeps_nan: false, float }));
     }
-    if !node.is("Where") {
+    if node.is("Shrink") {
         return None;
     }
-    let made_by = |value: ValueId| Some(graph.node(graph.producer(through_identities(graph, value))?));
+    let made_by = |value: ValueId| {
+        let node = graph.node(graph.producer(through_identities(graph, value))?);
+        (node.attributes.is_empty() && is_plain(node)).then_some(node)
+    };
     let condition = made_by(node.input(0)?)?;
     let (kept, zero, keeps_nan) = match () {
         () if condition.is("Greater") => (node.input(1)?, node.input(2)?, false),

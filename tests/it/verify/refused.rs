@@ -137,6 +137,12 @@ fn masks_that_change_more_than_elements() {
         assert!(!found("float t = {1.0}", "float zero = {0.0}"), "{form} masks an element");
         assert!(!found("double t = {0.5}", "float zero = {0.0}"), "{form}, t of another type");
         assert!(!found("float t = {0.5}", "float zero = {-0.0}"), "{form}, -0");
+        let mut fed = plain.clone();
+        let w = ValueInfoProto { name: Some("w".into()), ..graph(&mut fed).input[0].clone() };
+        graph(&mut fed).input.push(w.clone());
+        let mut masked_too = masked("2", "float t = {0.5}", "float zero = {0.0}", form);
+        graph(&mut masked_too).input.push(w);
+        assert!(!judge(&fed, &masked_too).is_proven(), "{form} of a weight that can be overridden");
         let mut overridable = masked("2", "float t = {0.5}", "float zero = {0.0}", form);
         let t = ValueInfoProto { name: Some("t".into()), ..graph(&mut overridable).input[0].clone() };
         let mut original = plain.clone();
@@ -316,6 +322,14 @@ fn what_stands_beside_the_graph() {
         node(m, 0).device_configurations.push(Default::default())
     });
     refuse("an overload", &original, |m| node(m, 0).overload = Some("other".into()));
+    let seen_through = model(
+        "g (float[2] x) => (float[2] y) { c = Constant <value_float = 1.0> () i = Identity(x) y = Mul(i, c) }",
+    );
+    for at in [0, 1] {
+        refuse(&format!("an overload of node {at}"), &seen_through, |m| {
+            node(m, at).overload = Some("other".into())
+        });
+    }
 }
 
 #[test]
