@@ -25,6 +25,7 @@ pub mod inspect;
 mod models;
 #[cfg(feature = "runner")]
 mod picture;
+pub mod print;
 mod progress;
 #[cfg(feature = "runner")]
 pub mod run;
@@ -64,6 +65,7 @@ enum Command {
     #[cfg(feature = "runner")]
     Compare(compare::Args),
     Digest(digest::Args),
+    Print(print::Args),
     #[cfg(feature = "runner")]
     Doctor(doctor::Args),
     #[cfg(feature = "runner")]
@@ -89,6 +91,7 @@ pub fn crdiff() -> ExitCode {
         #[cfg(feature = "runner")]
         Command::Compare(args) => compare::run(&args),
         Command::Digest(args) => digest::run(&args),
+        Command::Print(args) => print::run(&args),
         #[cfg(feature = "runner")]
         Command::Doctor(args) => doctor::run(&args),
         #[cfg(feature = "runner")]

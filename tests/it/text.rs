@@ -78,7 +78,7 @@ fn printed_text_parses_to_the_same_model() {
 fn large_tensors_are_digests_that_cannot_be_parsed() {
     let text = "g () => () <float[3] w = {1, 2, 3}, int64[2] small = {1, 2}> {\n}";
     let model = parse_model(text).unwrap();
-    let printed = print_model_with(&model, PrintOptions { max_elements: 2 });
+    let printed = print_model_with(&model, PrintOptions { max_elements: 2, ..PrintOptions::default() });
     // SHA-256 of the bytes of numpy.array([1, 2, 3], "<f4").
     assert!(
         printed.contains("float[3] w =  {... sha256:8e628779e6a74ee0}, int64[2] small =  {1,2}>"),
@@ -91,7 +91,7 @@ fn large_tensors_are_digests_that_cannot_be_parsed() {
     let tensor = &mut raw.graph.as_mut().unwrap().initializer[0];
     tensor.raw_data =
         Some(tensor.float_data.drain(..).flat_map(f32::to_le_bytes).collect::<Vec<u8>>().into());
-    assert_eq!(print_model_with(&raw, PrintOptions { max_elements: 2 }), printed);
+    assert_eq!(print_model_with(&raw, PrintOptions { max_elements: 2, ..PrintOptions::default() }), printed);
 }
 
 #[test]

@@ -15,11 +15,13 @@ use crate::onnx::proto::{
 pub struct PrintOptions {
     /// Tensors with more elements are printed as a digest, which the parser refuses.
     pub max_elements: usize,
+    /// Prints each input, output, initializer and typed value of a graph on a line of its own, for people.
+    pub one_a_line: bool,
 }
 
 impl Default for PrintOptions {
     fn default() -> Self {
-        Self { max_elements: 1024 }
+        Self { max_elements: 1024, one_a_line: false }
     }
 }
 
@@ -96,25 +98,29 @@ impl Printer {
     }
 
     fn graph_signature(&mut self, graph: &GraphProto) {
+        let between = match self.options.one_a_line {
+            true => format!(",\n{}", " ".repeat(self.indent + 1)),
+            false => ", ".to_string(),
+        };
         self.put(" ");
-        self.list("(", ", ", ")", &graph.input, Self::value_info);
+        self.list("(", &between, ")", &graph.input, Self::value_info);
         self.put(" => ");
-        self.list("(", ", ", ")", &graph.output, Self::value_info);
+        self.list("(", &between, ")", &graph.output, Self::value_info);
         self.put(" ");
         if graph.initializer.len() + graph.sparse_initializer.len() + graph.value_info.len() > 0 {
             self.put("\n");
             self.pad();
             self.put("<");
-            self.list("", ", ", "", &graph.initializer, Self::initializer);
-            let mut separator = if graph.initializer.is_empty() { "" } else { ", " };
+            self.list("", &between, "", &graph.initializer, Self::initializer);
+            let mut separator = if graph.initializer.is_empty() { "" } else { &between };
             for sparse in &graph.sparse_initializer {
                 self.put(separator);
                 self.sparse_initializer(sparse);
-                separator = ", ";
+                separator = &between;
             }
             self.list(
                 if graph.value_info.is_empty() { "" } else { separator },
-                ", ",
+                &between,
                 "",
                 &graph.value_info,
                 Self::value_info,
