@@ -28,6 +28,7 @@ fn wheel(folder: &Path) -> PathBuf {
         Command::new(node::python_packages().join("bin/maturin"))
             .args(["build", "--locked", "--profile", "dev", "--quiet", "--out"])
             .arg(folder)
+            .args(if cfg!(feature = "tract") { &["--features", "tract"][..] } else { &[] })
             .env("CARGO_TARGET_DIR", target)
             .env("CARGO_INCREMENTAL", "0")
             .current_dir(root()),

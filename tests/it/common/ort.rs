@@ -13,6 +13,7 @@ use crdiff::engine::fetch::{ONNXRUNTIME_VERSION, fetch};
 /// # Panics
 /// If it can be had in neither way.
 pub fn ort_library() -> PathBuf {
+    super::not_quick();
     if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         return path.into();
     }

@@ -70,18 +70,14 @@ pub fn number(text: &str) -> u64 {
     text.replace(',', "").parse().unwrap_or_else(|_| panic!("`{text}` is no number"))
 }
 
-/// The browser that CHROMIUM names, else the first of its usual names on the PATH.
-fn chromium() -> PathBuf {
+/// The browser that CHROMIUM names, else the first of its usual names on the PATH. `look.mjs` has one for where there is
+/// none.
+fn chromium() -> Option<PathBuf> {
     if let Some(named) = env::var_os("CHROMIUM").filter(|path| !path.is_empty()) {
-        return named.into();
+        return Some(named.into());
     }
     let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let found = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    found.into_iter().find(|path| path.is_file()).unwrap_or_else(|| {
-        panic!(
-            "these tests look at pages in Chromium, and none of {names:?} is on the PATH: install it (Debian and \
-             Ubuntu: `apt-get install chromium`), or have CHROMIUM name it"
-        )
-    })
+    found.into_iter().find(|path| path.is_file())
 }

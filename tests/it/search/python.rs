@@ -2,10 +2,11 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use crate::search::command::repository;
+use crate::{common::not_quick, search::command::repository};
 
 /// The interpreter of an environment called `name`, which has what a file of the repository requires.
 pub fn python(name: &str, requirements: &str) -> PathBuf {
+    not_quick();
     let requirements = repository().join(requirements);
     let wanted = fs::read_to_string(&requirements).unwrap();
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);

@@ -1,9 +1,27 @@
 // Looks at pages in a browser. The argument is a file with a request, {browser, pages: [{file, steps: [...]}]}; for each
-// page it prints the answers of the steps, and what it logged and asked the network for.
-import { readFileSync } from "node:fs";
-import { pathToFileURL } from "node:url";
+// page it prints the answers of the steps, and what it logged and asked the network for. `browser` is a program's path,
+// or null for the one unpacked beside this script by `node look.mjs unpack`.
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import puppeteer from "puppeteer-core";
 
+const unpacked = fileURLToPath(new URL("unpacked", import.meta.url));
+
+/** Unpacks the browser of @sparticuz/chromium, with the libraries and fonts that a bare system lacks. */
+async function unpack() {
+  mkdirSync(unpacked);
+  process.env.TMPDIR = unpacked;
+  const { inflate } = await import("@sparticuz/chromium");
+  const packed = fileURLToPath(new URL("node_modules/@sparticuz/chromium/bin", import.meta.url));
+  for (const file of ["chromium.br", "al2023.tar.br", "fonts.tar.br"]) await inflate(join(packed, file));
+  writeFileSync(join(unpacked, "fonts", "fonts.conf"), '<fontconfig><dir prefix="relative">fonts</dir></fontconfig>');
+}
+
+if (process.argv[2] === "unpack") {
+  await unpack();
+  process.exit();
+}
 const request = JSON.parse(readFileSync(process.argv[2], "utf8"));
 
 /** What a step does, and answers if it answers. */
@@ -106,8 +124,18 @@ function leastContrast() {
   return { least, checked, background: style.backgroundColor, ink: style.color };
 }
 
+const { LD_LIBRARY_PATH: libraries } = process.env;
+const own = {
+  executablePath: join(unpacked, "chromium"),
+  headless: "shell",
+  env: {
+    ...process.env,
+    FONTCONFIG_PATH: join(unpacked, "fonts"),
+    LD_LIBRARY_PATH: [join(unpacked, "al2023", "lib"), ...(libraries ? [libraries] : [])].join(":"),
+  },
+};
 const browser = await puppeteer.launch({
-  executablePath: request.browser,
+  ...(request.browser ? { executablePath: request.browser } : own),
   // A process of root's, as in containers, cannot have Chromium's sandbox.
   args: ["--disable-dev-shm-usage", "--disable-gpu", ...(process.getuid() === 0 ? ["--no-sandbox"] : [])],
   timeout: 300_000,
