@@ -31,6 +31,7 @@ pub use crate::plan::Target;
 
 /// What a compilation found and did, beside the graph itself.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Compilation {
     /// What the plan means for the model.
     pub edits: Edits,
@@ -98,8 +99,9 @@ pub fn compile(
     Ok(Compilation { edits, weights, sharing, findings })
 }
 
-/// A model to compile from and to files.
+/// A model to compile from and to files. [`Job::new`] makes one, and its methods change it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Job<'a> {
     /// The exported model. It is never changed.
     pub model: &'a Path,
@@ -120,7 +122,60 @@ pub struct Job<'a> {
     pub protected: Vec<PathBuf>,
 }
 
-/// How a long job tells what it does and is stopped.
+impl<'a> Job<'a> {
+    /// Makes a job that reports what `plan` would do to `model`, as a pruned graph, and writes nothing.
+    pub fn new(model: &'a Path, plan: &'a Plan) -> Self {
+        Self {
+            model,
+            plan,
+            target: Target::default(),
+            output: None,
+            weights: None,
+            masks: MaskForm::default(),
+            at: None,
+            protected: Vec::new(),
+        }
+    }
+
+    /// Sets which graph to make.
+    #[must_use]
+    pub fn target(self, target: Target) -> Self {
+        Self { target, ..self }
+    }
+
+    /// Sets the file to write.
+    #[must_use]
+    pub fn output(self, output: &'a Path) -> Self {
+        Self { output: Some(output), ..self }
+    }
+
+    /// Sets where the output's weights are.
+    #[must_use]
+    pub fn weights(self, weights: WeightPolicy) -> Self {
+        Self { weights: Some(weights), ..self }
+    }
+
+    /// Sets how masked weights are in the output.
+    #[must_use]
+    pub fn masks(self, masks: MaskForm) -> Self {
+        Self { masks, ..self }
+    }
+
+    /// Sets the latent height and width at which multiply-accumulates are counted.
+    #[must_use]
+    pub fn at(self, height: i64, width: i64) -> Self {
+        Self { at: Some((height, width)), ..self }
+    }
+
+    /// Adds a file that must not be written over.
+    #[must_use]
+    pub fn protect(mut self, file: impl Into<PathBuf>) -> Self {
+        self.protected.push(file.into());
+        self
+    }
+}
+
+/// How a long job tells what it does and is stopped; by default not at all.
 #[derive(Clone, Copy)]
 pub struct Hooks<'a> {
     /// Called with the number of bytes of weights read or written since the last call.
@@ -129,8 +184,16 @@ pub struct Hooks<'a> {
     pub stop: &'a AtomicBool,
 }
 
+impl Default for Hooks<'_> {
+    fn default() -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self { progress: &|_, _| {}, stop: &NEVER }
+    }
+}
+
 /// What a job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stage {
     /// Reading weights to find thresholds.
     Ranking,

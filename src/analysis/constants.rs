@@ -52,8 +52,7 @@ pub fn is_constant(graph: &Graph, value: ValueId) -> bool {
 pub fn fixed(graph: &Graph) -> Vec<bool> {
     let mut fixed = vec![false; graph.value_capacity()];
     for value in graph.value_ids() {
-        let stored =
-            matches!(graph.value(value).origin, Origin::Initializer(_) | Origin::SparseInitializer);
+        let stored = matches!(graph.value(value).origin, Origin::Initializer(_) | Origin::SparseInitializer);
         fixed[value.index()] = stored;
     }
     for (_, node) in graph.nodes() {

@@ -2,6 +2,7 @@
 
 /// Two outputs that should be of one shape are not, or a batch doesn't divide them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum GuidanceError {
     /// The buffers differ in length.
     #[error("outputs of {first} and {second} values cannot be combined; they must have one shape")]

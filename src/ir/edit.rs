@@ -16,6 +16,7 @@ use crate::onnx::{
 
 /// An edit that would break the graph, or bytes that cannot be edited.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EditError {
     /// Something still reads what should be removed.
     #[error("{0} is still used and cannot be removed")]
@@ -447,7 +448,12 @@ impl<'g> Editor<'g> {
     ///
     /// # Errors
     /// [`EditError::Unsupported`] if a body returns `from` directly.
-    pub(crate) fn rename_capture(&mut self, node: NodeId, from: ValueId, to: ValueId) -> Result<(), EditError> {
+    pub(crate) fn rename_capture(
+        &mut self,
+        node: NodeId,
+        from: ValueId,
+        to: ValueId,
+    ) -> Result<(), EditError> {
         let (old, new) = (self.graph.value(from).name.clone(), self.graph.value(to).name.clone());
         self.encode_capture(node, &old, &new)?;
         let captures = &mut self.node_mut(node)?.captures;

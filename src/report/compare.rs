@@ -16,6 +16,7 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// A whole comparison.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct CompareReport {
     /// What was compared with: the first model, or the folder with the stored outputs.
     pub expected: String,

@@ -16,6 +16,7 @@ use crate::{
 
 /// A model as `crdiff inspect --json` prints it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ModelReport {
     /// The file.
     pub model: String,
@@ -50,6 +51,7 @@ pub struct UnplacedReport {
 
 /// A module.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct ModuleReport {
     /// Its path, as plans name it.
     pub path: String,

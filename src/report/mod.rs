@@ -17,6 +17,7 @@ use crate::{analysis::magnitude::Summary, plan::Target, rules};
 
 /// What `crdiff-compile` did. `--report FILE.json` writes exactly this, `--report FILE.html` a page about it ([`html`]).
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct CompileReport {
     /// Name and version of the compiler.
     pub tool: String,
@@ -46,6 +47,7 @@ pub struct CompileReport {
 
 /// The plan of a report.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct PlanSummary {
     /// Where it was read from.
     pub path: String,
@@ -55,6 +57,7 @@ pub struct PlanSummary {
 
 /// An emitted graph.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct OutputReport {
     /// `pruned`, `fused` or `amplified`.
     pub emit: Target,
@@ -68,6 +71,7 @@ pub struct OutputReport {
 
 /// A module that a rule changes.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct ChangeReport {
     /// The word of the rule in plans: `bypass`.
     pub rule: &'static str,
@@ -127,6 +131,7 @@ fn by_rule<S: Serializer>(changes: &[ChangeReport], serializer: S) -> Result<S::
 
 /// A prune rule.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct PruneReport {
     /// What the rule selects, as the plan has it.
     pub selector: String,
@@ -155,6 +160,7 @@ pub struct PruneReport {
 
 /// How many weights there are of which magnitude.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct MagnitudeReport {
     /// Weights that are 0, or float32 below 2^-133.
     pub zeros: u64,
@@ -180,6 +186,7 @@ impl From<&Summary> for MagnitudeReport {
 
 /// A weight tensor of a prune rule.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct TensorReport {
     /// Path of the module whose weight it is.
     pub module: String,
@@ -204,6 +211,7 @@ pub struct TensorReport {
 
 /// Where the weights are.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct WeightsReport {
     /// `share`, `copy` or `compact`.
     pub policy: String,
@@ -219,6 +227,7 @@ pub struct WeightsReport {
 
 /// A file that was written.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct FileReport {
     /// Where.
     pub path: String,
@@ -228,6 +237,7 @@ pub struct FileReport {
 
 /// A graph before and after.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct GraphReport {
     /// Nodes before.
     pub nodes_before: usize,
@@ -247,6 +257,7 @@ pub struct GraphReport {
 
 /// How much dense and pruned branch of a fused graph have in common.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct FusedReport {
     /// Modules that are computed once for both branches; of modules within each other the outermost.
     pub modules_shared: Vec<String>,

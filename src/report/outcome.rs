@@ -12,6 +12,7 @@ use crate::plan::PlanSource;
 
 /// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// The subcommand: `verify`.
     pub command: String,
@@ -29,6 +30,7 @@ pub struct Outcome {
 
 /// One thing that was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// What, as a sentence without its full stop.
     pub message: String,
@@ -78,6 +80,7 @@ impl Severity {
 /// A place in the text of a plan. Lines and columns count from 1, columns in characters; the end is the first
 /// character that does not belong to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct PlanLocation {
     /// The plan's file.
     pub file: String,

@@ -362,8 +362,13 @@ pub(crate) fn no_target(model: &Model<'_>, at: SourceSpan, text: &str) -> PlanEr
     }
     let help = match names.as_slice() {
         [] => "the paper's rule means modules with `attn` or `ff` in their path".to_string(),
-        [only] => format!("the paper's rule means modules with `attn` or `ff` in their path; here `weights: \"**.{only}\"` are those of attentions"),
-        names => format!("the paper's rule means modules with `attn` or `ff` in their path; here `weights: \"**.{{{}}}\"` are those of attentions", names.join(",")),
+        [only] => format!(
+            "the paper's rule means modules with `attn` or `ff` in their path; here `weights: \"**.{only}\"` are those of attentions"
+        ),
+        names => format!(
+            "the paper's rule means modules with `attn` or `ff` in their path; here `weights: \"**.{{{}}}\"` are those of attentions",
+            names.join(",")
+        ),
     };
     let problem = Problem::NoMatch { pattern: text.to_string(), help: Some(help), at };
     PlanError::new(model.source, problem)

@@ -96,13 +96,12 @@ fn each_attention_of_torch_is_found() {
                 };
                 let joint = family == "sd3" && path.ends_with(".attn");
                 // Equal queries and keys of one layer are one multiplication there.
-                let merged = name.ends_with("merged") && path.starts_with("mid_block") && path.ends_with("attn1");
+                let merged =
+                    name.ends_with("merged") && path.starts_with("mid_block") && path.ends_with("attn1");
                 let (queries, keys, values) = match (joint, merged) {
-                    (true, _) => (
-                        vec!["to_q", "add_q_proj"],
-                        vec!["to_k", "add_k_proj"],
-                        vec!["to_v", "add_v_proj"],
-                    ),
+                    (true, _) => {
+                        (vec!["to_q", "add_q_proj"], vec!["to_k", "add_k_proj"], vec!["to_v", "add_v_proj"])
+                    }
                     (_, true) => (vec!["to_q"], vec!["to_q"], vec!["to_v"]),
                     _ => (vec!["to_q"], vec!["to_k"], vec!["to_v"]),
                 };

@@ -1,12 +1,11 @@
 //! The same emitted graphs in every engine: ONNX Runtime, rten and, with the feature, tract.
 
-use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
+use std::{collections::BTreeMap, path::Path};
 
 use crdiff::{
     compile::{Hooks, Job, Target, compile_file},
     engine::{Engine, HostTensor, OrtEngine, RtenEngine, SessionOptions, io},
     onnx::WeightPolicy,
-    passes::MaskForm,
     plan,
 };
 
@@ -72,17 +71,10 @@ fn emitted_graphs_give_the_same_numbers_in_every_engine() {
             for target in [Target::Pruned, Target::Fused] {
                 let folder = tempfile::tempdir().unwrap();
                 let output = folder.path().join("unet.onnx");
-                let job = Job {
-                    model: &fixtures.join(export).join("unet.onnx"),
-                    plan: &plan::parse(plan_name, text).unwrap(),
-                    target,
-                    output: Some(&output),
-                    weights: Some(WeightPolicy::Copy),
-                    masks: MaskForm::Stored,
-                    at: None,
-                    protected: vec![],
-                };
-                compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) }).unwrap();
+                let (model, plan) =
+                    (fixtures.join(export).join("unet.onnx"), plan::parse(plan_name, text).unwrap());
+                let job = Job::new(&model, &plan).target(target).output(&output).weights(WeightPolicy::Copy);
+                compile_file(&job, Hooks::default()).unwrap();
                 let outputs: Vec<Vec<f32>> =
                     engines.iter().map(|e| run(e.as_ref(), &output, &inputs)).collect();
                 let label = format!("{family}/{export} {plan_name} {}", target.name());

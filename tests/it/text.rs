@@ -120,6 +120,49 @@ fn deep_nesting_is_an_error() {
     assert!(ModelProto::decode(encoded.as_slice()).is_ok());
 }
 
+/// A slice by module, judged by the scopes that TorchScript put into node names, in an independent decoder.
+#[test]
+fn a_module_is_printed_with_all_its_nodes() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sd15-mini/torchscript/unet.onnx");
+    let printed = assert_cmd::Command::new(env!("CARGO_BIN_EXE_crdiff"))
+        .args([
+            "print",
+            model.to_str().unwrap(),
+            "--module",
+            "mid_block.attentions.0",
+            "--elements",
+            "1000000",
+        ])
+        .output()
+        .unwrap();
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    let slice = parse_model(&String::from_utf8(printed.stdout).unwrap()).unwrap().graph.unwrap();
+
+    let whole = crate::common::decoded::Decoded::open(&model).model;
+    let scoped = |name: &str| name.starts_with("/mid_block/attentions.0/");
+    let expected: Vec<&str> =
+        whole.graph.node.iter().map(|node| node.name.as_str()).filter(|name| scoped(name)).collect();
+    let found: Vec<&str> = slice.node.iter().map(|node| node.name()).filter(|name| scoped(name)).collect();
+    assert!(expected.len() > 50);
+    assert_eq!(found, expected);
+
+    // Closed: what is read is made, stored, or an input, and nothing else is stored.
+    let made = slice.node.iter().flat_map(|node| &node.output).map(String::as_str);
+    let stored: BTreeSet<&str> = slice.initializer.iter().map(|tensor| tensor.name()).collect();
+    let inputs: BTreeSet<&str> = slice.input.iter().map(|input| input.name()).collect();
+    let known: BTreeSet<&str> = made.chain(stored.iter().copied()).chain(inputs.iter().copied()).collect();
+    let read: BTreeSet<&str> = slice
+        .node
+        .iter()
+        .flat_map(|node| &node.input)
+        .map(String::as_str)
+        .filter(|n| !n.is_empty())
+        .collect();
+    assert!(read.is_subset(&known), "{:?}", read.difference(&known));
+    assert!(stored.is_subset(&read) && inputs.is_subset(&read));
+    assert_eq!(slice.output.len(), 1);
+}
+
 /// Words of the syntax in any order: more of the parser is reached than by arbitrary characters.
 fn words() -> impl Strategy<Value = String> {
     let word = prop_oneof![

@@ -1,6 +1,6 @@
 //! One plan, every weight policy, every engine: the same numbers.
 
-use std::{fs, path::Path, sync::atomic::AtomicBool};
+use std::{fs, path::Path};
 
 use crdiff::{
     compile::{Hooks, Job, Target, compile_file},
@@ -61,23 +61,14 @@ fn every_policy_gives_the_same_network_in_every_engine() {
         for target in [Target::Pruned, Target::Fused] {
             let mut of_target = Vec::new();
             for (name, weights, masks) in [
-                ("share", Some(WeightPolicy::Share), MaskForm::Stored),
-                ("copy", Some(WeightPolicy::Copy), MaskForm::Stored),
-                ("compact", None, MaskForm::Computed),
+                ("share", WeightPolicy::Share, MaskForm::Stored),
+                ("copy", WeightPolicy::Copy, MaskForm::Stored),
+                ("compact", WeightPolicy::Share, MaskForm::Computed),
             ] {
                 let output = folder.path().join(format!("{}-{name}.onnx", target.name()));
-                let job = Job {
-                    model: &model,
-                    plan: &plan,
-                    target,
-                    output: Some(&output),
-                    weights,
-                    masks,
-                    at: None,
-                    protected: vec![],
-                };
-                let hooks = Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) };
-                compile_file(&job, hooks).unwrap();
+                let job =
+                    Job::new(&model, &plan).target(target).output(&output).weights(weights).masks(masks);
+                compile_file(&job, Hooks::default()).unwrap();
                 for engine in engines {
                     let label = format!("{export} {} {name} {}", target.name(), engine.kind());
                     of_target.push((label, run(engine, &output, &inputs)));

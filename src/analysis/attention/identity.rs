@@ -20,7 +20,9 @@ impl Attention {
     pub fn identity(&self, graph: &Graph, shapes: &Shapes) -> Result<Redirect, Illegal> {
         let [out] = self.out[..] else {
             let count = self.out.len();
-            return Err(Illegal::new(format!("its result is read by {count} output projections, not by one")));
+            return Err(Illegal::new(format!(
+                "its result is read by {count} output projections, not by one"
+            )));
         };
         if shapes.compare(self.attended, self.value.value) != Agreement::Equal || !self.keeps_values(graph) {
             return Err(Illegal::at(

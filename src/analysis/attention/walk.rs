@@ -142,11 +142,7 @@ impl<'g> Walk<'g> {
     }
 
     /// The nearest node that `wanted` holds for and that reads `value`, with the operand that leads there.
-    pub fn nearest_after(
-        &self,
-        value: ValueId,
-        wanted: impl Fn(&Node) -> bool,
-    ) -> Option<(NodeId, usize)> {
+    pub fn nearest_after(&self, value: ValueId, wanted: impl Fn(&Node) -> bool) -> Option<(NodeId, usize)> {
         let mut found = None;
         self.forth(value, |id, slot| {
             if found.is_none() && wanted(self.graph.node(id)) {

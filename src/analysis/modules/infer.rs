@@ -150,8 +150,7 @@ impl Found {
             let mut outs = attention.out.iter().filter_map(|p| self.get(p.node));
             let Some(path) = outs.find_map(|path| path.strip_suffix(".to_out.0")) else { continue };
             let path = path.to_string();
-            let parts =
-                [(&attention.query, "to_q"), (&attention.key, "to_k"), (&attention.value, "to_v")];
+            let parts = [(&attention.query, "to_q"), (&attention.key, "to_k"), (&attention.value, "to_v")];
             for (operand, name) in parts {
                 if let [projection] = operand.projections[..]
                     && self.get(projection.node).is_none()

@@ -102,7 +102,9 @@ fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> Kind {
         ("resnets", true) => return Kind::Resnet,
         ("attentions", true) if has_child("transformer_blocks") => return Kind::Transformer,
         ("attentions", true) => return Kind::Attention,
-        ("transformer_blocks" | "single_transformer_blocks" | "joint_transformer_blocks", true) => return Kind::TransformerBlock,
+        ("transformer_blocks" | "single_transformer_blocks" | "joint_transformer_blocks", true) => {
+            return Kind::TransformerBlock;
+        }
         ("downsamplers", true) => return Kind::Downsampler,
         ("upsamplers", true) => return Kind::Upsampler,
         _ => {}

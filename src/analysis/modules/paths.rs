@@ -20,7 +20,8 @@ const TOP: [&str; 9] = [
 pub fn from_node_name(name: &str) -> Option<String> {
     // ONNX Runtime names a fused node `<name of a node>/<fusion>/`.
     let scoped = name.strip_prefix('/')?;
-    let scoped = scoped.strip_suffix('/').map_or(scoped, |fused| fused.rsplit_once('/').map_or("", |(n, _)| n));
+    let scoped =
+        scoped.strip_suffix('/').map_or(scoped, |fused| fused.rsplit_once('/').map_or("", |(n, _)| n));
     let segments = scoped.rsplit_once('/').map_or("", |(path, _)| path);
     Some(join(&segments.split('/').collect::<Vec<_>>()))
 }

@@ -113,7 +113,8 @@ impl Analysis<'_> {
         if !part.is("Slice") && !part.is("Split") {
             return None;
         }
-        let sum = self.skip_inside(module, part.input(0)?, true).ok().filter(|o| Some(o.from) == part.input(0))?;
+        let sum =
+            self.skip_inside(module, part.input(0)?, true).ok().filter(|o| Some(o.from) == part.input(0))?;
         let concat = self.graph.node(self.graph.producer(sum.at)?);
         if !self.joins(module, concat) {
             return None;
@@ -139,10 +140,9 @@ impl Analysis<'_> {
                 return None;
             }
             let before = node.results().take_while(|v| *v != output);
-            return before.map(|v| self.shapes.of(v)?.dims.get(axis_of).cloned()).try_fold(
-                Dim::from(0),
-                |sum, length| sum.add(&length?),
-            );
+            return before
+                .map(|v| self.shapes.of(v)?.dims.get(axis_of).cloned())
+                .try_fold(Dim::from(0), |sum, length| sum.add(&length?));
         }
         let number = |slot: usize| node.input(slot).map(|v| self.shapes.scalar(v));
         let cut = match number(3) {

@@ -137,7 +137,8 @@ fn bodies(graph: &Graph, id: NodeId, node: &Node) -> Vec<Finding> {
             open.extend(inner.attribute.iter().flat_map(graphs));
             let multiplies = ["MatMul", "Gemm", "Conv", "Einsum"].contains(&inner.op_type());
             let stored = |name: &String| {
-                let own = body.initializer.iter().any(|t| t.name() == name && is_matrix(&t.dims, t.data_type()));
+                let own =
+                    body.initializer.iter().any(|t| t.name() == name && is_matrix(&t.dims, t.data_type()));
                 let outer = graph.value_named(name).map(|v| graph.value(v).origin);
                 own || matches!(outer, Some(Origin::Initializer(_)))
             };

@@ -151,7 +151,8 @@ impl Finder<'_> {
         }
         if self.graph.is_overridable(entry.value) {
             let name = &header.name;
-            return self.block(id, format!("its weight `{name}` is an input too, so a caller may replace it"));
+            return self
+                .block(id, format!("its weight `{name}` is an input too, so a caller may replace it"));
         }
         let Some(path) = self.place(id, || NOT_TOLD.to_string()) else { return };
         let known = self.weights.editable.iter_mut().rev();
@@ -178,8 +179,12 @@ impl Finder<'_> {
             .partition(|w| w.uses.iter().filter(|(id, _)| named(id)).count() < 2);
         self.weights.editable = kept;
         for weight in shared {
-            let reason = format!("only the name of a parameter tells its module, and the one of `{}` is read by \
-                                  {} layers", weight.path, weight.uses.len());
+            let reason = format!(
+                "only the name of a parameter tells its module, and the one of `{}` is read by \
+                                  {} layers",
+                weight.path,
+                weight.uses.len()
+            );
             for (node, _) in weight.uses {
                 let within = String::new();
                 self.weights.unplaced.push(Unplaced { within, node, reason: reason.clone() });
@@ -195,7 +200,8 @@ impl Finder<'_> {
             for (operand, name) in parts {
                 let [only] = operand.projections[..] else { continue };
                 let serves_whole = !census::is_cut(self.graph, operand.value, only.node);
-                let served = self.weights.editable.iter().position(|w| w.uses.contains(&(only.node, only.slot)));
+                let served =
+                    self.weights.editable.iter().position(|w| w.uses.contains(&(only.node, only.slot)));
                 let Some(served) = served.filter(|_| serves_whole) else { continue };
                 let own = self.weights.editable[served].clone();
                 let Some((module, last)) = own.path.rsplit_once('.') else { continue };

@@ -22,8 +22,7 @@ const PACKED: [&str; 12] = [
 ];
 
 /// Standard operators besides those of layers that multiply matrices, or run other operators.
-const OPAQUE: [&str; 9] =
-    ["Einsum", "RNN", "LSTM", "GRU", "DeformConv", "If", "Loop", "Scan", "SequenceMap"];
+const OPAQUE: [&str; 9] = ["Einsum", "RNN", "LSTM", "GRU", "DeformConv", "If", "Loop", "Scan", "SequenceMap"];
 
 /// Operators of ONNX Runtime that read matrices which are no weights of layers: tables, biases, masks.
 const HARMLESS: [&str; 6] = [

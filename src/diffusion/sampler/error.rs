@@ -4,6 +4,7 @@ use super::Class;
 
 /// A sampler table that cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SamplerError {
     /// The file is not a JSON object.
     #[error("the scheduler config is not a JSON object: {0}")]

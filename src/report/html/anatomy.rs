@@ -19,6 +19,7 @@ use crate::{
 
 /// A model.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Anatomy {
     /// The file.
     pub name: String,
@@ -49,6 +50,7 @@ pub struct Anatomy {
 
 /// A module.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Part {
     /// Its path, as plans name it.
     pub path: String,

@@ -36,6 +36,7 @@ const DIFFERENCES_LIMIT: usize = 5000;
 
 /// What a page shows.
 #[derive(Debug, Serialize)]
+#[non_exhaustive]
 pub struct Page<'a> {
     kind: Kind,
     title: String,

@@ -50,6 +50,7 @@ impl What {
 
 /// The state of a module in one view.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct State {
     /// What became of it.
     pub is: What,

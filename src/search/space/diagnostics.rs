@@ -10,6 +10,7 @@ use crate::plan::{PlanError, PlanSource, Problem};
 ///
 /// As a [`Diagnostic`] it shows each problem on the lines of the space that it comes from.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum SpaceError {
     /// A file cannot be read.
     File {

@@ -53,6 +53,7 @@ use crate::{
 
 /// What a verification came to.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Verdict {
     /// What the compiled graph is, if it is proven; what it was compared with, if not.
     pub form: Form,
@@ -73,6 +74,7 @@ impl Verdict {
 
 /// What agrees.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Proof {
     /// Nodes of the compiled graph that have their counterpart.
     pub nodes: usize,

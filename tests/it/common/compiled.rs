@@ -1,12 +1,9 @@
 //! Compiling a model as the command line does when it is told nothing but the plan.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
-};
+use std::path::{Path, PathBuf};
 
 use crdiff::{
-    compile::{Hooks, Job, Target, compile_file},
+    compile::{Hooks, Job, compile_file},
     plan,
 };
 
@@ -14,16 +11,7 @@ use crdiff::{
 pub fn compiled(model: &Path, plan: &str, folder: &Path) -> PathBuf {
     let plan = plan::parse("plan.yaml", plan).unwrap();
     let output = folder.join("compiled.onnx");
-    let job = Job {
-        model,
-        plan: &plan,
-        target: Target::Pruned,
-        output: Some(&output),
-        weights: None,
-        masks: Default::default(),
-        at: None,
-        protected: Vec::new(),
-    };
-    compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) }).unwrap();
+    let job = Job::new(model, &plan).output(&output);
+    compile_file(&job, Hooks::default()).unwrap();
     output
 }

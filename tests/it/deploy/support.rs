@@ -10,7 +10,7 @@ use std::{
 };
 
 use crdiff::{
-    compile::{Hooks, Target, compile_file},
+    compile::{self, Hooks, Target, compile_file},
     deploy::DeployError,
     deploy::triton::{Accelerator, Devices, Entry, Job, Served, Serving, export},
     engine::{Engine, HostTensor, Optimization, OrtEngine, Session, SessionOptions, io},
@@ -176,15 +176,6 @@ pub fn compiled(model: &Path, target: Target, output: &Path) {
 
 /// Compiles `model` by `plan`, with its weights, into `output`.
 pub fn compiled_by(plan: &plan::Plan, model: &Path, target: Target, output: &Path) {
-    let job = crdiff::compile::Job {
-        model,
-        plan,
-        target,
-        output: Some(output),
-        weights: Some(WeightPolicy::Copy),
-        masks: Default::default(),
-        at: None,
-        protected: Vec::new(),
-    };
-    compile_file(&job, Hooks { progress: &|_, _| {}, stop: &NOT_STOPPED }).unwrap();
+    let job = compile::Job::new(model, plan).target(target).output(output).weights(WeightPolicy::Copy);
+    compile_file(&job, Hooks::default()).unwrap();
 }

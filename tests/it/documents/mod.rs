@@ -129,6 +129,7 @@ fn help(subcommand: &str) -> &'static str {
             "diff",
             "compare",
             "digest",
+            "print",
             "doctor",
             "run",
             "search",
@@ -185,7 +186,10 @@ fn every_python_block_is_python() {
 #[test]
 fn every_link_inside_the_repository_leads_somewhere() {
     let mut checked = 0;
-    for file in blocks::documents().into_iter().chain(["ARCHITECTURE.md", "CHANGELOG.md"].map(String::from)) {
+    for file in blocks::documents()
+        .into_iter()
+        .chain(["ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(String::from))
+    {
         let text = fs::read_to_string(root().join(&file)).unwrap();
         let folder = root().join(&file).parent().unwrap().to_path_buf();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
@@ -93,19 +93,9 @@ impl Family {
         let folder = TempDir::new().unwrap();
         let output = folder.path().join("unet.onnx");
         let source = self.model(export);
-        let job = Job {
-            model: &source,
-            plan: &plan,
-            target,
-            output: Some(&output),
-            weights: None,
-            masks: Default::default(),
-            at: None,
-            protected: vec![],
-        };
-        let hooks = Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) };
-        let report =
-            compile_file(&job, hooks).unwrap_or_else(|e| panic!("{} {export} {}: {e}", self.name, case.name));
+        let job = Job::new(&source, &plan).target(target).output(&output);
+        let report = compile_file(&job, Hooks::default())
+            .unwrap_or_else(|e| panic!("{} {export} {}: {e}", self.name, case.name));
         Compiled { report, model: output, source, _folder: folder }
     }
 

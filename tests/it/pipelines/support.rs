@@ -4,7 +4,6 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
 };
 
 use crdiff::{
@@ -77,17 +76,9 @@ pub fn prepare(name: &str) -> Prepared {
     copy(&pipelines().join(name), &pipeline);
     let pruned = folder.path().join("pruned.onnx");
     let index = Golden::open(name).index;
-    let job = Job {
-        model: &pipeline.join("unet/model.onnx"),
-        plan: &plan(&index),
-        output: Some(&pruned),
-        weights: Some(WeightPolicy::Copy),
-        target: Default::default(),
-        masks: Default::default(),
-        at: None,
-        protected: Vec::new(),
-    };
-    compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) }).unwrap();
+    let (model, plan) = (pipeline.join("unet/model.onnx"), plan(&index));
+    let job = Job::new(&model, &plan).output(&pruned).weights(WeightPolicy::Copy);
+    compile_file(&job, Hooks::default()).unwrap();
     Prepared { _folder: folder, pipeline, pruned }
 }
 

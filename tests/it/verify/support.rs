@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
 };
 
 use crdiff::{
@@ -60,21 +59,13 @@ impl Model {
             }
         };
         let model = self.path();
-        let job = Job {
-            model: &model,
-            plan,
-            target,
-            output: Some(&output),
-            weights: match policy {
-                Weights::Share => Some(WeightPolicy::Share),
-                Weights::Copy => Some(WeightPolicy::Copy),
-                Weights::Compact => None,
-            },
-            masks: if policy == Weights::Compact { MaskForm::Computed } else { MaskForm::Stored },
-            at: None,
-            protected: Vec::new(),
+        let (weights, masks) = match policy {
+            Weights::Share => (WeightPolicy::Share, MaskForm::Stored),
+            Weights::Copy => (WeightPolicy::Copy, MaskForm::Stored),
+            Weights::Compact => (WeightPolicy::Share, MaskForm::Computed),
         };
-        compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) })?;
+        let job = Job::new(&model, plan).target(target).output(&output).weights(weights).masks(masks);
+        compile_file(&job, Hooks::default())?;
         Ok(output)
     }
 }

@@ -10,7 +10,6 @@ use std::{
     collections::BTreeMap,
     env, fs,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
 };
 
 use crdiff::{
@@ -230,17 +229,9 @@ impl Subject {
         fs::write(&original, model.encode_to_vec()).unwrap();
         let plan = plan(text);
         let compiled = folder.path().join("compiled.onnx");
-        let job = Job {
-            model: &original,
-            plan: &plan,
-            target,
-            output: Some(&compiled),
-            weights: Some(if external { WeightPolicy::Share } else { WeightPolicy::Copy }),
-            masks,
-            at: None,
-            protected: Vec::new(),
-        };
-        compile_file(&job, Hooks { progress: &|_, _| {}, stop: &AtomicBool::new(false) }).unwrap();
+        let weights = if external { WeightPolicy::Share } else { WeightPolicy::Copy };
+        let job = Job::new(&original, &plan).target(target).output(&compiled).weights(weights).masks(masks);
+        compile_file(&job, Hooks::default()).unwrap();
         let graph = Graph::load(onnx::open(&compiled).unwrap()).unwrap();
         let expected = run(engine, &compiled, &graph).unwrap();
         Self { name, plan, original, compiled, expected, folder }
