@@ -394,7 +394,7 @@ impl<'g> Editor<'g> {
         values.iter().map(|v| v.map_or_else(String::new, |v| self.graph.value(v).name.clone())).collect()
     }
 
-    fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, EditError> {
+    pub(super) fn node_mut(&mut self, id: NodeId) -> Result<&mut Node, EditError> {
         self.graph.edits += 1;
         self.graph.nodes[id.index()].as_mut().ok_or_else(|| EditError::Gone(format!("node {}", id.index())))
     }

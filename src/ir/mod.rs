@@ -3,6 +3,7 @@
 //! A node keeps the bytes it came in; [`Editor`] is the only thing that changes a graph, and edits those bytes
 //! surgically, so that what it doesn't touch (attributes, metadata, unknown fields) stays as it was.
 
+mod attributes;
 mod check;
 mod digest;
 mod edit;

@@ -9,7 +9,7 @@ use crate::onnx::wire::{self, Field};
 pub(super) const NODE_INPUT: u32 = 1;
 /// `NodeProto.output`
 pub(super) const NODE_OUTPUT: u32 = 2;
-const NODE_ATTRIBUTE: u32 = 5;
+pub(super) const NODE_ATTRIBUTE: u32 = 5;
 const ATTRIBUTE_GRAPH: u32 = 6;
 const ATTRIBUTE_GRAPHS: u32 = 11;
 const GRAPH_NODE: u32 = 1;

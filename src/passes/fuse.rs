@@ -1,7 +1,7 @@
 //! Fuse: dense and pruned network and their mix in one graph, each node that both have in common once.
 //!
 //! The pruned branch starts as the dense one. A node is copied only if an operand of it differs between the two: it
-//! reads a masked weight, the output of a bypassed module, or the result of a copied node. Everything before the first
+//! reads a masked weight, the output of a bypassed module, or the result of a copied node; or if its attributes differ. Everything before the first
 //! such node on any path is shared, and so is whatever a path does not touch: time embedding, text projections.
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -18,7 +18,7 @@ use crate::{
         proto::{AttributeProto, attribute_proto, type_proto},
         value_info,
     },
-    rules::{Edits, Skips},
+    rules::{Change, Edits, Skips},
 };
 
 /// Suffix of the names of copied nodes and their results.
@@ -45,7 +45,9 @@ pub(super) fn run(
     progress: &Progress<'_>,
 ) -> Result<(Vec<WeightOutcome>, Sharing), PassError> {
     let dense: Vec<NodeId> = editor.graph().node_ids().collect();
-    let mut branch = Branch { skips: edits.skips(), ..Branch::default() };
+    let attributes = edits.other.changes.iter().flat_map(Change::attributes);
+    let attributes = attributes.map(|edit| (edit.node, edit.set.as_slice())).collect();
+    let mut branch = Branch { skips: edits.skips(), attributes, ..Branch::default() };
     let outcomes = place_all(edits.other.weights(), editor, &mut branch, progress)?;
     let outputs: Vec<ValueId> = editor.graph().outputs().iter().map(|io| io.value).collect();
     let differing = branch.differing(editor.graph(), &dense);
@@ -61,6 +63,9 @@ pub(super) fn run(
         }
         let inputs = branch.operands(editor.graph(), id);
         let copy = editor.copy_node(id, &inputs, SUFFIX, Place::Last)?;
+        if let Some(set) = branch.attributes.get(&id) {
+            editor.set_attributes(copy, set)?;
+        }
         for captured in editor.graph().node(copy).captures.clone() {
             let pruned = branch.value(captured);
             if pruned != captured {
@@ -92,15 +97,17 @@ pub(super) fn run(
 
 /// What the pruned branch has in place of what the dense one has.
 #[derive(Default)]
-struct Branch {
+struct Branch<'a> {
     skips: Skips,
+    /// Attributes of nodes.
+    attributes: FxHashMap<NodeId, &'a [AttributeProto]>,
     /// Operands that are masked weights.
     masked: FxHashMap<(NodeId, usize), ValueId>,
     /// Results of copied nodes.
     values: FxHashMap<ValueId, ValueId>,
 }
 
-impl Placing for Branch {
+impl Placing for Branch<'_> {
     fn place(
         &mut self,
         editor: &mut Editor<'_>,
@@ -126,7 +133,7 @@ impl Placing for Branch {
     }
 }
 
-impl Branch {
+impl Branch<'_> {
     /// What the pruned branch reads where the dense one reads `value`.
     fn value(&self, value: ValueId) -> ValueId {
         let skip = self.skips.follow(value);
@@ -150,7 +157,8 @@ impl Branch {
                 let skip = self.skips.follow(value);
                 skip != value || graph.producer(skip).is_some_and(|p| differing.contains(&p))
             };
-            if masked || node.operands().chain(node.captures.iter().copied()).any(changed) {
+            let otherwise = masked || self.attributes.contains_key(id);
+            if otherwise || node.operands().chain(node.captures.iter().copied()).any(changed) {
                 differing.insert(*id);
             }
         }

@@ -1,5 +1,6 @@
 //! The passes, in order. A new pass is one file, one line in `ORDERED` and one test file.
 
+mod attributes;
 mod compact;
 mod feed;
 mod fuse;
@@ -68,7 +69,7 @@ struct Pass {
 }
 
 /// The passes, in order. Each looks at [`Recipe::target`] for whether it has anything to do.
-const ORDERED: [Pass; 7] = [
+const ORDERED: [Pass; 8] = [
     // First, on values as the plan was resolved: later passes may add values, but never take a skip away. In a fused
     // graph only what both networks have: the other one's redirects are followed in copies.
     Pass {
@@ -103,7 +104,16 @@ const ORDERED: [Pass; 7] = [
             Ok(())
         },
     },
-    // In place of both for the other network: the dense branch must stay as it is, so the edits are made in copies.
+    // Before copies are made of the nodes: they have what both networks have.
+    Pass {
+        name: "attributes",
+        run: |context, editor| {
+            let Recipe { edits, target, .. } = context.recipe;
+            let other = if target.is_fused() { &[] } else { edits.other.changes.as_slice() };
+            attributes::run(edits.always.changes.iter().chain(other), editor)
+        },
+    },
+    // In place of them all for the other network: the dense branch must stay as it is, so the edits are made in copies.
     Pass {
         name: "fuse",
         run: |context, editor| {

@@ -32,7 +32,7 @@ pub(crate) mod tree;
 
 pub use crate::{
     analysis::skip::Via,
-    rules::{BypassRule, Mask, Pattern, Pool, PruneRule, Ratio, Rule, Ties},
+    rules::{BypassRule, DilateRule, Mask, Pattern, Pool, PruneRule, Ratio, Rule, Ties},
 };
 #[cfg(feature = "runner")]
 pub(crate) use diagnostics::join;

@@ -90,6 +90,13 @@ fn masks_alone(edits: &Edits) -> Result<(), String> {
         for edit in &change.edits {
             match edit {
                 Edit::Transform(weights) => scaled |= weights.scale != 0.0,
+                Edit::Attributes(_) => {
+                    return Err(format!(
+                        "an amplified graph stands for prune rules only: no weights multiplied by 1 - w stand for \
+                         what `{}` changes. Emit a fused graph instead",
+                        change.rule
+                    ));
+                }
                 Edit::Redirect(_) => {
                     return Err(
                         "an amplified graph stands for prune rules only: for a bypassed module, multiplying by 1 - w \

@@ -101,7 +101,7 @@ pub fn report(
             module: change.subject.clone(),
             line: source.line(change.span),
             kind: modules.get(module).kind.to_string(),
-            how: change.how,
+            how: change.how.clone(),
             gone: change.fate == Fate::Gone,
             nodes: nodes.len(),
             parameters: parameters_gone(graph, census, modules, module),

@@ -11,6 +11,8 @@ pub mod slice;
 pub mod text;
 pub mod verify;
 
+use std::borrow::Cow;
+
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{analysis::magnitude::Summary, plan::Target, rules};
@@ -84,7 +86,7 @@ pub struct ChangeReport {
     /// What the module is: `resnet`, `attention`.
     pub kind: String,
     /// The key and the value of the plan that say how: `via` and `shortcut`.
-    pub how: (&'static str, &'static str),
+    pub how: (&'static str, Cow<'static, str>),
     /// Whether nothing reads the module's results any more.
     pub gone: bool,
     /// Nodes of the module that are gone.
@@ -109,7 +111,7 @@ fn by_rule<S: Serializer>(changes: &[ChangeReport], serializer: S) -> Result<S::
             row.serialize_entry("module", &change.module)?;
             row.serialize_entry("line", &change.line)?;
             row.serialize_entry("kind", &change.kind)?;
-            row.serialize_entry(change.how.0, change.how.1)?;
+            row.serialize_entry(change.how.0, &change.how.1)?;
             row.serialize_entry("nodes", &change.nodes)?;
             row.serialize_entry("parameters", &change.parameters)?;
             if let Some(macs) = &change.macs {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
 use super::{ChangeReport, CompileReport, PruneReport};
-use crate::plan::Target;
+use crate::{plan::Target, rules};
 
 /// The report as text, without colours, ending in a newline.
 pub fn compile(report: &CompileReport) -> String {
@@ -26,13 +26,14 @@ pub fn compile(report: &CompileReport) -> String {
 
 /// Adds a table for each kind of rule that changes modules.
 fn change_tables(text: &mut String, report: &CompileReport) {
-    for changes in report.changes.chunk_by(|a, b| a.rule == b.rule) {
-        change_table(text, changes, report.fused.is_none());
+    for kind in rules::module_kinds() {
+        let changes: Vec<_> = report.changes.iter().filter(|change| change.rule == kind).collect();
+        change_table(text, &changes, report.fused.is_none());
     }
 }
 
 /// Adds the table of `changes`, all of one rule. In a fused graph nothing is gone: the dense branch has it all.
-fn change_table(text: &mut String, changes: &[ChangeReport], gone: bool) {
+fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool) {
     let Some(first) = changes.first() else { return };
     let with_macs = gone && changes.iter().any(|change| change.macs.is_some());
     let mut header = vec![first.done, "kind", first.how.0];

@@ -85,7 +85,7 @@ impl Kind for BypassRule {
                     span: self.span,
                     subject: path.clone(),
                     module: Some(module),
-                    how: ("via", self.via.name()),
+                    how: ("via", self.via.name().into()),
                     done: "bypassed",
                     undone: "is not bypassed",
                     fate: Fate::Gone,

@@ -1,12 +1,15 @@
 //! Edits: what a plan means for one graph, in terms that passes, verifier, search and reports share. They know no rules.
 
+use std::borrow::Cow;
+
 use miette::SourceSpan;
 use rustc_hash::FxHashMap;
 
 use super::prune::Mask;
 use crate::{
     analysis::{modules::ModuleId, skip::Redirect, weights::Weight},
-    ir::ValueId,
+    ir::{NodeId, ValueId},
+    onnx::proto::AttributeProto,
 };
 
 /// The edits of a plan.
@@ -25,8 +28,11 @@ impl Edits {
     }
 
     /// Returns what makes two graphs of one model the same but for the elements of their weights.
-    pub fn structure(&self) -> Vec<Redirect> {
-        self.changes().flat_map(Change::redirects).collect()
+    pub fn structure(&self) -> Structure {
+        Structure {
+            redirects: self.changes().flat_map(Change::redirects).collect(),
+            attributes: self.changes().flat_map(Change::attributes).cloned().collect(),
+        }
     }
 
     /// Whether nothing is changed in either network.
@@ -44,7 +50,7 @@ impl Edits {
         for edit in self.other.changes.iter_mut().flat_map(|change| &mut change.edits) {
             match edit {
                 Edit::Transform(weights) => weights.scale = 1.0 - w,
-                Edit::Redirect(_) => {}
+                Edit::Redirect(_) | Edit::Attributes(_) => {}
             }
         }
     }
@@ -58,6 +64,13 @@ impl Edits {
     pub fn skips(&self) -> Skips {
         Skips::of(self.changes())
     }
+}
+
+/// The edits of a plan without the elements of weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Structure {
+    redirects: Vec<Redirect>,
+    attributes: Vec<Attributes>,
 }
 
 /// What one network differs by from the graph as it came.
@@ -86,7 +99,7 @@ pub struct Change {
     /// The module.
     pub module: Option<ModuleId>,
     /// The key and the value of the plan that say how the rule changes a module: `via` and `shortcut`.
-    pub how: (&'static str, &'static str),
+    pub how: (&'static str, Cow<'static, str>),
     /// What the rule does, as the head of a table: "bypassed".
     pub done: &'static str,
     /// What a module is that the rule has not changed: "is not bypassed".
@@ -113,7 +126,7 @@ impl Change {
     pub fn weights(&self) -> impl Iterator<Item = &WeightEdit> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Transform(weights) => Some(weights),
-            Edit::Redirect(_) => None,
+            Edit::Redirect(_) | Edit::Attributes(_) => None,
         })
     }
 
@@ -121,7 +134,15 @@ impl Change {
     pub fn redirects(&self) -> impl Iterator<Item = Redirect> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Redirect(redirect) => Some(*redirect),
-            Edit::Transform(_) => None,
+            Edit::Transform(_) | Edit::Attributes(_) => None,
+        })
+    }
+
+    /// Returns which nodes get other attributes.
+    pub fn attributes(&self) -> impl Iterator<Item = &Attributes> {
+        self.edits.iter().filter_map(|edit| match edit {
+            Edit::Attributes(attributes) => Some(attributes),
+            Edit::Redirect(_) | Edit::Transform(_) => None,
         })
     }
 }
@@ -133,6 +154,17 @@ pub enum Edit {
     Redirect(Redirect),
     /// Weights get other elements.
     Transform(WeightEdit),
+    /// A node gets other attributes.
+    Attributes(Attributes),
+}
+
+/// Attributes of one node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attributes {
+    /// The node.
+    pub node: NodeId,
+    /// What it has in place of its attributes of the same names; it keeps the others.
+    pub set: Vec<AttributeProto>,
 }
 
 /// Weights whose elements are changed by one rule; which of them are can depend on all.

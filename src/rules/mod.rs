@@ -2,6 +2,7 @@
 //! reference, and what it means for a model as [`Edits`]. After that nothing knows kinds.
 
 pub(crate) mod bypass;
+mod dilate;
 mod edits;
 pub(crate) mod prune;
 
@@ -11,7 +12,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use bypass::BypassRule;
-pub use edits::{Change, Edit, EditSet, Edits, Fate, Skips, WeightEdit};
+pub use dilate::DilateRule;
+pub use edits::{Attributes, Change, Edit, EditSet, Edits, Fate, Skips, Structure, WeightEdit};
 pub(crate) use prune::no_target;
 pub use prune::{Mask, Pattern, Pool, PruneRule, Ratio, Ties};
 
@@ -61,6 +63,8 @@ kinds! {
     Bypass(BypassRule),
     /// Multiply the selected modules' weights of small magnitude by `scale`.
     Prune(PruneRule),
+    /// Let convolutions reach further: their kernels get gaps.
+    Dilate(DilateRule),
 }
 
 /// How a kind is written.

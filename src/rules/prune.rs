@@ -326,7 +326,7 @@ impl PruneRule {
             span: self.span,
             subject,
             module: None,
-            how: ("", ""),
+            how: ("", "".into()),
             done: "pruned",
             undone: "is not masked",
             fate: Fate::Changed,

@@ -23,7 +23,6 @@ use crate::{
         Analysis, Findings,
         magnitude::{MagnitudeHistogram, PoolTensor, Progress},
         modules::Modules,
-        skip::Redirect,
         weights::Weight,
     },
     compile::CompileError,
@@ -34,7 +33,7 @@ use crate::{
     onnx::{self, DataType, OnnxError, WeightPolicy, WriteOptions},
     passes::{self, FedWeight, MaskForm, PassError, Recipe},
     plan::{self, Located, Mode, Plan, PlanError, Target},
-    rules::{Change, Edit, Edits, Mask, Pool, Ties, WeightEdit},
+    rules::{Change, Edit, Edits, Mask, Pool, Structure, Ties, WeightEdit},
 };
 
 /// Masked weights are made so many bytes at a time.
@@ -94,7 +93,7 @@ impl Drop for Files {
 
 /// A graph that stores no masked weights: it serves all trials that bypass and mask the same.
 struct Template {
-    structure: Vec<Redirect>,
+    structure: Structure,
     weights: Vec<(String, Vec<Use>)>,
     output: PathBuf,
     files: Arc<Files>,
@@ -269,7 +268,7 @@ impl Compiler {
         for edit in change.edits.drain(..) {
             match edit {
                 Edit::Transform(weights) => self.with_threshold(weights, &mut edits, progress)?,
-                Edit::Redirect(_) => edits.push(edit),
+                Edit::Redirect(_) | Edit::Attributes(_) => edits.push(edit),
             }
         }
         change.edits = edits;

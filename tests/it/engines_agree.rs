@@ -9,11 +9,15 @@ use crdiff::{
     plan,
 };
 
-/// Bypass, prune, both.
-const PLANS: [(&str, &str); 3] = [
+/// Bypass, prune, both, and dilated convolutions.
+const PLANS: [(&str, &str); 4] = [
     ("bypass", "version: 1\nrules: [{bypass: [mid_block.attentions.0, mid_block.resnets.1]}]\n"),
     ("prune", "version: 1\ncrdiff: {down: 0.3, mid: 0.5, up: 0.1}\n"),
     ("both", "version: 1\ncrdiff: {down: 0.2, up: 0.2}\nrules: [{bypass: mid_block}]\n"),
+    (
+        "dilate",
+        "version: 1\nrules: [{dilate: {modules: [\"**.conv{1,2}\", \"down_blocks.**.conv\"], by: 2}}]\n",
+    ),
 ];
 
 /// Model, size of the goldens' inputs.

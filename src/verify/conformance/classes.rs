@@ -46,7 +46,8 @@ impl Interner {
         *self.keys.entry(key).or_insert(next)
     }
 
-    fn signature(&mut self, bytes: Vec<u8>) -> u32 {
+    /// The number of a signature.
+    pub fn signature(&mut self, bytes: Vec<u8>) -> u32 {
         let next = self.signatures.len() as u32;
         *self.signatures.entry(bytes).or_insert(next)
     }
@@ -81,7 +82,7 @@ impl<'g> Side<'g> {
         let kinds: Vec<Kind> = graph.value_ids().map(|value| value::kind(graph, value)).collect();
         for (id, node) in graph.nodes() {
             if node.results().any(|v| kinds[v.index()] == Kind::Result) {
-                let Signature { bytes, reads, is_random: random } = signature(graph, id)?;
+                let Signature { bytes, reads, is_random: random } = signature(graph, id, &node.attributes)?;
                 let commutative =
                     (node.is("Add") || node.is("Mul")) && matches!(reads[..], [Some(_), Some(_)]);
                 nodes[id.index()] =
@@ -145,7 +146,7 @@ pub(super) struct Overrides {
 pub(super) struct Classes(Vec<Option<Class>>);
 
 impl Classes {
-    /// The classes of `side`, whose nodes read what `substitution` says.
+    /// The classes of `side`, whose nodes read and are what `substitution` says.
     pub fn of(
         side: &Side<'_>,
         substitution: &Substitution,
@@ -218,7 +219,8 @@ impl Classes {
         if shape.commutative {
             operands.sort_unstable_by_key(|class| class.map(|c| c.0));
         }
-        let key = Key::Result { signature: shape.signature, slot, operands: operands.into() };
+        let signature = substitution.signature(node).unwrap_or(shape.signature);
+        let key = Key::Result { signature, slot, operands: operands.into() };
         self.0[value.index()] = Some(interner.class(key));
         None
     }

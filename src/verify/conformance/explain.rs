@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Difference,
     classes::{Class, Side},
-    signature::attributes,
+    signature::counted,
     value::{self, Kind},
     walk::{Cause, Cone, Mismatch, Reader},
 };
@@ -144,7 +144,10 @@ impl Names<'_, '_> {
                 difference.module = made_in().or_else(|| self.module_of(mismatch.reader));
             }
             Cause::Different => {
-                difference.message = self.different(mismatch);
+                difference.message = self.different(mismatch, cone);
+                let change = producer.and_then(|node| cone.substitution.attributes(node));
+                let change = change.and_then(|(_, index)| self.edits.changes().nth(index));
+                difference.rule = change.map(|change| change.span);
                 difference.module = made_in().or_else(|| self.module_of(mismatch.reader));
             }
         }
@@ -160,7 +163,7 @@ impl Names<'_, '_> {
             .then(|| format!("was `{path}`, or something in it, taken out by another plan?"))
     }
 
-    fn different(&self, mismatch: &Mismatch) -> String {
+    fn different(&self, mismatch: &Mismatch, cone: &Cone) -> String {
         let (original, compiled) = (self.original.graph, self.compiled.graph);
         let (want, have) = (describe(original, mismatch.original), describe(compiled, mismatch.compiled));
         if (self.original.kind(mismatch.original), self.compiled.kind(mismatch.compiled))
@@ -182,7 +185,8 @@ impl Names<'_, '_> {
         if !same_operator || self.compiled.kind(mismatch.compiled) != self.original.kind(mismatch.original) {
             return format!("{have}, expected {want}");
         }
-        if let (Ok(ours), Ok(theirs)) = (attributes(compiled, found), attributes(original, expected))
+        let planned = cone.substitution.attributes(b).map_or(expected.attributes.as_slice(), |(set, _)| set);
+        if let (Ok(ours), Ok(theirs)) = (counted(compiled, &found.attributes), counted(original, planned))
             && let Some(what) = attribute_difference(&ours, &theirs)
         {
             return format!("{} has {what}", found.describe());

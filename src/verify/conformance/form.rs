@@ -4,7 +4,7 @@ use super::{Difference, Roots, interface::Stamp, interface::WEIGHT_INPUT, mix, w
 use crate::{
     ir::Graph,
     plan::{During, On, Plan, Weight},
-    rules::{Change, Edits},
+    rules::{Edit, Edits},
 };
 
 /// What a compiled graph is.
@@ -92,10 +92,13 @@ impl Form {
         if !always || amplify.every.value.get() != 1 || amplify.on != On::Both {
             report("the plan's amplify.during, every or on leaves steps or branches out");
         }
-        let redirects = edits.other.changes.iter().flat_map(Change::redirects).next();
-        if self == Self::Amplified && redirects.is_some() {
-            let message =
-                "an amplified graph stands for masked weights only, not for modules that are left out";
+        let is_weights = |edit: &Edit| match edit {
+            Edit::Transform(_) => true,
+            Edit::Redirect(_) | Edit::Attributes(_) => false,
+        };
+        if self == Self::Amplified && !edits.other.changes.iter().flat_map(|c| &c.edits).all(is_weights) {
+            let message = "an amplified graph stands for masked weights only, not for modules that are left out or \
+                           changed otherwise";
             differences.push(Difference::last(message.into()));
         }
     }

@@ -1,9 +1,10 @@
 //! Translation validation: is a compiled graph exactly the original plus its plan?
 //!
 //! The compiled graph is walked back from its outputs, and the original with it, through what the plan says is read
-//! in place of what. Every node must agree in operator, attributes, bodies and operands; every tensor must hold the
-//! original's bytes, or what its prune rule makes of them, with the threshold checked by its definition or selected
-//! again. A fused graph is two such walks, one for each network, and the mix of both at its outputs.
+//! in place of what. Every node must agree in operator, attributes (the original's, or those that the plan gives it),
+//! bodies and operands; every tensor must hold the original's bytes, or what its prune rule makes of them, with the
+//! threshold checked by its definition or selected again. A fused graph is two such walks, one for each network, and
+//! the mix of both at its outputs.
 //!
 //! Harmless, and accepted: other names of values and nodes, another order of nodes, more or fewer Identity nodes, dead
 //! nodes that are gone or new, a Constant for an initializer of the same bytes, weights inline or external or shared,
@@ -164,7 +165,7 @@ pub fn verify(
     let original_side = Side::new(original, &mut interner)?;
     let compiled_side = Side::new(compiled, &mut interner)?;
     let none = Overrides::default();
-    let substitution = Substitution::of_dense(&edits);
+    let substitution = Substitution::of_dense(&edits, original, &mut interner)?;
     let dense = Cone {
         classes: Classes::of(&original_side, &substitution, &none, &mut interner),
         masks: masks::masked_operands(edits.always.weights()).0,
@@ -173,7 +174,7 @@ pub fn verify(
     };
     let dense_values = dense.classes.first_values();
     let (masked, masks) = masks::masked_operands(edits.weights());
-    let substitution = Substitution::of_other(&edits);
+    let substitution = Substitution::of_other(&edits, original, &mut interner)?;
     let mut pruned = Cone {
         classes: Classes::of(&original_side, &substitution, &none, &mut interner),
         substitution,

@@ -6,7 +6,7 @@ use super::{classes::Side, walk::Cone};
 use crate::ir::{Graph, NodeId, ValueId};
 
 /// The nodes of the original that compute something else in the one network than in the other: they read a weight that
-/// is masked otherwise, another value, or the result of such a node.
+/// is masked otherwise, another value, or the result of such a node, or have other attributes.
 #[derive(Debug, Default)]
 pub(super) struct Reach(FxHashSet<NodeId>);
 
@@ -36,7 +36,11 @@ impl Reach {
                 done[node.index()] = true;
                 let masked = (0..side.graph.node(node).inputs.len())
                     .any(|slot| cone.masks.get(&(node, slot)) != dense.masks.get(&(node, slot)));
-                if masked || reads().any(|value| reach.has(side.graph, [cone, dense], value)) {
+                let signatures = [cone, dense].map(|cone| cone.substitution.signature(node));
+                if masked
+                    || signatures[0] != signatures[1]
+                    || reads().any(|value| reach.has(side.graph, [cone, dense], value))
+                {
                     reach.0.insert(node);
                 }
             }

@@ -31,14 +31,18 @@ pub(super) struct Signature {
 /// name, op_type, attribute, doc_string, domain, metadata_props.
 const TAKEN_APART: [u32; 8] = [1, 2, 3, 4, 5, 6, 7, 9];
 
-/// The signature of node `id`.
+/// The signature of node `id`, if it has these attributes.
 ///
 /// # Errors
 /// [`OnnxError`] if a tensor in an attribute cannot be read.
-pub(super) fn signature(graph: &Graph, id: NodeId) -> Result<Signature, OnnxError> {
+pub(super) fn signature(
+    graph: &Graph,
+    id: NodeId,
+    attributes: &[AttributeProto],
+) -> Result<Signature, OnnxError> {
     let node = graph.node(id);
     let mut renamer = Renamer { graph, bound: Vec::new(), free: Vec::new(), next: 0 };
-    let attributes = renamer.attributes(&node.attributes)?;
+    let counted = renamer.attributes(attributes)?;
     // An optional operand that is left out at the end is the same as none; in the middle it is one of its own.
     let operands = node.inputs.len() - node.inputs.iter().rev().take_while(|v| v.is_none()).count();
     let operands = node.inputs.get(..operands).unwrap_or_default();
@@ -66,12 +70,12 @@ pub(super) fn signature(graph: &Graph, id: NodeId) -> Result<Signature, OnnxErro
             add(&unknown.value);
         }
     }
-    for attribute in attributes {
+    for attribute in counted {
         add(&attribute.encode_to_vec());
     }
     let mut reads = operands.to_vec();
     reads.extend(renamer.free.iter().map(|name| graph.value_named(name)));
-    let is_random = is_random(&node.op_type, domain(node)) || any_random(&node.attributes);
+    let is_random = is_random(&node.op_type, domain(node)) || any_random(attributes);
     Ok(Signature { bytes, reads, is_random })
 }
 
@@ -110,12 +114,15 @@ pub(super) fn domain(node: &Node) -> &str {
     }
 }
 
-/// The attributes of a node by name, each as it counts.
+/// `attributes` of a node by name, each as it counts.
 ///
 /// # Errors
 /// [`OnnxError`] if a tensor in one cannot be read.
-pub(super) fn attributes(graph: &Graph, node: &Node) -> Result<Vec<AttributeProto>, OnnxError> {
-    Renamer { graph, bound: Vec::new(), free: Vec::new(), next: 0 }.attributes(&node.attributes)
+pub(super) fn counted(
+    graph: &Graph,
+    attributes: &[AttributeProto],
+) -> Result<Vec<AttributeProto>, OnnxError> {
+    Renamer { graph, bound: Vec::new(), free: Vec::new(), next: 0 }.attributes(attributes)
 }
 
 /// Bytes that are equal for equal sparse initializers.

@@ -1,46 +1,75 @@
-//! What the plan says is read in place of what.
+//! What the plan says is read in place of what, and which nodes have other attributes.
 
 use rustc_hash::FxHashMap;
 
-use super::value;
+use super::{classes::Interner, signature::signature, value};
 use crate::{
-    ir::{Graph, ValueId},
+    ir::{Graph, NodeId, ValueId},
+    onnx::{OnnxError, proto::AttributeProto},
     rules::{Edit, Edits},
 };
 
-/// Values of the original and what stands in for them, each with the change of the plan that says so. The default
-/// substitutes nothing.
+/// Values of the original and what stands in for them, nodes and the attributes that they have then, each with the
+/// change of the plan that says so. The default substitutes nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Substitution {
     skips: FxHashMap<ValueId, (ValueId, usize)>,
+    attributes: FxHashMap<NodeId, (Vec<AttributeProto>, usize)>,
+    /// The numbers of the signatures of nodes with other attributes.
+    signatures: FxHashMap<NodeId, u32>,
 }
 
 impl Substitution {
     /// That of the dense network, which has only what the plan changes in both.
-    pub fn of_dense(edits: &Edits) -> Self {
-        Self::of(edits, edits.always.changes.len())
+    ///
+    /// # Errors
+    /// [`OnnxError`] if a tensor in an attribute cannot be read.
+    pub fn of_dense(edits: &Edits, graph: &Graph, interner: &mut Interner) -> Result<Self, OnnxError> {
+        Self::of(edits, edits.always.changes.len(), graph, interner)
     }
 
     /// That of the other network.
-    pub fn of_other(edits: &Edits) -> Self {
-        Self::of(edits, usize::MAX)
+    ///
+    /// # Errors
+    /// [`OnnxError`] if a tensor in an attribute cannot be read.
+    pub fn of_other(edits: &Edits, graph: &Graph, interner: &mut Interner) -> Result<Self, OnnxError> {
+        Self::of(edits, usize::MAX, graph, interner)
     }
 
-    fn of(edits: &Edits, changes: usize) -> Self {
-        let mut skips = FxHashMap::default();
+    fn of(edits: &Edits, changes: usize, graph: &Graph, interner: &mut Interner) -> Result<Self, OnnxError> {
+        let mut all = Self::default();
         for (index, change) in edits.changes().enumerate().take(changes) {
             for edit in &change.edits {
                 match edit {
                     // A module and the last one in it have one output. Changes are in the order of the modules, those
                     // around before those inside: the whole module is taken out.
                     Edit::Redirect(redirect) => {
-                        skips.entry(redirect.from).or_insert((redirect.to, index));
+                        all.skips.entry(redirect.from).or_insert((redirect.to, index));
+                    }
+                    Edit::Attributes(edit) => {
+                        let replaced = |name: &str| edit.set.iter().any(|set| set.name() == name);
+                        let mut attributes = graph.node(edit.node).attributes.clone();
+                        attributes.retain(|attribute| !replaced(attribute.name()));
+                        attributes.extend(edit.set.iter().cloned());
+                        let bytes = signature(graph, edit.node, &attributes)?.bytes;
+                        all.signatures.insert(edit.node, interner.signature(bytes));
+                        all.attributes.insert(edit.node, (attributes, index));
                     }
                     Edit::Transform(_) => {}
                 }
             }
         }
-        Self { skips }
+        Ok(all)
+    }
+
+    /// The attributes of `node`, if the plan changes them, and the index of the change that says so.
+    pub fn attributes(&self, node: NodeId) -> Option<(&[AttributeProto], usize)> {
+        self.attributes.get(&node).map(|(attributes, index)| (attributes.as_slice(), *index))
+    }
+
+    /// The number of the signature of `node`, if the plan changes it.
+    pub fn signature(&self, node: NodeId) -> Option<u32> {
+        self.signatures.get(&node).copied()
     }
 
     /// What stands in for `value`, and the index of the change that says so.

@@ -267,7 +267,7 @@ impl Walker<'_, '_> {
         let slot = |outputs: &[Option<ValueId>], value| outputs.iter().position(|v| *v == Some(value));
         let named = found.name == expected.name && !found.name.is_empty();
         let same = compiled.signature(a).is_some()
-            && compiled.signature(a) == original.signature(b)
+            && compiled.signature(a) == self.cone.substitution.signature(b).or(original.signature(b))
             && slot(&found.outputs, have) == slot(&expected.outputs, want);
         if !same || known && !named {
             return false;

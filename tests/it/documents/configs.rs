@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::documents::root;
 
 /// Plans, the networks that each is for, and the network that is left where it has a name of its own.
-const PLANS: [(&str, &[&str], Option<&str>); 10] = [
+const PLANS: [(&str, &[&str], Option<&str>); 15] = [
+    ("attention-shapes", &["shapes"], None),
     ("bk-sdm-base", &["sd15"], Some("bk-sdm-base")),
     ("bk-sdm-small", &["sd15"], Some("bk-sdm-small")),
     ("bk-sdm-tiny", &["sd15"], None),
@@ -23,6 +24,10 @@ const PLANS: [(&str, &[&str], Option<&str>); 10] = [
     ("crdiff-sd21", &["sd21"], None),
     ("crdiff-sdxl", &["sdxl"], None),
     ("crdiff-shapes", &["shapes"], None),
+    ("dilate-shapes", &["shapes"], None),
+    ("scalecrafter-sd15", &["sd15"], None),
+    ("scalecrafter-sd21", &["sd21"], None),
+    ("scalecrafter-sdxl", &["sdxl"], None),
     ("skip-layer", &["sd15", "sd21", "sdxl"], None),
 ];
 
@@ -83,6 +88,11 @@ fn every_plan_fits_the_networks_that_it_is_for() {
             if plan.starts_with("crdiff") {
                 check_groups(&report, name, plan);
             }
+            if plan.starts_with("scalecrafter") {
+                // As many as the lists of its authors have.
+                let count = if name == "sdxl" { 11 } else { 39 };
+                assert_eq!(report["dilate"].as_array().unwrap().len(), count, "{plan}");
+            }
             if let Some(left) = leaves {
                 let count = |what: &str| report["graph"][what].as_u64().unwrap();
                 let parameters = |of: &str| facts()[of]["parameters"].as_u64().unwrap();
@@ -105,6 +115,18 @@ fn the_plan_for_shapes_fits_it() {
     let report = report(&model, "crdiff-shapes");
     let weights: Vec<_> = report["prune"].as_array().unwrap().iter().map(|rule| &rule["weights"]).collect();
     assert_eq!(weights, [466_944, 401_408, 933_888], "as torch counts them");
+}
+
+/// In the trained network a resnet on the way down, two in the middle and two on the way up, and all attentions.
+#[test]
+fn the_plans_for_larger_and_smaller_shapes_fit_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model.onnx");
+    fs::copy(root().join("fixtures/shapes/pipeline/unet/model.onnx"), &model).unwrap();
+    assert_eq!(report(&model, "dilate-shapes")["dilate"].as_array().unwrap().len(), 2 * (1 + 2 + 2));
+    for rule in report(&model, "attention-shapes")["prune"].as_array().unwrap() {
+        assert_eq!(rule["zeros"], rule["weights"], "every weight is multiplied");
+    }
 }
 
 /// The weights of each group are as many as torch counts.

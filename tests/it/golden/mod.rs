@@ -50,6 +50,19 @@ goldens! {
     ldm_dynamo: "ldm" / "golden", "dynamo", FP32;
     sd3_torchscript: "sd3" / "golden", "torchscript", FP32;
     sd3_dynamo: "sd3" / "golden", "dynamo", FP32;
+    sd15_torchscript_dilation: "sd15" / "golden-dilation", "torchscript", FP32;
+    sd15_dynamo_dilation: "sd15" / "golden-dilation", "dynamo", FP32;
+    mini_torchscript_dilation: "sd15-mini" / "golden-dilation", "torchscript", FP32;
+    mini_dynamo_dilation: "sd15-mini" / "golden-dilation", "dynamo", FP32;
+    mini_dynamo_opset23_dilation: "sd15-mini" / "golden-dilation", "dynamo-opset23", FP32;
+    mini_simplified_dilation: "sd15-mini" / "golden-dilation", "simplified", FP32;
+    mini_simplified_dynamo_dilation: "sd15-mini" / "golden-dilation", "simplified-dynamo", FP32;
+    sd21_torchscript_dilation: "sd21" / "golden-dilation", "torchscript", FP32;
+    sd21_dynamo_dilation: "sd21" / "golden-dilation", "dynamo", FP32;
+    sdxl_torchscript_dilation: "sdxl" / "golden-dilation", "torchscript", FP32;
+    sdxl_dynamo_dilation: "sdxl" / "golden-dilation", "dynamo", FP32;
+    ldm_torchscript_dilation: "ldm" / "golden-dilation", "torchscript", FP32;
+    ldm_dynamo_dilation: "ldm" / "golden-dilation", "dynamo", FP32;
 }
 
 /// ONNX Runtime's CPU build has no bf16 convolution, so nothing runs: counts, thresholds and masks are checked.

@@ -142,7 +142,9 @@ fn rule() -> impl Strategy<Value = Rule> {
     let prune = (globs(), mask, finite()).prop_map(|(weights, mask, scale)| {
         Rule::Prune(PruneRule { span: 0.into(), weights, mask, scale: located(scale) })
     });
-    prop_oneof![bypass, prune]
+    let dilate = (globs(), 2u32..)
+        .prop_map(|(modules, by)| Rule::Dilate(DilateRule { span: 0.into(), modules, by: located(by) }));
+    prop_oneof![bypass, prune, dilate]
 }
 
 fn crdiff() -> impl Strategy<Value = CrDiffFile> {

@@ -1,6 +1,7 @@
 //! Compiled graphs corrupted in named ways: what is harmful is found, and the place named; what is harmless is
 //! accepted.
 
+mod dilation;
 mod fused;
 mod harmless;
 mod interface;
@@ -38,8 +39,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::of(PLAN)
+    }
+
+    fn of(text: &str) -> Self {
         let model = Model::copy("sd15-mini/torchscript");
-        let plan = plan(PLAN);
+        let plan = plan(text);
         let compiled = decode(&model.compile(&plan, Weights::Copy).unwrap());
         Self { original: decode(&model.path()), compiled, plan, model }
     }
