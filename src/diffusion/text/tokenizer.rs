@@ -1,6 +1,10 @@
 //! CLIP's tokenizer from the files of a pipeline's `tokenizer` folder.
 
-use std::path::Path;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
@@ -20,6 +24,8 @@ const LONGEST: u64 = 1 << 16;
 #[derive(Debug)]
 pub struct ClipTokenizer {
     tokenizer: Tokenizer,
+    /// Placeholders of several vectors, and what stands for them: the tokens of all vectors.
+    placeholders: Vec<(String, String)>,
     length: usize,
     begin: i64,
     end: i64,
@@ -48,16 +54,22 @@ impl Tokens {
 }
 
 impl ClipTokenizer {
-    /// Reads `vocab.json` and `merges.txt` (or, without them, `tokenizer.json`), and from `tokenizer_config.json` and
-    /// `special_tokens_map.json` the special tokens and the length, where these files exist.
+    /// Reads a tokenizer's folder as transformers does: the vocabulary from `tokenizer.json` or else `vocab.json` and
+    /// `merges.txt`; added tokens from `tokenizer_config.json`, or where it lists none from `added_tokens.json` and
+    /// `tokenizer.json`; special tokens and the length from `tokenizer_config.json`, and there too, before it, from
+    /// `special_tokens_map.json`.
     ///
     /// # Errors
     /// [`PipelineError`] if files are missing or broken, or a special token is not in the vocabulary.
     pub fn open(folder: &Path) -> Result<Self, PipelineError> {
         let config = optional_json(&folder.join("tokenizer_config.json"))?;
-        let map = optional_json(&folder.join("special_tokens_map.json"))?;
+        let decoder = config.get("added_tokens_decoder").and_then(Value::as_object);
+        let map = match decoder {
+            Some(_) => Value::Null,
+            None => optional_json(&folder.join("special_tokens_map.json"))?,
+        };
         let special = |name: &str, default: &str| -> SpecialToken {
-            let given = [&config, &map].into_iter().find_map(|file| SpecialToken::of(file.get(name)?));
+            let given = [&map, &config].into_iter().find_map(|file| SpecialToken::of(file.get(name)?));
             given.unwrap_or_else(|| SpecialToken { content: default.to_string(), normalized: false })
         };
         let begin = special("bos_token", "<|startoftext|>");
@@ -67,21 +79,28 @@ impl ClipTokenizer {
         let length = config.get("model_max_length").and_then(Value::as_u64);
         let length = length.filter(|n| (3..=LONGEST).contains(n)).and_then(|n| usize::try_from(n).ok());
 
-        let vocabulary = folder.join("vocab.json");
-        let (path, description) = if vocabulary.exists() {
-            let specials = [&begin, &end, &unknown, &pad];
-            (vocabulary.clone(), description(folder, &vocabulary, &config, &specials)?)
-        } else {
-            let path = folder.join("tokenizer.json");
-            if !path.exists() {
-                return Err(PipelineError::file(
-                    folder,
-                    "there is no vocab.json and no tokenizer.json in it",
-                ));
-            }
-            let description = read_json(&path)?;
-            (path, description)
+        let serialized_path = folder.join("tokenizer.json");
+        let serialized = optional_json(&serialized_path)?;
+        let (path, vocabulary) = match &serialized {
+            Value::Null => (folder.join("vocab.json"), Vocabulary::of_files(folder)?),
+            _ => (serialized_path.clone(), Vocabulary::of_serialized(&serialized, &serialized_path)?),
         };
+        let added = match decoder {
+            Some(decoder) => decoder.iter().filter_map(|(id, token)| listed(id.parse().ok()?, token)).collect(),
+            None => {
+                let encoder = optional_json(&folder.join("added_tokens.json"))?;
+                let named = [&begin, &end, &unknown, &pad].map(|token| token.content.as_str());
+                older_added_tokens(&encoder, &serialized, &named)
+            }
+        };
+        let extra = ["extra_special_tokens", "additional_special_tokens"].into_iter();
+        let extra = extra.flat_map(|key| [&config, &map].map(|file| file.get(key)));
+        let extra = extra.flatten().filter_map(Value::as_array).flatten().filter_map(SpecialToken::of);
+        let specials = [&begin, &end, &unknown, &pad].map(Clone::clone).into_iter();
+        let specials = specials.filter(|token| vocabulary.words.contains_key(&token.content)).chain(extra);
+        let added = with_specials(added, specials);
+        let placeholders = placeholders(&added);
+        let description = vocabulary.description(&added, &unknown.content);
         let mut tokenizer: Tokenizer = serde_json::from_value(description)
             .map_err(|e| PipelineError::file(&path, format!("it is no CLIP tokenizer: {e}")))?;
         tokenizer.with_padding(None);
@@ -92,7 +111,7 @@ impl ClipTokenizer {
             })
         };
         let (begin, end, pad) = (id(&begin)?, id(&end)?, id(&pad)?);
-        Ok(Self { tokenizer, length: length.unwrap_or(DEFAULT_LENGTH), begin, end, pad })
+        Ok(Self { tokenizer, placeholders, length: length.unwrap_or(DEFAULT_LENGTH), begin, end, pad })
     }
 
     /// How many tokens a prompt is made into.
@@ -100,15 +119,26 @@ impl ClipTokenizer {
         self.length
     }
 
-    /// The tokens of a prompt, cut or padded to [`ClipTokenizer::length`].
+    /// The tokens of a prompt, cut or padded to [`ClipTokenizer::length`]. A placeholder of several vectors stands for all
+    /// of them, as in diffusers (`maybe_convert_prompt`).
     ///
     /// # Errors
     /// [`PipelineError::Request`] if the tokenizer refuses the text.
     pub fn encode(&self, prompt: &str) -> Result<Tokens, PipelineError> {
-        let encoding = self
-            .tokenizer
-            .encode(prompt, false)
-            .map_err(|e| PipelineError::Request(format!("the prompt cannot be made into tokens: {e}")))?;
+        let encoded = |text: &str| {
+            let encoded = self.tokenizer.encode(text, false);
+            encoded.map_err(|e| PipelineError::Request(format!("the prompt cannot be made into tokens: {e}")))
+        };
+        let mut encoding = encoded(prompt)?;
+        let mut prompt = Cow::Borrowed(prompt);
+        for (placeholder, all) in &self.placeholders {
+            if encoding.get_tokens().contains(placeholder) {
+                prompt = prompt.replace(placeholder, all).into();
+            }
+        }
+        if let Cow::Owned(prompt) = &prompt {
+            encoding = encoded(prompt)?;
+        }
         let room = self.length.saturating_sub(2);
         let all = encoding.get_ids();
         let kept = all.get(..room).unwrap_or(all);
@@ -123,6 +153,7 @@ impl ClipTokenizer {
 }
 
 /// A special token, as a string or as an object.
+#[derive(Clone)]
 struct SpecialToken {
     content: String,
     /// Whether it is looked for in the normalized text.
@@ -140,52 +171,73 @@ impl SpecialToken {
     }
 }
 
-/// The `tokenizer.json` that transformers would make of the files.
-fn description(
-    folder: &Path,
-    vocabulary: &Path,
-    config: &Value,
-    specials: &[&SpecialToken],
-) -> Result<Value, PipelineError> {
-    let vocab = read_json(vocabulary)?;
-    let Some(known) = vocab.as_object() else {
-        return Err(PipelineError::file(vocabulary, "it is no mapping from tokens to numbers"));
-    };
-    let merges = merges(&folder.join("merges.txt"), known)?;
-    let unknown = specials.get(2).map(|token| token.content.as_str());
-    Ok(json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added_tokens(config, known, specials),
-        "normalizer": { "type": "Sequence", "normalizers": [
-            { "type": "NFC" },
-            { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },
-            { "type": "Lowercase" },
-        ] },
-        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
-            {
-                "type": "Split",
-                "pattern": { "Regex":
-                    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+" },
-                "behavior": "Removed",
-                "invert": true,
+/// The words of a tokenizer and how they are merged.
+struct Vocabulary {
+    words: Map<String, Value>,
+    merges: Value,
+}
+
+impl Vocabulary {
+    /// Reads `vocab.json` and `merges.txt`.
+    fn of_files(folder: &Path) -> Result<Self, PipelineError> {
+        let path = folder.join("vocab.json");
+        if !path.exists() {
+            return Err(PipelineError::file(folder, "there is no vocab.json and no tokenizer.json in it"));
+        }
+        let Value::Object(words) = read_json(&path)? else {
+            return Err(PipelineError::file(&path, "it is no mapping from tokens to numbers"));
+        };
+        let merges = json!(merges(&folder.join("merges.txt"), &words)?);
+        Ok(Self { words, merges })
+    }
+
+    /// Reads the model of a `tokenizer.json`. The rest of it is CLIP's, whatever it says.
+    fn of_serialized(serialized: &Value, path: &Path) -> Result<Self, PipelineError> {
+        let model = serialized.get("model").filter(|model| model.get("type").is_none_or(|kind| kind == "BPE"));
+        let words = model.and_then(|model| model.get("vocab")?.as_object());
+        let (Some(model), Some(words)) = (model, words) else {
+            return Err(PipelineError::file(path, "it is no CLIP tokenizer: its model is not BPE"));
+        };
+        let merges = model.get("merges").cloned().unwrap_or_else(|| json!([]));
+        Ok(Self { words: words.clone(), merges })
+    }
+
+    /// Returns the `tokenizer.json` that transformers would make.
+    fn description(self, added: &[Value], unknown: &str) -> Value {
+        json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added,
+            "normalizer": { "type": "Sequence", "normalizers": [
+                { "type": "NFC" },
+                { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },
+                { "type": "Lowercase" },
+            ] },
+            "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": { "Regex":
+                        r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+" },
+                    "behavior": "Removed",
+                    "invert": true,
+                },
+                { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+            ] },
+            "post_processor": null,
+            "decoder": null,
+            "model": {
+                "type": "BPE",
+                "dropout": null,
+                "unk_token": unknown,
+                "continuing_subword_prefix": "",
+                "end_of_word_suffix": "</w>",
+                "fuse_unk": false,
+                "vocab": self.words,
+                "merges": self.merges,
             },
-            { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
-        ] },
-        "post_processor": null,
-        "decoder": null,
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": unknown,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "</w>",
-            "fuse_unk": false,
-            "vocab": vocab,
-            "merges": merges,
-        },
-    }))
+        })
+    }
 }
 
 /// The merges of a `merges.txt`, its version line left out.
@@ -210,34 +262,56 @@ fn merges(path: &Path, vocabulary: &Map<String, Value>) -> Result<Vec<[String; 2
     Ok(merges)
 }
 
-/// The tokens that are found in a text before it is split: those that `tokenizer_config.json` lists, and the special
-/// ones that it doesn't.
-fn added_tokens(config: &Value, vocabulary: &Map<String, Value>, specials: &[&SpecialToken]) -> Vec<Value> {
-    let mut tokens: Vec<Value> = Vec::new();
-    let has = |tokens: &[Value], content: &str| tokens.iter().any(|t| t["content"] == content);
-    for (id, token) in config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
-        let flag = |name: &str| token.get(name).and_then(Value::as_bool).unwrap_or(false);
-        if let (Ok(id), Some(content)) = (id.parse::<u32>(), token.get("content").and_then(Value::as_str))
-            && !has(&tokens, content)
-        {
-            tokens.push(json!({
-                "id": id, "content": content, "single_word": flag("single_word"), "lstrip": flag("lstrip"),
-                "rstrip": flag("rstrip"), "normalized": flag("normalized"), "special": flag("special"),
+/// Returns the added token `token` of a file as a `tokenizer.json` has it.
+fn listed(id: u64, token: &Value) -> Option<Value> {
+    let flag = |name: &str| token.get(name).and_then(Value::as_bool).unwrap_or(false);
+    Some(json!({
+        "id": id, "content": token.get("content")?.as_str()?, "single_word": flag("single_word"),
+        "lstrip": flag("lstrip"), "rstrip": flag("rstrip"), "normalized": flag("normalized"), "special": flag("special"),
+    }))
+}
+
+/// Returns the tokens of an `added_tokens.json` and of a `tokenizer.json`, which has the last word.
+fn older_added_tokens(encoder: &Value, serialized: &Value, specials: &[&str]) -> Vec<Value> {
+    let mut tokens = BTreeMap::new();
+    for (content, id) in encoder.as_object().into_iter().flatten() {
+        let Some(id) = id.as_u64() else { continue };
+        let special = specials.contains(&content.as_str());
+        tokens.insert(id, listed(id, &json!({ "content": content, "normalized": !special, "special": special })));
+    }
+    for token in serialized.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
+        let Some(id) = token.get("id").and_then(Value::as_u64) else { continue };
+        tokens.insert(id, listed(id, token));
+    }
+    tokens.into_values().flatten().collect()
+}
+
+/// Returns the tokens that are found in a text before it is split: `added`, in the order of their numbers, and special
+/// ones that are not among them. Those that are no words get the numbers behind the vocabulary, one after the other.
+fn with_specials(mut added: Vec<Value>, specials: impl Iterator<Item = SpecialToken>) -> Vec<Value> {
+    added.sort_by_key(|token| token["id"].as_u64());
+    let mut seen = BTreeSet::new();
+    added.retain(|token| seen.insert(token["content"].to_string()));
+    for SpecialToken { content, normalized } in specials {
+        if seen.insert(json!(content).to_string()) {
+            added.push(json!({
+                "id": 0, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": normalized, "special": true,
             }));
         }
     }
-    for token in specials {
-        if let Some(id) = vocabulary.get(&token.content)
-            && !has(&tokens, &token.content)
-        {
-            tokens.push(json!({
-                "id": id, "content": token.content, "single_word": false, "lstrip": false, "rstrip": false,
-                "normalized": token.normalized, "special": true,
-            }));
-        }
-    }
-    tokens.sort_by_key(|token| token["id"].as_u64());
-    tokens
+    added
+}
+
+/// Returns each placeholder of several vectors among the added tokens, `<cat>` with `<cat>_1` and so on, and all its tokens.
+fn placeholders(added: &[Value]) -> Vec<(String, String)> {
+    let known: BTreeSet<&str> = added.iter().filter_map(|token| token["content"].as_str()).collect();
+    let several = known.iter().filter_map(|token| {
+        let parts = (1..).map(|i| format!("{token}_{i}")).take_while(|part| known.contains(part.as_str()));
+        let all = parts.fold((*token).to_string(), |all, part| format!("{all} {part}"));
+        (all != **token).then(|| ((*token).to_string(), all))
+    });
+    several.collect()
 }
 
 fn optional_json(path: &Path) -> Result<Value, PipelineError> {

@@ -21,6 +21,38 @@ fn tokens_are_those_of_transformers() {
     }
 }
 
+/// Folders as several releases and training scripts leave them (fixtures/tokenizer_goldens.py).
+#[test]
+fn added_tokens_and_placeholders_are_read_as_transformers_and_diffusers_do() {
+    let fixtures = pipelines().parent().unwrap().to_path_buf();
+    let cases = std::fs::read_to_string(fixtures.join("tokenizers/cases.json")).unwrap();
+    let cases: Value = serde_json::from_str(&cases).unwrap();
+    let mut wrong = Vec::new();
+    for case in cases.as_array().unwrap() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(pipelines().join("sd15/tokenizer")).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+        }
+        for (name, content) in case["files"].as_object().unwrap() {
+            let path = folder.path().join(name);
+            match content {
+                Value::Null => std::fs::remove_file(path).unwrap(),
+                content => std::fs::write(path, content.to_string()).unwrap(),
+            }
+        }
+        let tokenizer = ClipTokenizer::open(folder.path()).unwrap_or_else(|e| panic!("{}: {e}", case["name"]));
+        for prompt in case["prompts"].as_array().unwrap() {
+            let expected: Vec<i64> = prompt["ids"].as_array().unwrap().iter().filter_map(Value::as_i64).collect();
+            let text = prompt["text"].as_str().unwrap();
+            if tokenizer.encode(text).unwrap().ids != expected {
+                wrong.push(format!("{}: {text:.40}", case["name"]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_second_tokenizer_pads_with_an_exclamation_mark() {
     let pads = |folder: &str| {
