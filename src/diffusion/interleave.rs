@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::{
     PipelineError,
     amplify::{Difference, Mix},
+    call::{Amplified, CallPlan, Scope},
     guidance::{amplify, guide, rescale, split_batch},
     sampler::Row,
     unet::{Conditioning, Prepared, Unet},
@@ -103,14 +104,6 @@ enum Which {
     Pruned,
 }
 
-/// Some of the branches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
-    All,
-    Unconditional,
-    Conditional,
-}
-
 impl<'a> Interleave<'a> {
     /// Prepares calls on samples of dimensions `[batch, channels, height, width]`. `mixes` has an entry for each row of
     /// the sampler's table (see [`super::amplify::mixes`]); one network alone doesn't look at it.
@@ -182,37 +175,29 @@ impl<'a> Interleave<'a> {
             Networks::One(_) => Mix::Dense,
             Networks::Pair { .. } => self.mixes.get(call).copied().unwrap_or(Mix::Dense),
         };
-        let amplified = if self.guided && self.on == On::Cond { Scope::Conditional } else { Scope::All };
-        let (weight, difference) = match mix {
-            Mix::Dense => return self.run(Which::Dense, Scope::All, timestep, input),
-            Mix::Pruned if amplified == Scope::All => {
-                return self.run(Which::Pruned, Scope::All, timestep, input);
-            }
-            Mix::Pruned => {
-                let mut mixed = self.run(Which::Dense, Scope::Unconditional, timestep, input)?;
-                mixed.extend(self.run(Which::Pruned, Scope::Conditional, timestep, input)?);
-                return Ok(mixed);
-            }
-            Mix::Amplified { weight, difference } => (weight, difference),
+        let plan = CallPlan::new(mix, self.on, self.guided);
+        let mut mixed = self.run(Which::Dense, plan.dense, timestep, input)?;
+        let pruned = self.run(Which::Pruned, plan.pruned, timestep, input)?;
+        let Some(Amplified { weight, difference, scope }) = plan.amplified else {
+            mixed.extend(pruned);
+            return Ok(mixed);
         };
-        let mut dense = self.run(Which::Dense, Scope::All, timestep, input)?;
-        let part = if amplified == Scope::All { 0 } else { dense.len() / 2 };
-        let part = dense.get_mut(part..).unwrap_or_default();
+        let part = if scope == Scope::All { 0 } else { mixed.len() / 2 };
+        let part = mixed.get_mut(part..).unwrap_or_default();
         if difference == Difference::Kept {
             let kept = same_length(self.kept.as_deref().unwrap_or_default(), part.len())?;
             for (value, difference) in part.iter_mut().zip(kept) {
                 *value += weight * difference;
             }
-            return Ok(dense);
+            return Ok(mixed);
         }
-        let pruned = self.run(Which::Pruned, amplified, timestep, input)?;
         if difference == Difference::FreshAndKept {
             self.kept = Some(pruned.iter().zip(&*part).map(|(pruned, dense)| pruned - dense).collect());
         }
         let mut out = vec![0.0; part.len()];
         amplify(part, &pruned, weight, &mut out)?;
         part.copy_from_slice(&out);
-        Ok(dense)
+        Ok(mixed)
     }
 
     /// Runs a network on some branches; several come out one behind the other.
@@ -223,6 +208,9 @@ impl<'a> Interleave<'a> {
         timestep: f64,
         input: &[f32],
     ) -> Result<Vec<f32>, PipelineError> {
+        if scope == Scope::None {
+            return Ok(Vec::new());
+        }
         let started = Instant::now();
         let (unet, inputs, time, runs) = match (&mut *self.networks, which, &mut self.inputs) {
             (Networks::One(unet) | Networks::Pair { dense: unet, .. }, Which::Dense, [Some(inputs), _]) => {
@@ -235,6 +223,7 @@ impl<'a> Interleave<'a> {
         };
         let once = |values: &mut [f32]| values.copy_from_slice(input);
         let output = match (scope, &mut inputs.together, &mut inputs.unconditional) {
+            (Scope::None, ..) => Vec::new(),
             (Scope::Conditional, ..) | (Scope::All, None, None) => {
                 unet.run(&mut inputs.conditional, timestep, once)?
             }

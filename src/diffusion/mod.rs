@@ -6,6 +6,7 @@
 //! [`vae`].
 
 pub mod amplify;
+mod call;
 pub mod device;
 mod error;
 pub mod guidance;

@@ -19,6 +19,7 @@ pub use sessions::{StepGraphs, StepSessions};
 use super::{
     PipelineError,
     amplify::{Difference, Mix},
+    call::{CallPlan, Scope},
     interleave::{Batching, Branches, Guidance, NetworkTime, Networks},
     sampler::{Operand, Row, Table},
     unet::{Placed, Unet},
@@ -50,27 +51,6 @@ struct Places {
     unconditional: Option<Placed>,
     conditional: Placed,
     together: Option<Placed>,
-}
-
-/// Some of the branches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
-    None,
-    All,
-    Unconditional,
-    Conditional,
-}
-
-impl Scope {
-    /// Whether the branch without the prompt (0) or with it (1) is among them.
-    fn has(self, branch: usize) -> bool {
-        match self {
-            Self::None => false,
-            Self::All => true,
-            Self::Unconditional => branch == 0,
-            Self::Conditional => branch == 1,
-        }
-    }
 }
 
 impl<'a, 'g> DeviceLoop<'a, 'g> {
@@ -174,19 +154,10 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
             Networks::One(_) => Mix::Dense,
             Networks::Pair { .. } => self.mixes.get(call).copied().unwrap_or(Mix::Dense),
         };
-        let amplified = if self.guided && self.on == On::Cond { Scope::Conditional } else { Scope::All };
-        let (dense, pruned, weight, difference) = match mix {
-            Mix::Dense => (Scope::All, Scope::None, 0.0, None),
-            Mix::Pruned if amplified == Scope::All => (Scope::None, Scope::All, 0.0, None),
-            Mix::Pruned => (Scope::Unconditional, Scope::Conditional, 0.0, None),
-            Mix::Amplified { weight, difference: Difference::Kept } => {
-                (Scope::All, Scope::None, weight, Some(Difference::Kept))
-            }
-            Mix::Amplified { weight, difference } => (Scope::All, amplified, weight, Some(difference)),
-        };
-        self.run_network(0, dense, row, latents)?;
-        self.run_network(1, pruned, row, latents)?;
-        self.combine(dense, pruned, amplified, weight, difference, output)
+        let plan = CallPlan::new(mix, self.on, self.guided);
+        self.run_network(0, plan.dense, row, latents)?;
+        self.run_network(1, plan.pruned, row, latents)?;
+        self.combine(plan, output)
     }
 
     /// Runs the dense network (0) or the pruned one (1) on some branches.
@@ -228,15 +199,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
     }
 
     /// Mixes what the networks returned, then guides.
-    fn combine(
-        &mut self,
-        dense: Scope,
-        pruned: Scope,
-        amplified: Scope,
-        weight: f32,
-        difference: Option<Difference>,
-        output: &mut DeviceTensor,
-    ) -> Result<(), PipelineError> {
+    fn combine(&mut self, plan: CallPlan, output: &mut DeviceTensor) -> Result<(), PipelineError> {
         let [dense_places, pruned_places] = [0, 1].map(|i| self.places.get(i).and_then(Option::as_ref));
         let source = |scope: Scope, places: Option<&Places>, branch: usize| match places {
             Some(places) if scope == Scope::All && places.together.is_some() => Source::Half,
@@ -244,11 +207,14 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
             _ => Source::Absent,
         };
         let branch = |at: usize| Branch {
-            dense: source(dense, dense_places, at),
-            pruned: source(pruned, pruned_places, at),
-            difference: match difference {
-                Some(Difference::FreshAndKept) if amplified.has(at) => KeptDifference::Written,
-                Some(Difference::Kept) if amplified.has(at) => KeptDifference::Read,
+            dense: source(plan.dense, dense_places, at),
+            pruned: source(plan.pruned, pruned_places, at),
+            difference: match plan.amplified {
+                Some(amplified) if amplified.scope.has(at) => match amplified.difference {
+                    Difference::FreshAndKept => KeptDifference::Written,
+                    Difference::Kept => KeptDifference::Read,
+                    Difference::Fresh => KeptDifference::Unused,
+                },
                 _ => KeptDifference::Unused,
             },
         };
@@ -264,6 +230,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
             rescale: if self.guidance.rescale > 0.0 { Rescale::On } else { Rescale::Off },
         };
         let share = self.guidance.rescale;
+        let weight = plan.amplified.map_or(0.0, |amplified| amplified.weight);
         let coefficients = HostTensor::new([4], vec![weight, self.guidance.scale, share, 1.0 - share])?;
         let branches = [(0, combine.unconditional), (1, Some(combine.conditional))];
 
