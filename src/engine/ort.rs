@@ -142,7 +142,7 @@ impl OrtEngine {
             .map_err(|what| refused(provider.kind, what))?;
             self.messages.clear();
             providers::register(&provider, &mut builder)
-                .map_err(|reason| cannot(plain(&reason), &self.messages.joined()))?;
+                .map_err(|reason| cannot(&plain(&reason), &format!("{}{}", given(&provider), self.messages.joined())))?;
         }
         let accelerators: Vec<_> =
             options.providers.iter().map(|p| p.kind).filter(|kind| *kind != ProviderKind::Cpu).collect();
@@ -157,8 +157,8 @@ impl OrtEngine {
             Origin::Memory(bytes) => builder.commit_from_memory(bytes),
         }
         .map_err(|e| match accelerators.first() {
-            Some(provider) => refused(*provider, e.message().to_string()),
-            None => failed(e.message().to_string()),
+            Some(provider) => refused(*provider, plain(e.message())),
+            None => failed(plain(e.message())),
         })?;
         let placement = log.placement();
         for kind in accelerators {
@@ -176,6 +176,13 @@ impl OrtEngine {
         let gives_back = options.memory == MemoryMode::Low && !options.runs_on_a_device();
         Ok(Box::new(OrtSession { model, session, inputs, outputs, placement, memory, captures, gives_back }))
     }
+}
+
+/// Says which options a provider was given: ONNX Runtime does not say which value it refuses.
+fn given(provider: &Provider) -> String {
+    let options: Vec<String> =
+        provider.options.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if options.is_empty() { String::new() } else { format!("\nits options are {}", options.join(", ")) }
 }
 
 impl Engine for OrtEngine {
@@ -275,7 +282,7 @@ impl Session for OrtSession {
         let wanted = match_outputs(&self.model, &self.outputs, outputs)?;
         let failed =
             |what: String| EngineError::Run { engine: EngineKind::Ort, model: self.model.clone(), what };
-        let message = |e: ort::Error| failed(e.message().to_string());
+        let message = |e: ort::Error| failed(plain(e.message()));
         let mut values = Vec::with_capacity(fed.len());
         for (info, tensor) in self.inputs.iter().zip(fed) {
             values.push((info.name.as_str(), view(tensor).map_err(message)?));

@@ -8,6 +8,7 @@ use ort::{
 
 use super::{
     OrtSession,
+    log::plain,
     values::{copied, element_type, owned},
 };
 use crate::{
@@ -48,7 +49,7 @@ impl Memory {
 
 impl OrtSession {
     fn failed(&self, error: &ort::Error) -> EngineError {
-        self.failure(error.message().to_string())
+        self.failure(plain(error.message()))
     }
 
     fn failure(&self, what: String) -> EngineError {
@@ -128,7 +129,7 @@ impl DeviceSession for OrtSession {
         let results = self
             .session
             .run_binding_with_options(&binding, &options)
-            .map_err(|e| failed(model, e.message().to_string()))?;
+            .map_err(|e| failed(model, plain(e.message())))?;
         let mut tensors = Vec::with_capacity(self.outputs.len());
         for name in self.outputs.iter().map(|output| output.name.as_str()) {
             let value =

@@ -67,11 +67,64 @@ fn placement_line(line: &str) -> Option<Placement> {
     Some(Placement { provider: provider.to_string(), nodes })
 }
 
-/// A message of ONNX Runtime without the place in its sources that some begin with.
-pub(super) fn plain(message: &str) -> &str {
+/// Returns a message of ONNX Runtime without the places in its sources and the C++ signatures that are in it.
+pub(super) fn plain(message: &str) -> String {
     // ".../provider_bridge_ort.cc:2043 ... [ONNXRuntimeError] : 1 : FAIL : Failed to load library ..."
     let status = message.split_once("[ONNXRuntimeError] : ").map(|(_, status)| status);
-    status.and_then(|s| s.splitn(3, " : ").nth(2)).unwrap_or(message).trim()
+    let mut rest = status.and_then(|s| s.splitn(3, " : ").nth(2)).unwrap_or(message).trim();
+    let mut plain = String::new();
+    while let Some((before, after)) = source_place(rest) {
+        plain.push_str(before);
+        rest = after_signature(after);
+    }
+    plain.push_str(rest);
+    plain.trim().to_string()
+}
+
+/// Splits a message at `/path/of/a/source.cc:154 `.
+fn source_place(message: &str) -> Option<(&str, &str)> {
+    let (end, extension) =
+        [".cc:", ".h:", ".cpp:", ".cu:"].iter().filter_map(|e| Some((message.find(e)?, e))).min()?;
+    let start = message.get(..end)?.rfind(char::is_whitespace).map_or(0, |at| at + 1);
+    let line = message.get(end + extension.len()..)?;
+    let after = line.trim_start_matches(|c: char| c.is_ascii_digit());
+    (after.len() < line.len()).then_some((message.get(..start)?, after.trim_start()))
+}
+
+/// Returns what comes after the signature of a C++ function, if the text begins with one.
+fn after_signature(text: &str) -> &str {
+    let Some(open) = text.find('(').filter(|open| text.get(..*open).is_some_and(is_function)) else { return text };
+    let Some(mut rest) = text.get(open..).and_then(|arguments| after_brackets(arguments, '(', ')')) else {
+        return text;
+    };
+    loop {
+        rest = rest.trim_start();
+        let qualifier = ["const", "noexcept", "override"].iter().find_map(|word| rest.strip_prefix(word));
+        match (qualifier, rest.starts_with("[with ").then(|| after_brackets(rest, '[', ']')).flatten()) {
+            (Some(after), _) | (None, Some(after)) => rest = after,
+            (None, None) => return rest,
+        }
+    }
+}
+
+/// Whether a text is what stands before the arguments in a signature: types and a name in a namespace.
+fn is_function(text: &str) -> bool {
+    text.contains("::") && !text.contains(": ") && !text.contains(". ")
+}
+
+fn after_brackets(text: &str, open: char, close: char) -> Option<&str> {
+    let mut depth = 0usize;
+    for (at, letter) in text.char_indices() {
+        if letter == open {
+            depth += 1;
+        } else if letter == close {
+            depth = depth.checked_sub(1)?;
+            if depth == 0 {
+                return text.get(at + letter.len_utf8()..);
+            }
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -83,6 +136,19 @@ mod tests {
         let message = "/src/bridge.cc:2043 Get() [ONNXRuntimeError] : 1 : FAIL : Failed : libcublas.so.13\n";
         assert_eq!(plain(message), "Failed : libcublas.so.13");
         assert_eq!(plain("not enabled in this build"), "not enabled in this build");
+        let message = "Non-zero status code returned while running Concat node. Name:'/up/Concat' Status Message: \
+                       /src/core/providers/cpu/tensor/concatbase.h:154 onnxruntime::common::Status \
+                       onnxruntime::ConcatBase::PrepareForComputeImpl(Ctx*, const Tensors&, Prepare&) const [with \
+                       Ctx = onnxruntime::OpKernelContext; Tensors = std::vector<int>] Non concat axis dimensions must \
+                       match: Axis 2 has mismatched dimensions of 3 and 4";
+        assert_eq!(
+            plain(message),
+            "Non-zero status code returned while running Concat node. Name:'/up/Concat' Status Message: Non concat \
+             axis dimensions must match: Axis 2 has mismatched dimensions of 3 and 4"
+        );
+        let message = "/src/a.cc:12 bool ns::f() x > 0 was false. /src/b.cpp:7 void ns::g(int) bad (really)";
+        assert_eq!(plain(message), "x > 0 was false. bad (really)");
+        assert_eq!(plain("/src/a.cc:12 a plain sentence (with brackets)"), "a plain sentence (with brackets)");
         let line = " Node(s) placed on [CUDAExecutionProvider]. Number of nodes: 35";
         let placement = Placement { provider: "CUDAExecutionProvider".to_string(), nodes: 35 };
         assert_eq!(placement_line(line), Some(placement));
