@@ -1,14 +1,18 @@
 """A worker of an Optuna study whose trials are run by `crdiff search trial`.
 
-    python worker.py study.journal --trials 60 -- crdiff search trial sd15-onnx space.yaml
+    python worker.py --storage postgresql://user@host/optuna --make-study
+    python worker.py --storage postgresql://user@host/optuna --trials 60 -- crdiff search trial sd15-onnx space.yaml
 
-Start as many as there are machines or accelerators: they share the study through its journal, a file that may lie on a
-network file system. Each stops when the study has its trials. The best values and plan are printed at the end.
+Make the study once, then start as many workers as there are machines or accelerators. They share it through its storage: a
+database (PostgreSQL, MySQL, SQLite; redis://HOST), or a file that may lie on a network file system. Each stops when the
+study has its trials, prints the study's best so far, and writes its plan.
 """
 
 import argparse
 import json
+import os
 import subprocess
+import tempfile
 
 import optuna
 import yaml
@@ -16,6 +20,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
+
+
+def storage_of(text):
+    """The storage at a URL, or else in a file of this name."""
+    if text.startswith("redis://"):
+        from optuna.storages.journal import JournalRedisBackend
+
+        return JournalStorage(JournalRedisBackend(text))
+    if "://" in text:
+        return text
+    return JournalStorage(JournalFileBackend(text))
 
 
 def suggest(trial, name, variable):
@@ -37,25 +52,41 @@ def suggest(trial, name, variable):
     return [chosen] if chosen else []
 
 
+def write(path, plan):
+    """Writes a plan; the file appears whole or not at all."""
+    folder = os.path.dirname(os.path.abspath(path))
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".yaml", delete=False, encoding="utf-8") as file:
+        yaml.safe_dump(plan, file, sort_keys=False)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("journal", help="the study's journal, made if it is not there")
-    parser.add_argument("--study", default="crdiff", help="its name")
-    parser.add_argument("--trials", type=int, default=60, help="of all workers together")
+    parser.add_argument("--storage", default="study.journal", help="a database's URL, or a file [study.journal]")
+    parser.add_argument("--study", default="crdiff", help="its name [crdiff]")
+    parser.add_argument("--make-study", action="store_true", help="make the study, if it is not there, and stop")
+    parser.add_argument("--trials", type=int, default=60, help="of all workers together [60]")
     parser.add_argument("--seed", type=int, help="of this worker's sampler; give each another")
-    parser.add_argument("command", nargs="+", help="-- crdiff search trial PIPELINE SPACE ...")
+    parser.add_argument("--output", default="plan.yaml", help="where the best plan is written [plan.yaml]")
+    parser.add_argument("command", nargs="*", help="-- crdiff search trial PIPELINE SPACE ...")
     args = parser.parse_args()
-    space = args.command[args.command.index("trial") + 2]
-    with open(space, encoding="utf-8") as file:
-        variables = yaml.safe_load(file)["variables"]
-
     study = optuna.create_study(
         study_name=args.study,
-        storage=JournalStorage(JournalFileBackend(args.journal)),
+        storage=storage_of(args.storage),
         direction="maximize",
         sampler=optuna.samplers.TPESampler(seed=args.seed),
         load_if_exists=True,
     )
+    if args.make_study:
+        print(json.dumps({"study": args.study, "trials": len(study.trials)}))
+        return
+    if "trial" not in args.command:
+        parser.error("what runs the trials is missing: -- crdiff search trial PIPELINE SPACE ...")
+    space = args.command[args.command.index("trial") + 2]
+    with open(space, encoding="utf-8") as file:
+        variables = yaml.safe_load(file)["variables"]
+
     with subprocess.Popen(args.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crdiff:
 
         def objective(trial):
@@ -74,7 +105,10 @@ def main():
         study.optimize(objective, callbacks=[MaxTrialsCallback(args.trials, states=states)])
         crdiff.stdin.close()
     best = study.best_trial
-    print(json.dumps({"score": best.value, "values": best.params, "plan": best.user_attrs["plan"]}))
+    done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    plan = best.user_attrs["plan"]
+    write(args.output, plan)
+    print(json.dumps({"trials": done, "best": best.number, "score": best.value, "values": best.params, "plan": plan}))
 
 
 if __name__ == "__main__":

@@ -21,34 +21,50 @@ objective: { command: [sh, -c, 'cksum < "$0" | awk "{print (\$1 % 1000) / 1000}"
 "#;
 
 #[test]
-fn two_workers_share_a_study() {
+fn two_workers_share_a_journal() {
+    two_workers("study.journal");
+}
+
+#[test]
+fn two_workers_share_a_database() {
+    two_workers("sqlite:///study.db");
+}
+
+fn two_workers(storage: &str) {
+    const TRIALS: u64 = 6;
     let python = python("optuna", "examples/optuna/requirements.txt");
     let folder = prepared(SPACE);
-    let worker = |seed: &str| {
+    let worker = |arguments: &[&str]| {
         Command::new(&python)
             .current_dir(folder.path())
             .arg(repository().join("examples/optuna/worker.py"))
-            .args(["study.journal", "--trials", "6", "--seed", seed, "--", env!("CARGO_BIN_EXE_crdiff")])
-            .args(["search", "trial", "sd15", "space.yaml", "--engine", "rten"])
+            .args(["--storage", storage])
+            .args(arguments)
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped())
             .spawn()
             .unwrap()
     };
-    let workers = [worker("0"), worker("1")];
-    for worker in workers {
+    let done = |worker: std::process::Child| -> Value {
         let output = worker.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let best: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert!(best["score"].as_f64().unwrap() >= 0.0, "{best}");
-        crdiff::plan::parse("plan.json", &best["plan"].to_string()).unwrap();
-    }
-    let study = fs::read_to_string(folder.path().join("study.journal")).unwrap();
-    let workers: std::collections::BTreeSet<String> = study
-        .lines()
-        .filter_map(|line| {
-            serde_json::from_str::<Value>(line).unwrap()["worker_id"].as_str().map(str::to_string)
-        })
-        .collect();
-    assert_eq!(workers.len(), 2, "both workers wrote into the study");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(done(worker(&["--make-study"]))["trials"], 0);
+    let trials = TRIALS.to_string();
+    let program = env!("CARGO_BIN_EXE_crdiff");
+    let run = |seed: &str| {
+        let command = ["search", "trial", "sd15", "space.yaml", "--engine", "rten"];
+        worker(&[&["--trials", &trials, "--seed", seed, "--", program][..], &command].concat())
+    };
+    let workers = [run("0"), run("1")];
+    let found = workers.map(done);
+    // Each stops when the study has its trials, and knows the other's.
+    let last = found.iter().max_by_key(|best| best["trials"].as_u64()).unwrap();
+    assert!(last["trials"].as_u64().unwrap() >= TRIALS, "{last}");
+    assert!(last["score"].as_f64().unwrap() >= 0.0, "{last}");
+    let written = fs::read_to_string(folder.path().join("plan.yaml")).unwrap();
+    let plans = [written, last["plan"].to_string()].map(|text| crdiff::plan::parse("plan.yaml", &text).unwrap());
+    assert_eq!(plans[0].digest, plans[1].digest);
+    assert_eq!(done(worker(&["--make-study"]))["trials"], last["trials"], "the study is still there");
 }
