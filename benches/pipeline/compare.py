@@ -106,7 +106,7 @@ def main():
     def crdiff_latents():
         command = [arguments.crdiff, "run", arguments.pipeline, *common, *engine, "--weight", str(arguments.weight)]
         command += ["--prompt", "a lighthouse in a storm", "--latents", "latents.npy", "--save-latents", "final.npy"]
-        subprocess.run([*command, "-o", "out.png"], check=True, capture_output=True)
+        subprocess.run([*command, "-o", "out.png", "--force"], check=True, capture_output=True)
         return np.load("final.npy")
 
     def crdiff():

@@ -11,8 +11,9 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    DONE, Failure, Size,
-    models::{EngineArgs, Memory, unets},
+    DONE, Failure, Json, Size, columns,
+    compiled::{Compiled, Place, compiled},
+    models::{EngineArgs, Memory},
     progress::{Visibility, interruptible},
 };
 use crate::{
@@ -46,6 +47,9 @@ pub struct Args {
     /// A pruned graph, instead of compiling the plan.
     #[arg(long, value_name = "FILE")]
     pruned: Option<PathBuf>,
+    /// Where the compiled plan is kept.
+    #[arg(long, value_enum, default_value_t)]
+    compiled: Place,
     /// A fused graph to time too.
     #[arg(long, value_name = "FILE")]
     fused: Option<PathBuf>,
@@ -66,9 +70,8 @@ pub struct Args {
     runs: u32,
     #[command(flatten)]
     engine: EngineArgs,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 /// What was measured.
@@ -109,9 +112,12 @@ struct Kind {
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let plan = args.plan.as_deref().map(plan::load).transpose()?;
     let folder = Folder::open(&args.pipeline)?;
-    let planned = match (&args.pruned, &plan) {
-        (Some(pruned), _) => Some(Unets::WithPruned(pruned.clone())),
-        (None, Some(plan)) => Some(unets(&folder.unet(), plan, args.engine.memory(), Visibility::Shown)?),
+    let compiled = match (&args.pruned, &plan) {
+        (Some(pruned), _) => Some(Compiled::of(Unets::WithPruned(pruned.clone()))),
+        (None, Some(plan)) => {
+            let masks = args.engine.masks();
+            Some(compiled(&folder.unet(), plan, masks, args.compiled, Visibility::Shown)?)
+        }
         (None, None) => None,
     };
     let runtime = plan.as_ref().map_or_else(Runtime::default, |plan| plan.runtime.clone());
@@ -119,6 +125,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     anstream::eprintln!("{}", chosen.why);
     let (engine, version) = (chosen.engine.kind().to_string(), chosen.engine.version().to_string());
     let mut pipeline = Pipeline::open(&args.pipeline, chosen.engine, options, Unets::Dense)?;
+    if let Some(dense) = compiled.as_ref().and_then(|compiled| compiled.dense.clone()) {
+        pipeline.set_dense(dense);
+    }
 
     let pixels = |n: i64| usize::try_from(n).unwrap_or_default();
     let (height, width) =
@@ -135,7 +144,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         constant
     };
     let mut jobs = vec![("dense", Unets::Dense, amplify.clone())];
-    match planned {
+    match compiled.map(|compiled| compiled.unets) {
         Some(Unets::WithPruned(pruned)) => {
             // Both networks are loaded from here on, so that the peak of what comes before is the dense one's alone.
             jobs.push(("pruned", Unets::WithPruned(pruned.clone()), constant(1.0)));
@@ -163,7 +172,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         runs: args.runs,
         kinds,
     };
-    if args.json {
+    if args.json.is_asked() {
         // A report is plain data: it always serialises.
         out!("{}\n", serde_json::to_string_pretty(&measured).unwrap_or_default());
     } else {
@@ -243,6 +252,7 @@ fn table(report: &Report) -> String {
             kind.peak_bytes.map_or("-".to_string(), |bytes| (bytes / 1_000_000).to_string()),
         ]);
     }
+    report::text::fit(&mut table, columns());
     format!(
         "{engine} {engine_version}, {height}x{width}, {steps} steps, batch {batch}, guidance {guidance}; \
          milliseconds, median of {runs}\n{table}"

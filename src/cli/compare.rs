@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DOES_NOT_HOLD, DONE, Failure, OutputFormat, Size};
+use super::{DOES_NOT_HOLD, DONE, Failure, Formats, Size, said_latents};
 use crate::{
     engine::{Chosen, Engine, EngineKind, EngineRequest, SessionOptions, Signature, choose},
     ir::Graph,
@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
     /// Latent height and width of made inputs; again for more [default: the model's, or 32x32]
-    #[arg(long, value_name = "HxW", conflicts_with_all = ["data", "inputs"])]
+    #[arg(long = "latent-size", visible_alias = "size", value_name = "HxW", conflicts_with_all = ["data", "inputs"])]
     size: Vec<Size>,
     /// Batch of made inputs.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..=1024))]
@@ -75,9 +75,8 @@ pub struct Args {
     /// The ONNX Runtime library, or the folder that it is in.
     #[arg(long, value_name = "PATH")]
     ort_lib: Option<PathBuf>,
-    /// How to print the result.
-    #[arg(long, value_enum, default_value_t)]
-    format: OutputFormat,
+    #[command(flatten)]
+    format: Formats,
 }
 
 fn tolerance(text: &str) -> Result<f64, String> {
@@ -92,6 +91,7 @@ impl From<NumericError> for Failure {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
+    args.size.iter().for_each(|size| said_latents(Some(*size)));
     let first = open(&args.a)?;
     let second = args.b.as_deref().map(open).transpose()?;
     let cases = cases(args, &first)?;

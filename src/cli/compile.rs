@@ -5,18 +5,20 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, ValueEnum};
 
 use super::{
-    DONE, Failure, Size,
+    DONE, Failure, Size, columns,
     files::{self, Report},
+    likeness,
     progress::{Bars, Visibility, interruptible},
+    said_latents,
 };
 use crate::{
     analysis::Analysis,
-    compile::{Hooks, Job, Target, compile_file, default_output},
+    compile::{CompileError, Hooks, Job, Target, compile_file, default_output},
     ir::Graph,
     onnx::{self, WeightPolicy},
     passes::MaskForm,
     plan::{self, Plan},
-    report::{self, CompileReport, html},
+    report::{self, CompileReport, html, text::View},
 };
 
 const EXAMPLES: &str = "\
@@ -48,15 +50,18 @@ pub struct Args {
     /// Where the output's weights are [default: share in the model's folder, copy elsewhere]
     #[arg(long, value_enum)]
     weights: Option<Weights>,
-    /// Write what was done: a page for a browser if FILE ends in .html, else JSON.
+    /// Write what was done: a page for a browser if FILE ends in .html, else JSON; - prints that instead of the summary.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Count multiply-accumulates for latents of this size, such as 64x64 (batch 1, 77 tokens).
-    #[arg(long, value_name = "HxW")]
+    #[arg(long, value_name = "HxW", visible_alias = "latent-size")]
     at: Option<Size>,
     /// Do everything but write.
     #[arg(long)]
     dry_run: bool,
+    /// Print a line for each tensor.
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
     /// Print nothing but errors.
     #[arg(short, long)]
     quiet: bool,
@@ -141,6 +146,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     }
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
     let hooks = Hooks { progress: &|stage, bytes| bars.compiling(stage, bytes), stop };
+    said_latents(args.at);
     let at = args.at.map(|size| (size.height, size.width));
     let report_file = args.report.as_deref().map(|path| report_file(path, args, &targets)).transpose()?;
     let mut reports = Vec::new();
@@ -159,7 +165,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             at,
             protected: vec![args.plan.clone()],
         };
-        reports.push(compile_file(&job, hooks)?);
+        reports.push(compile_file(&job, hooks).inspect_err(|error| say_likeness(args, error))?);
     }
     drop(bars);
     if let Some(file) = report_file {
@@ -169,9 +175,10 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         };
         file.place(&text)?;
     }
-    if !args.quiet {
+    let is_printed = args.report.as_deref().is_some_and(|path| path == Path::new("-"));
+    if !args.quiet && !is_printed {
         for report in &reports {
-            out!("{}", report::text::compile(report));
+            out!("{}", report::text::compile(report, View { width: columns(), verbose: args.verbose }));
         }
     }
     Ok(DONE)
@@ -185,6 +192,17 @@ fn report_file(path: &Path, args: &Args, targets: &[Target]) -> Result<Report, F
         taken.add_output(&output(args, *target, targets.len())?)?;
     }
     Report::create(path, &taken)
+}
+
+/// Says what the model looks like that a plan doesn't fit.
+fn say_likeness(args: &Args, error: &CompileError) {
+    if !matches!(error, CompileError::Plan(_)) {
+        return;
+    }
+    let graph = onnx::open(&args.model).and_then(Graph::load);
+    if let Some(note) = graph.ok().and_then(|graph| likeness::note(&args.model, &graph)) {
+        anstream::eprintln!("note: {note}");
+    }
 }
 
 /// Where the graph for `target` goes, if it is one of `emitted`.

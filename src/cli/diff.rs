@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    DOES_NOT_HOLD, DONE, Failure, OutputFormat,
+    DOES_NOT_HOLD, DONE, Failure, Formats,
     files::{self, Report},
     progress::{Bars, Visibility},
 };
@@ -38,9 +38,8 @@ pub struct Args {
     /// Don't compare weights, only their types and dimensions.
     #[arg(long)]
     structure: bool,
-    /// How to print the result.
-    #[arg(long, value_enum, default_value_t)]
-    format: OutputFormat,
+    #[command(flatten)]
+    format: Formats,
     /// Write the result as a page for a browser too.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,

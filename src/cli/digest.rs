@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    DONE, Failure,
+    DONE, Failure, Json,
     progress::{Bars, Visibility},
 };
 use crate::{ir::Graph, onnx, verify::structure};
@@ -21,9 +21,8 @@ Examples:
 pub struct Args {
     /// The model (.onnx).
     model: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
@@ -32,7 +31,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let bars = Bars::new(Visibility::Shown);
     let digests = structure::digests(&graph, &|bytes| bars.advance("reading weights", bytes))?;
     drop(bars);
-    if args.json {
+    if args.json.is_asked() {
         let json = serde_json::to_string_pretty(&digests).map_err(|e| Failure::Message(e.to_string()))?;
         out!("{json}\n");
     } else {

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use super::{DONE, Failure};
+use super::{DONE, Failure, Json};
 use crate::engine::{
     EngineError, EngineKind,
     doctor::{Report, examine},
@@ -28,9 +28,8 @@ pub struct Args {
     /// First fetch ONNX Runtime from PyPI into the cache folder; its checksum is pinned.
     #[arg(long, conflicts_with = "ort_lib")]
     pub fetch: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 /// Exit code: no engine works.
@@ -56,7 +55,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         anstream::eprintln!("ONNX Runtime {ONNXRUNTIME_VERSION} is in {}", library.display());
     }
     let report = examine(&Places::from_environment(args.ort_lib.clone()));
-    if args.json {
+    if args.json.is_asked() {
         let json = serde_json::to_string_pretty(&report).map_err(|e| Failure::Message(e.to_string()))?;
         out!("{json}\n");
     } else {

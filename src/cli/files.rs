@@ -8,23 +8,26 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::Failure;
+use super::{Failure, print};
 use crate::onnx::{self, OnnxError, Taken, temporary};
+
+/// The name of standard output.
+const STDOUT: &str = "-";
 
 /// A report that is going to be written. Its place is tried before the work begins, so that a mistake in its name costs
 /// nothing. Dropped without [`place`](Self::place), it leaves nothing behind.
 #[derive(Debug)]
 pub struct Report {
     path: PathBuf,
-    /// `None` for a pipe or a device, which cannot be replaced.
+    /// `None` for standard output, a pipe or a device, which cannot be replaced.
     file: Option<NamedTempFile>,
 }
 
 impl Report {
-    /// Begins the report that will be `path`, which must be none of the files in `taken`.
+    /// Begins the report that will be `path`, which must be none of the files in `taken`; `-` is standard output.
     pub fn create(path: &Path, taken: &Taken) -> Result<Self, Failure> {
-        let special = fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir());
-        let file = match special {
+        let is_special = fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir());
+        let file = match is_special || path == Path::new(STDOUT) {
             true => None,
             false => {
                 taken.check(path)?;
@@ -43,6 +46,7 @@ impl Report {
     /// Writes it and gives it its name.
     pub fn place(self, text: &str) -> Result<(), Failure> {
         let written = match self.file {
+            None if self.path == Path::new(STDOUT) => return print(format_args!("{text}")),
             None => fs::write(&self.path, text),
             Some(mut file) => file
                 .write_all(text.as_bytes())

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::{
-    DONE, Failure, Size,
+    DONE, Failure, Json, Size, columns,
     files::{self, Report},
+    said_latents,
 };
 use crate::{
     analysis::Analysis,
@@ -34,14 +35,13 @@ pub struct Args {
     /// Show only modules that this glob matches, as in plans.
     #[arg(long, value_name = "GLOB")]
     filter: Option<String>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: Json,
     /// Write a page for a browser, with a picture of the network, instead of printing.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "filter", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "filter", "Json"])]
     html: Option<PathBuf>,
     /// Sizes and multiply-accumulates in that page are for latents of this size, such as 64x64 (batch 1, 77 tokens).
-    #[arg(long, value_name = "HxW", requires = "html")]
+    #[arg(long, value_name = "HxW", requires = "html", visible_alias = "latent-size")]
     at: Option<Size>,
 }
 
@@ -49,6 +49,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     if let Some(path) = &args.html {
         let file = Report::create(path, &files::models(&[&args.model])?)?;
         let graph = Graph::load(onnx::open(&args.model)?)?;
+        said_latents(args.at);
         let at = args.at.map(|size| (size.height, size.width));
         let model = html::Anatomy::of(&args.model.display().to_string(), &Analysis::of(&graph), at);
         file.place(&html::render(&html::inspect(model)).map_err(|e| Failure::Message(e.to_string()))?)?;
@@ -65,11 +66,11 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let graph = Graph::load(onnx::open(&args.model)?)?;
     let filter = Filter { depth: args.depth, glob };
     let report = inspect::inspect(&args.model.display().to_string(), &Analysis::of(&graph), &filter);
-    if args.json {
+    if args.json.is_asked() {
         let json = serde_json::to_string_pretty(&report).map_err(|e| Failure::Message(e.to_string()))?;
         out!("{json}\n");
     } else {
-        out!("{}", inspect::text(&report));
+        out!("{}", inspect::text(&report, columns()));
     }
     Ok(DONE)
 }

@@ -11,8 +11,12 @@ macro_rules! out {
 #[cfg(feature = "runner")]
 pub mod bench;
 #[cfg(feature = "runner")]
+pub mod cache;
+#[cfg(feature = "runner")]
 pub mod compare;
 pub mod compile;
+#[cfg(feature = "runner")]
+mod compiled;
 pub mod diff;
 pub mod digest;
 #[cfg(feature = "runner")]
@@ -21,6 +25,7 @@ pub mod doctor;
 pub mod export;
 mod files;
 pub mod inspect;
+mod likeness;
 #[cfg(feature = "runner")]
 mod models;
 #[cfg(feature = "runner")]
@@ -37,7 +42,7 @@ mod version;
 
 use std::{fmt, io::Write, path::Path, process::ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{compile::CompileError, onnx::OnnxError, plan::PlanError, report::outcome::Format};
 
@@ -47,6 +52,8 @@ pub const DONE: u8 = 0;
 pub const DOES_NOT_HOLD: u8 = 1;
 /// Exit code: the command line or an input is wrong.
 pub const BAD_INPUT: u8 = 2;
+/// Exit code: interrupted. 128 + SIGINT, as shells have it.
+pub const INTERRUPTED: u8 = 130;
 
 /// CR-Diff for exported ONNX diffusion UNets.
 #[derive(Debug, Parser)]
@@ -75,6 +82,8 @@ enum Command {
     #[cfg(feature = "runner")]
     Bench(bench::Args),
     #[cfg(feature = "runner")]
+    Cache(cache::Args),
+    #[cfg(feature = "runner")]
     Export(Box<export::Args>),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
@@ -101,6 +110,8 @@ pub fn crdiff() -> ExitCode {
         #[cfg(feature = "runner")]
         Command::Bench(args) => bench::run(&args),
         #[cfg(feature = "runner")]
+        Command::Cache(args) => cache::run(&args),
+        #[cfg(feature = "runner")]
         Command::Export(args) => export::run(&args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
@@ -109,7 +120,17 @@ pub fn crdiff() -> ExitCode {
 
 /// Runs `crdiff-compile` with the arguments of this process.
 pub fn crdiff_compile() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(command) = words.first().filter(|word| is_command(word) && !Path::new(word).exists()) {
+        let what = format!("`{command}` is a command of `crdiff`, not a model: crdiff {}", words.join(" "));
+        return finish(Err(Failure::Message(what)));
+    }
     finish(compile::run(&compile::Standalone::parse().args))
+}
+
+/// Whether `word` is a subcommand of `crdiff`.
+fn is_command(word: &str) -> bool {
+    Cli::command().get_subcommands().any(|command| command.get_name() == word)
 }
 
 /// What ends a command early.
@@ -124,6 +145,8 @@ pub enum Failure {
     Message(String),
     /// The user said stop.
     Interrupted,
+    /// The user said stop, and what was done is kept; the message says where.
+    Paused(String),
 }
 
 impl fmt::Display for Failure {
@@ -134,6 +157,7 @@ impl fmt::Display for Failure {
             Self::Space(error) => error.fmt(f),
             Self::Message(message) => f.write_str(message),
             Self::Interrupted => f.write_str("interrupted"),
+            Self::Paused(message) => f.write_str(message),
         }
     }
 }
@@ -158,6 +182,65 @@ impl From<CompileError> for Failure {
             other => Self::Message(other.to_string()),
         }
     }
+}
+
+/// For people or for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TextOrJson {
+    /// For people.
+    Text,
+    /// JSON.
+    Json,
+}
+
+/// How commands that have no other format are told to print JSON.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Json {
+    /// How to print what is printed [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<TextOrJson>,
+    /// Short for --format json.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+impl Json {
+    /// Whether JSON was asked for.
+    pub fn is_asked(self) -> bool {
+        self.json || self.format == Some(TextOrJson::Json)
+    }
+}
+
+/// How commands that check something print what they found.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Formats {
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t)]
+    format: OutputFormat,
+    /// Short for --format json.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+impl From<Formats> for Format {
+    fn from(formats: Formats) -> Self {
+        if formats.json { Self::Json } else { formats.format.into() }
+    }
+}
+
+/// Says that a size is in latents, where it looks like one in pixels.
+fn said_latents(size: Option<Size>) {
+    /// Latents of Stable Diffusion have an eighth of the pixels on each side.
+    const FACTOR: i64 = 8;
+    let Some(Size { height, width }) = size.filter(|size| size.height.min(size.width) >= 256) else { return };
+    anstream::eprintln!(
+        "note: {height}x{width} are latents here, {}x{} pixels with a VAE of factor {FACTOR}; for {height}x{width} pixels \
+         say {}x{}",
+        height * FACTOR,
+        width * FACTOR,
+        height / FACTOR,
+        width / FACTOR
+    );
 }
 
 /// `--format`
@@ -233,6 +316,15 @@ fn number(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| format!("`{text}` is not a number that float32 holds"))
 }
 
+/// Returns how many columns there are to print in: COLUMNS says it, or else the terminal. A file or a pipe has no end.
+fn columns() -> Option<u16> {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    said.filter(|columns| *columns > 0).or_else(|| {
+        let size = terminal_size::terminal_size_of(std::io::stdout())?;
+        Some(size.0.0)
+    })
+}
+
 /// A size as `HEIGHTxWIDTH`, in units of the latent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
@@ -264,8 +356,8 @@ impl fmt::Display for Size {
 fn finish(result: Result<u8, Failure>) -> ExitCode {
     let (code, message) = match result {
         Ok(code) => return code.into(),
-        // 128 + SIGINT, as shells have it.
-        Err(Failure::Interrupted) => (130, "interrupted; nothing was written".to_string()),
+        Err(Failure::Interrupted) => (INTERRUPTED, "interrupted; nothing was written".to_string()),
+        Err(Failure::Paused(message)) => (INTERRUPTED, message),
         Err(Failure::Message(message)) => (BAD_INPUT, format!("error: {message}")),
         Err(Failure::Plan(error)) => (BAD_INPUT, format!("{:?}", miette::Report::new(*error))),
         #[cfg(feature = "runner")]

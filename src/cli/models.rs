@@ -1,29 +1,17 @@
-//! What `run` and `bench` have in common: the engine, its options, and the UNets that a plan makes.
+//! What commands that run models have in common: the engine and its options.
 
-use std::{
-    fs,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::ValueEnum;
-use sha2::{Digest, Sha256};
 
-use super::{
-    Failure,
-    progress::{Bars, Visibility, interruptible},
-};
+use super::Failure;
 use crate::{
-    compile::{Hooks, Job, Target, compile_file},
-    diffusion::pipeline::Unets,
     engine::{
         Chosen, EngineKind, EngineRequest, MemoryMode, Provider, ProviderKind, SessionOptions, choose,
-        fetch::cache_folder,
+        fetch::user_cache,
     },
-    hex::hex,
-    onnx::WeightPolicy,
     passes::MaskForm,
-    plan::{Mode, Plan, Runtime},
+    plan::Runtime,
 };
 
 /// On what to run.
@@ -95,7 +83,7 @@ impl EngineArgs {
                 Memory::Low => MemoryMode::Low,
             },
             providers: self.providers(runtime)?,
-            engine_cache: cache_folder().and_then(|folder| Some(folder.parent()?.join("engines"))),
+            engine_cache: user_cache().map(|folder| folder.join("engines")),
             ..SessionOptions::default()
         })
     }
@@ -138,84 +126,4 @@ impl EngineArgs {
         providers.iter().try_for_each(Provider::check)?;
         Ok(providers)
     }
-}
-
-/// The UNets of a plan: its pruned graph beside the pipeline's own, or in its place where the plan amplifies within
-/// the weights.
-///
-/// # Errors
-/// [`Failure`] if the plan doesn't fit the model, or nothing can be written.
-pub fn unets(model: &Path, plan: &Plan, memory: Memory, visibility: Visibility) -> Result<Unets, Failure> {
-    let masks = memory.masks();
-    Ok(match plan.amplify.mode {
-        Mode::Weights => Unets::Instead(compiled(model, plan, Target::Amplified, masks, visibility)?),
-        Mode::Outputs => Unets::WithPruned(compiled(model, plan, Target::Pruned, masks, visibility)?),
-    })
-}
-
-/// The graph of a plan, compiled unless it already is.
-///
-/// It lies beside the model, as `model.crdiff-KEY.onnx`: ONNX Runtime reads external data only from below a graph's own
-/// folder, so only there can it share the model's weights. Where that folder cannot be written, a copy with all its
-/// weights goes to `crdiff/compiled/KEY` in the user's cache folder. The key is of the model's path, size and time of
-/// change (its data files' too), the plan's digest and this program's version.
-fn compiled(
-    model: &Path,
-    plan: &Plan,
-    target: Target,
-    masks: MaskForm,
-    visibility: Visibility,
-) -> Result<PathBuf, Failure> {
-    let cannot = |action: &str, path: &Path, e: std::io::Error| {
-        Failure::Message(format!("{}: cannot {action}: {e}", path.display()))
-    };
-    let model = model.canonicalize().map_err(|e| cannot("open", model, e))?;
-    let folder = model.parent().unwrap_or(Path::new("/"));
-    let stem = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let key = key(&model, &stem, plan, masks);
-    let beside = folder.join(format!("{stem}.crdiff-{key}.onnx"));
-    let cached = cache_folder().and_then(|folder| Some(folder.parent()?.join("compiled").join(&key)));
-    let cached = cached.map(|folder| folder.join("model.onnx"));
-    if let Some(known) = [Some(&beside), cached.as_ref()].into_iter().flatten().find(|path| path.exists()) {
-        return Ok(known.clone());
-    }
-    let (output, weights) = match tempfile::tempfile_in(folder) {
-        Ok(_) => (beside, WeightPolicy::Share),
-        Err(reason) => {
-            let output = cached.ok_or_else(|| cannot("write", folder, reason))?;
-            let folder = output.parent().unwrap_or(Path::new("/"));
-            fs::create_dir_all(folder).map_err(|e| cannot("create", folder, e))?;
-            (output, WeightPolicy::Copy)
-        }
-    };
-    let bars = Bars::new(visibility);
-    let job = Job {
-        model: &model,
-        plan,
-        target,
-        output: Some(&output),
-        weights: Some(weights),
-        masks,
-        at: None,
-        protected: Vec::new(),
-    };
-    let progress = |stage, bytes| bars.compiling(stage, bytes);
-    compile_file(&job, Hooks { progress: &progress, stop: interruptible() })?;
-    Ok(output)
-}
-
-fn key(model: &Path, stem: &str, plan: &Plan, masks: MaskForm) -> String {
-    let mut hash = Sha256::new();
-    hash.update(env!("CARGO_PKG_VERSION"));
-    hash.update(&plan.digest);
-    hash.update(format!("{masks:?}"));
-    hash.update(model.as_os_str().as_encoded_bytes());
-    let data = ["onnx_data", "onnx.data", "data"].map(|end| model.with_file_name(format!("{stem}.{end}")));
-    for path in data.iter().map(PathBuf::as_path).chain([model]) {
-        let Ok(metadata) = path.metadata() else { continue };
-        hash.update(metadata.len().to_le_bytes());
-        let changed = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-        hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
-    }
-    hex(&hash.finalize()[..6])
 }

@@ -1,126 +1,212 @@
-//! PNG files that carry how they were made.
+//! Image files that carry how they were made.
+
+mod exif;
+mod sheet;
 
 use std::{
     fs::File,
-    io::{BufReader, BufWriter},
+    io::{BufRead, BufReader, BufWriter, Seek},
     path::Path,
 };
+
+pub use sheet::{Tile, sheet};
 
 use super::{Failure, files::replace};
 use crate::diffusion::vae::Image;
 
-/// The text chunk that holds everything needed to repeat a run, as JSON.
+/// The text of a PNG that holds everything needed to repeat a run, as JSON.
 const SETTINGS: &str = "crdiff";
+/// The text that web interfaces read.
+const PARAMETERS: &str = "parameters";
+/// The quality of JPEG files.
+const QUALITY: u8 = 95;
+/// The most that a JPEG's segment of metadata can hold.
+const MOST_EXIF: usize = 65_000;
 
-/// Columns of white between pictures that stand side by side.
-const GAP: usize = 8;
-
-/// Pictures side by side, each below its name. A name that is wider than its picture is cut off.
-pub fn side_by_side(pictures: &[(&str, &Image)]) -> Image {
-    let height = pictures.iter().map(|(_, image)| image.height).max().unwrap_or(0);
-    let width = pictures.iter().map(|(_, image)| image.width + GAP).sum::<usize>().saturating_sub(GAP);
-    // Letters of 8 pixels on small pictures, of 16 from 256 pixels on, and so on.
-    let widest = pictures.iter().map(|(_, image)| image.width).max().unwrap_or(0);
-    let scale = (widest / 128).max(1);
-    let strip = 2 * GAP + 8 * scale;
-    let (height, line) = (height + strip, 3 * width);
-    let mut pixels = vec![255; line * height];
-    let mut left = 0;
-    for (name, image) in pictures {
-        let rows = pixels.chunks_exact_mut(line.max(1)).skip(strip);
-        for (row, source) in rows.zip(image.pixels.chunks_exact((3 * image.width).max(1))) {
-            if let Some(row) = row.get_mut(3 * left..3 * (left + image.width)) {
-                row.copy_from_slice(source);
-            }
-        }
-        for (i, letter) in name.chars().take(image.width / (8 * scale)).enumerate() {
-            let bits = font8x8::UnicodeFonts::get(&font8x8::BASIC_FONTS, letter).unwrap_or_default();
-            for (y, x) in (0..8 * scale).flat_map(|y| (0..8 * scale).map(move |x| (y, x))) {
-                let is_ink = bits.get(y / scale).is_some_and(|row| row >> (x / scale) & 1 == 1);
-                let at = line * (GAP + y) + 3 * (left + 8 * scale * i + x);
-                if let (true, Some(pixel)) = (is_ink, pixels.get_mut(at..at + 3)) {
-                    pixel.fill(0);
-                }
-            }
-        }
-        left += image.width + GAP;
-    }
-    Image { height, width, pixels }
+/// How an image file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Lossless, with all texts.
+    Png,
+    /// Quality 95.
+    Jpeg,
+    /// Lossless.
+    WebP,
 }
 
-/// Writes a picture with its settings (JSON) and further texts by keyword. The file appears whole or not at all.
-pub fn write(path: &Path, image: &Image, settings: &str, texts: &[(&str, String)]) -> Result<(), Failure> {
+impl Format {
+    /// Returns the format that the ending of a file's name says.
+    pub fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+        Some(match extension.as_str() {
+            "png" => Self::Png,
+            "jpg" | "jpeg" => Self::Jpeg,
+            "webp" => Self::WebP,
+            _ => return None,
+        })
+    }
+}
+
+/// What an image says of itself.
+#[derive(Clone, Debug)]
+pub struct Texts {
+    /// All that is needed to make it again, as JSON.
+    pub settings: String,
+    /// The prompt and the settings in the form that web interfaces and their viewers read.
+    pub parameters: String,
+    /// Others by keyword; only a PNG has room for them.
+    pub others: Vec<(&'static str, String)>,
+}
+
+/// Writes an image in the format that its name says. The file appears whole or not at all.
+///
+/// # Errors
+/// [`Failure::Message`] if the format is not known, or the file cannot be written.
+pub fn write(path: &Path, image: &Image, texts: &Texts) -> Result<(), Failure> {
     let failed =
         |what: String| Failure::Message(format!("{}: cannot write the picture: {what}", path.display()));
-    let size = |n: usize| u32::try_from(n).map_err(|_| failed(format!("{n} pixels are too many for a PNG")));
+    let size =
+        |n: usize| u32::try_from(n).map_err(|_| failed(format!("{n} pixels are too many for a picture")));
     let (width, height) = (size(image.width)?, size(image.height)?);
-    replace(path, |file| {
-        let mut encoder = png::Encoder::new(BufWriter::new(file), width, height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let texts = texts.iter().map(|(key, text)| (*key, text.as_str()));
-        for (keyword, text) in texts.chain([(SETTINGS, settings)]) {
-            encoder.add_itxt_chunk(keyword.to_string(), text.to_string())?;
+    let format =
+        Format::of(path).ok_or_else(|| failed("its name does not end in .png, .jpg or .webp".to_string()))?;
+    let (pixels, exif) = (&image.pixels, || exif::block(&ascii(&texts.settings), &texts.parameters));
+    match format {
+        Format::Png => replace(path, |file| png_file(file, (width, height), pixels, texts)),
+        Format::Jpeg => {
+            let side =
+                |n: u32| u16::try_from(n).map_err(|_| failed(format!("{n} pixels are too many for a JPEG")));
+            let (width, height) = (side(width)?, side(height)?);
+            replace(path, |file| {
+                let mut encoder = jpeg_encoder::Encoder::new(BufWriter::new(file), QUALITY);
+                let exif = exif();
+                if exif.len() < MOST_EXIF {
+                    encoder.add_exif_metadata(&exif)?;
+                }
+                encoder.encode(pixels, width, height, jpeg_encoder::ColorType::Rgb)
+            })
         }
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&image.pixels)?;
-        writer.finish()
-    })
+        Format::WebP => replace(path, |file| {
+            let mut encoder = image_webp::WebPEncoder::new(BufWriter::new(file));
+            encoder.set_exif_metadata(exif());
+            encoder.encode(pixels, width, height, image_webp::ColorType::Rgb8)
+        }),
+    }
     .map_err(failed)
 }
 
-/// The settings that a picture was made with.
+fn png_file(
+    file: &mut File,
+    (width, height): (u32, u32),
+    pixels: &[u8],
+    texts: &Texts,
+) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(BufWriter::new(file), width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let ours = [(PARAMETERS, &texts.parameters), (SETTINGS, &texts.settings)];
+    let others = texts.others.iter().map(|(keyword, text)| (*keyword, text));
+    for (keyword, text) in others.chain(ours) {
+        encoder.add_itxt_chunk(keyword.to_string(), text.clone())?;
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish()
+}
+
+/// JSON with all that is not ASCII escaped.
+fn ascii(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match letter.is_ascii() {
+            true => escaped.push(letter),
+            false => {
+                let mut units = [0; 2];
+                for unit in letter.encode_utf16(&mut units) {
+                    escaped.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    escaped
+}
+
+/// Returns the settings that an image was made with.
+///
+/// # Errors
+/// [`Failure::Message`] if it cannot be read, or carries none.
 pub fn read_settings(path: &Path) -> Result<String, Failure> {
     let failed = |what: String| Failure::Message(format!("{}: {what}", path.display()));
     let file = File::open(path).map_err(|e| failed(format!("cannot open: {e}")))?;
-    let mut reader =
-        png::Decoder::new(BufReader::new(file)).read_info().map_err(|e| failed(e.to_string()))?;
+    let file = BufReader::new(file);
+    let text = match Format::of(path) {
+        Some(Format::Jpeg) => {
+            let block = exif::of_jpeg(file).map_err(|e| failed(e.to_string()))?;
+            block.and_then(|block| exif::description(&block))
+        }
+        Some(Format::WebP) => {
+            let block = image_webp::WebPDecoder::new(file).and_then(|mut decoder| decoder.exif_metadata());
+            block.map_err(|e| failed(e.to_string()))?.and_then(|block| exif::description(&block))
+        }
+        Some(Format::Png) | None => png_text(file).map_err(|e| failed(e.to_string()))?,
+    };
+    text.ok_or_else(|| failed("it doesn't say how it was made: no text `crdiff` in it".to_string()))
+}
+
+fn png_text(file: impl BufRead + Seek) -> Result<Option<String>, png::DecodingError> {
+    let mut reader = png::Decoder::new(file).read_info()?;
     // Texts may stand behind the picture.
-    reader.finish().map_err(|e| failed(e.to_string()))?;
+    reader.finish()?;
     let texts = &reader.info().utf8_text;
-    let text = texts.iter().find(|text| text.keyword == SETTINGS).map(|text| text.get_text());
-    let text =
-        text.ok_or_else(|| failed("it doesn't say how it was made: no text `crdiff` in it".to_string()))?;
-    text.map_err(|e| failed(e.to_string()))
+    texts.iter().find(|text| text.keyword == SETTINGS).map(|text| text.get_text()).transpose()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
-    fn grey(height: usize, width: usize, value: u8) -> Image {
-        Image { height, width, pixels: vec![value; 3 * height * width] }
-    }
-
     #[test]
-    fn pictures_stand_side_by_side_below_their_names() {
-        let joined = side_by_side(&[("l", &grey(2, 9, 10)), ("ll", &grey(2, 12, 20))]);
-        let (strip, width) = (2 * GAP + 8, 9 + GAP + 12);
-        assert_eq!((joined.height, joined.width), (strip + 2, width));
-        let line = |y: usize| &joined.pixels[3 * width * y..3 * width * (y + 1)];
-        assert_eq!(line(strip)[..3 * 9], [10; 27]);
-        assert_eq!(line(strip)[3 * 9..3 * (9 + GAP)], [255; 3 * GAP]);
-        assert_eq!(line(strip + 1)[3 * (9 + GAP)..], [20; 36]);
-        // Both are named; of the second name there is room for one letter.
-        let ink = |from: usize, to: usize| {
-            (0..strip).flat_map(|y| &line(y)[3 * from..3 * to]).filter(|value| **value == 0).count()
-        };
-        assert!(ink(0, 8) > 0);
-        assert_eq!(ink(9 + GAP, 9 + GAP + 8), ink(0, 8));
-        assert_eq!(ink(9 + GAP + 8, width), 0);
-    }
-
-    #[test]
-    fn settings_are_read_back() {
+    fn every_format_is_what_it_says_and_carries_its_settings() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.png");
-        write(&path, &grey(3, 2, 7), r#"{"prompt": "猫 — é"}"#, &[("prompt", "猫".to_string())])
-            .ok()
-            .unwrap();
-        assert_eq!(read_settings(&path).ok().unwrap(), r#"{"prompt": "猫 — é"}"#);
+        let pixels = (0..3 * 16 * 24).map(|i| (i / 4) as u8).collect();
+        let image = Image { height: 16, width: 24, pixels };
+        let settings = r#"{"prompt": "猫 — é 🐈"}"#;
+        let texts = Texts {
+            settings: settings.to_string(),
+            parameters: "猫\nSteps: 3".to_string(),
+            others: vec![("prompt", "猫".to_string())],
+        };
+        for name in ["a.png", "a.jpg", "a.JPEG", "a.webp"] {
+            let path = folder.path().join(name);
+            write(&path, &image, &texts).ok().unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            let (starts, decoded, allowed) = match Format::of(&path).unwrap() {
+                Format::Png => (&b"\x89PNG"[..], None, 0),
+                Format::Jpeg => {
+                    (&b"\xff\xd8\xff"[..], zune_jpeg::JpegDecoder::new(Cursor::new(&bytes)).decode().ok(), 24)
+                }
+                Format::WebP => {
+                    let mut pixels = vec![0; image.pixels.len()];
+                    let mut decoder = image_webp::WebPDecoder::new(Cursor::new(&bytes)).unwrap();
+                    decoder.read_image(&mut pixels).unwrap();
+                    (&b"RIFF"[..], Some(pixels), 0)
+                }
+            };
+            assert!(bytes.starts_with(starts), "{name}");
+            if let Some(decoded) = decoded {
+                assert_eq!(decoded.len(), image.pixels.len(), "{name}");
+                let most = decoded.iter().zip(&image.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+                assert!(most <= allowed, "{name}: {most}");
+            }
+            let read: serde_json::Value = serde_json::from_str(&read_settings(&path).ok().unwrap()).unwrap();
+            assert_eq!(read, serde_json::from_str::<serde_json::Value>(settings).unwrap(), "{name}");
+            std::fs::write(&path, "no picture").unwrap();
+            assert!(read_settings(&path).is_err(), "{name}");
+        }
         let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
-        assert_eq!(names.len(), 1, "no other file is left");
-        std::fs::write(&path, "no picture").unwrap();
-        assert!(read_settings(&path).is_err());
+        assert_eq!(names.len(), 4, "no other file is left");
+        assert!(write(&folder.path().join("a.gif"), &image, &texts).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! `crdiff search`: plans whose pictures score best.
 
+mod events;
 mod trial;
 
 use std::{
@@ -11,10 +12,15 @@ use std::{
     thread,
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{DONE, Failure, files::replace, models::EngineArgs, progress::interruptible};
+use self::events::Reporter;
+use super::{
+    DONE, Failure, Json,
+    files::replace,
+    models::EngineArgs,
+    progress::{Visibility, interruptible},
+};
 use crate::{
     diffusion::pipeline::Folder,
     engine::{ProviderKind, SessionOptions},
@@ -24,10 +30,10 @@ use crate::{
         SearchError, Space,
         compile::Compiler,
         kept::Memory,
-        objective::open_graph,
+        objective::{Objective, check, open_graph},
         outcome::{plan_file, summary},
         plot::svg,
-        run::{Event, Found, Search},
+        run::{Found, Search},
         space::{self, Bound, OnnxSpec, StrategySpec},
         strategy::Grid,
         trial::{Shot, Worker, shots},
@@ -89,6 +95,8 @@ pub struct Args {
     devices: Vec<u32>,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    json: Json,
     /// Print nothing but errors and warnings.
     #[arg(short, long)]
     quiet: bool,
@@ -119,7 +127,15 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     let mut compiler = Compiler::open(&folder.unet())?;
     let bound = bound(&space, &compiler)?;
     let shots = shots(&space, &folder);
+    let engines = Engines { engine: &args.engine, devices: &args.devices, jobs: args.jobs };
     if args.dry_run {
+        shots.iter().try_for_each(|shot| folder.check_size(shot.height, shot.width))?;
+        let scorers = std::iter::once(&space.objective).chain(space.metrics.iter().map(|(_, metric)| metric));
+        for scorer in scorers {
+            check(scorer, &space.folder, &|spec| {
+                engines.scorer(spec, &space.folder, &SessionOptions::default())
+            })?;
+        }
         out!("{}", described(&bound, &shots));
         return Ok(DONE);
     }
@@ -129,12 +145,12 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         fs::remove_file(&journal)
             .map_err(|e| Failure::Message(format!("{}: cannot remove: {e}", journal.display())))?;
     }
-    let engines = Engines { engine: &args.engine, devices: &args.devices, jobs: args.jobs };
     compiler.masks = engines.masks(&bound)?;
     let memory = Arc::new(Memory::new(MEMORY));
     let worker = |number: usize| engines.worker(number, &bound, &folder, &memory);
     let model = compiler.digest();
-    let reporter = Reporter::new(args.quiet, &space);
+    let visibility = if args.quiet || args.json.is_asked() { Visibility::Hidden } else { Visibility::Shown };
+    let reporter = Reporter::new(args.json.is_asked(), visibility, &space, shots.len());
     let mut search = Search {
         bound: &bound,
         shots: &shots,
@@ -144,9 +160,9 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         stop: interruptible(),
     };
     let found = search.run(&journal, |event| reporter.tell(&event));
-    reporter.bar.finish_and_clear();
+    reporter.finish();
     let found = found.map_err(|error| match error {
-        SearchError::Stopped => Failure::Message(format!(
+        SearchError::Stopped => Failure::Paused(format!(
             "interrupted; what was tried is in {}, and the same command goes on from there",
             journal.display()
         )),
@@ -155,7 +171,11 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     write(&args.output, &plan_file(&bound, &found, &model)?)?;
     let plot = args.plot.clone().unwrap_or_else(|| beside("svg"));
     write(&plot, &svg(&found.records, dense(&found)))?;
-    if !args.quiet {
+    let best = found.records.iter().map(|record| record.scores.score).reduce(f64::max);
+    reporter.print(&json!({
+        "event": "done", "score": best, "dense": dense(&found), "plan": args.output, "plot": plot, "journal": journal,
+    }));
+    if visibility == Visibility::Shown {
         out!("{}", summary(&found));
         out!("{}\n{}\n{}\n", args.output.display(), plot.display(), journal.display());
     }
@@ -201,12 +221,20 @@ impl Engines<'_> {
         let (chosen, mut options) = self.engine.open(&runtime(bound)).map_err(values)?;
         self.place(number, &mut options)?;
         let scorers = SessionOptions { intra_threads: options.intra_threads, ..SessionOptions::default() };
-        let graph = |spec: &OnnxSpec| {
-            // Scorers run on the CPU: they are small beside the networks, and never in their way there.
-            let (chosen, _) = self.engine.open(&Runtime::default()).map_err(values)?;
-            open_graph(spec, &bound.space.folder, &*chosen.engine, &scorers)
-        };
+        let graph = |spec: &OnnxSpec| self.scorer(spec, &bound.space.folder, &scorers);
         Worker::open(bound.space, folder, chosen.engine, options, Arc::clone(memory), &graph)
+    }
+
+    /// Opens a graph that scores. It runs on the CPU: scorers are small beside the networks, and never in their way there.
+    fn scorer(
+        &self,
+        spec: &OnnxSpec,
+        folder: &Path,
+        options: &SessionOptions,
+    ) -> Result<Box<dyn Objective>, SearchError> {
+        let opened = self.engine.open(&Runtime::default());
+        let (chosen, _) = opened.map_err(|failure| SearchError::Values(failure.to_string()))?;
+        open_graph(spec, folder, &*chosen.engine, options)
     }
 
     /// How trials' graphs have their masks: as inputs, so that one graph is loaded for all trials that differ in masks
@@ -284,46 +312,4 @@ fn described(bound: &Bound<'_>, shots: &[Shot]) -> String {
     });
     lines.push(format!("the plan it begins with: {}", bound.plan_json(&bound.settings(&bound.start()))));
     lines.join("\n") + "\n"
-}
-
-/// Tells what happens on stderr.
-struct Reporter {
-    bar: ProgressBar,
-}
-
-impl Reporter {
-    fn new(quiet: bool, space: &Space) -> Self {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(5) };
-        let bar = ProgressBar::with_draw_target(space.budget.trials, target);
-        if let Ok(style) = ProgressStyle::with_template("{pos}/{len} trials {wide_bar} {msg} {eta} left") {
-            bar.set_style(style);
-        }
-        Self { bar }
-    }
-
-    fn tell(&self, event: &Event<'_>) {
-        match event {
-            Event::Resumed(0) => {}
-            Event::Resumed(trials) => {
-                self.bar.set_position(*trials as u64);
-                self.bar.reset_eta();
-                self.bar.suspend(|| anstream::eprintln!("{trials} trials are in the journal already"));
-            }
-            Event::Dense(scores) => {
-                if let Some(why) = &scores.failed {
-                    self.bar.suspend(|| anstream::eprintln!("warning: the dense pipeline failed: {why}"));
-                }
-            }
-            Event::Trial(record) => {
-                self.bar.set_position(record.trial + 1);
-                self.bar.set_message(format!("{:.4}", record.scores.score));
-                if let Some(why) = &record.scores.failed {
-                    let told = json!(record.values);
-                    self.bar.suspend(|| {
-                        anstream::eprintln!("warning: trial {} failed: {why} ({told})", record.trial);
-                    });
-                }
-            }
-        }
-    }
 }

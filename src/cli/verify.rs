@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 
 use super::{
-    DOES_NOT_HOLD, DONE, Failure, OutputFormat,
+    DOES_NOT_HOLD, DONE, Failure, Formats,
     compile::{EmitArg, POA_NEEDS_FUSED, PoaWeight},
     progress::{Bars, Visibility},
 };
 use crate::{
     ir::Graph,
     onnx, plan,
-    report::{self, outcome},
+    report::{
+        self,
+        outcome::{self, Finding},
+    },
     verify::conformance::{self, Form, VerifyError},
 };
 
@@ -38,9 +41,8 @@ pub struct Args {
     /// Where a fused graph must have its amplification weight w from [default: baked].
     #[arg(long, value_enum, requires = "emit")]
     poa_weight: Option<PoaWeight>,
-    /// How the result is printed.
-    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
-    format: OutputFormat,
+    #[command(flatten)]
+    format: Formats,
     /// Print nothing but errors; the exit code tells.
     #[arg(short, long)]
     quiet: bool,
@@ -73,6 +75,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let plan = plan::load(&args.plan)?;
     let original = Graph::load(onnx::open(&args.original)?)?;
     let compiled = Graph::load(onnx::open(&args.compiled)?)?;
+    let is_untouched = original.source().bytes == compiled.source().bytes;
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
     let verdict = conformance::verify(&original, &compiled, &plan, form, &|bytes| {
         bars.advance("checking weights", bytes);
@@ -80,7 +83,11 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     drop(bars);
     if !args.quiet {
         let (original, compiled) = (args.original.display().to_string(), args.compiled.display().to_string());
-        let outcome = report::verify::outcome(&original, &compiled, &plan.source, &verdict);
+        let mut outcome = report::verify::outcome(&original, &compiled, &plan.source, &verdict);
+        if is_untouched && !verdict.is_proven() {
+            let message = "the plan was not applied: the model is the original, byte for byte".to_string();
+            outcome.findings.insert(0, Finding { message, ..Finding::default() });
+        }
         out!("{}", outcome::render(&outcome, args.format.into()));
     }
     Ok(if verdict.is_proven() { DONE } else { DOES_NOT_HOLD })

@@ -15,25 +15,46 @@ pub(super) struct Staging {
     place: PathBuf,
     root: PathBuf,
     _work: TempDir,
+    _made: MadeFolders,
+}
+
+/// Folders that were made for a place. Dropped, those that are empty vanish.
+#[derive(Debug)]
+struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    /// Makes `folder` and those that it lies in, where they are not there.
+    fn down_to(folder: &Path) -> Result<Self, DeployError> {
+        let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let missing: Vec<PathBuf> = folder.ancestors().take_while(missing).map(Path::to_path_buf).collect();
+        fs::create_dir_all(folder).map_err(DeployError::io("create", folder))?;
+        Ok(Self(missing))
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in &self.0 {
+            // What has something in it stays.
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
 
 impl Staging {
-    /// Begins what will be, or be added to, the folder `place`. Its parent must be there.
+    /// Begins what will be, or be added to, the folder `place`. The folders that it lies in are made.
     pub(super) fn beside(place: &Path) -> Result<Self, DeployError> {
         if place.exists() && !place.is_dir() {
             return Err(DeployError::output(place, "it is a file; name a folder"));
         }
         let parent = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !parent.is_dir() {
-            let what = format!("the folder {} does not exist; make it first", parent.display());
-            return Err(DeployError::output(place, what));
-        }
+        let made = MadeFolders::down_to(parent)?;
         let work = tempfile::Builder::new().prefix(".crdiff-").tempdir_in(parent);
         let work = work.map_err(DeployError::io("create a folder in this folder", parent))?;
         // The temporary folder itself is closed to others; this one has the mode of any new folder.
         let root = work.path().join("root");
         fs::create_dir(&root).map_err(DeployError::io("create", &root))?;
-        Ok(Self { place: place.to_path_buf(), root, _work: work })
+        Ok(Self { place: place.to_path_buf(), root, _work: work, _made: made })
     }
 
     /// Where to write what will be at `name` in the place. Fails if something is there already.

@@ -85,7 +85,10 @@ mod tests {
         assert_eq!(plan(Mix::Pruned, On::Cond, true), (Unconditional, Conditional, None));
         assert_eq!(plan(Mix::Pruned, On::Cond, false), (Nothing, All, None));
         assert_eq!(plan(amplified(Difference::Fresh), On::Both, true), (All, All, Some(All)));
-        assert_eq!(plan(amplified(Difference::FreshAndKept), On::Cond, true), (All, Conditional, Some(Conditional)));
+        assert_eq!(
+            plan(amplified(Difference::FreshAndKept), On::Cond, true),
+            (All, Conditional, Some(Conditional))
+        );
         assert_eq!(plan(amplified(Difference::Kept), On::Cond, true), (All, Nothing, Some(Conditional)));
     }
 }

@@ -31,7 +31,7 @@ enum Extra {
     TimestepCond,
 }
 
-const SAMPLE: &str = "sample";
+pub(super) const SAMPLE: &str = "sample";
 const TIMESTEP: &str = "timestep";
 
 impl Extra {
@@ -111,17 +111,17 @@ impl Unet {
 
     /// The number of channels of its samples, if the graph says it.
     pub fn channels(&self) -> Option<usize> {
-        self.fixed_dim(1)
+        self.sample.fixed_dim(1)
     }
 
     /// The batch that the graph was exported for, if it takes only one.
     pub fn fixed_batch(&self) -> Option<usize> {
-        self.fixed_dim(0)
+        self.sample.fixed_dim(0)
     }
 
     /// Height and width of the latents that the graph was exported for, if it takes only these.
     pub fn fixed_size(&self) -> Option<(usize, usize)> {
-        Some((self.fixed_dim(2)?, self.fixed_dim(3)?))
+        Some((self.sample.fixed_dim(2)?, self.sample.fixed_dim(3)?))
     }
 
     /// Whether it takes SDXL's pooled text and sizes.
@@ -142,13 +142,6 @@ impl Unet {
     /// Whether timesteps are whole numbers to it.
     pub fn takes_whole_timesteps(&self) -> bool {
         [DataType::INT64, DataType::INT32].contains(&self.timestep.data_type)
-    }
-
-    fn fixed_dim(&self, at: usize) -> Option<usize> {
-        match self.sample.dims.as_ref()?.get(at)? {
-            Dim::Fixed(size) => usize::try_from(*size).ok(),
-            Dim::Named(_) | Dim::Unknown => None,
-        }
     }
 
     fn graph(&self, what: String) -> PipelineError {

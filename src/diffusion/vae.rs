@@ -37,6 +37,17 @@ pub struct VaeConfig {
 }
 
 impl VaeConfig {
+    /// The VAE of Stable Diffusion 1 and 2.
+    pub const STABLE_DIFFUSION: Self = Self {
+        scaling_factor: DEFAULT_SCALING,
+        shift_factor: None,
+        latents_mean: None,
+        latents_std: None,
+        factor: 8,
+        channels: 4,
+        sample_size: 512,
+    };
+
     /// Reads a `config.json`.
     ///
     /// # Errors

@@ -47,11 +47,16 @@ const WHEELS: [Wheel; 3] = [
     },
 ];
 
-/// The folder that a fetched library lies in, under `$XDG_CACHE_HOME` or `~/.cache`; `None` without a home.
-pub fn cache_folder() -> Option<PathBuf> {
+/// Returns the folder of what this program keeps for the user, in `$XDG_CACHE_HOME` or `~/.cache`; `None` without a home.
+pub fn user_cache() -> Option<PathBuf> {
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let caches = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
-    Some(caches.join("crdiff").join(format!("onnxruntime-{ONNXRUNTIME_VERSION}")))
+    Some(caches.join("crdiff"))
+}
+
+/// Returns the folder that a fetched library lies in; `None` without a home.
+pub fn cache_folder() -> Option<PathBuf> {
+    Some(user_cache()?.join(format!("onnxruntime-{ONNXRUNTIME_VERSION}")))
 }
 
 /// Puts the libraries of the pinned wheel into `folder`, unless they are there, and returns libonnxruntime's path.

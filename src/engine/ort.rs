@@ -141,8 +141,9 @@ impl OrtEngine {
             )
             .map_err(|what| refused(provider.kind, what))?;
             self.messages.clear();
-            providers::register(&provider, &mut builder)
-                .map_err(|reason| cannot(&plain(&reason), &format!("{}{}", given(&provider), self.messages.joined())))?;
+            providers::register(&provider, &mut builder).map_err(|reason| {
+                cannot(&plain(&reason), &format!("{}{}", given(&provider), self.messages.joined()))
+            })?;
         }
         let accelerators: Vec<_> =
             options.providers.iter().map(|p| p.kind).filter(|kind| *kind != ProviderKind::Cpu).collect();

@@ -40,9 +40,11 @@ impl Engine for RtenEngine {
         let model = path.display().to_string();
         let broken = |source: OnnxError| EngineError::Model { model: model.clone(), source };
         let source = onnx::open(path).map_err(broken)?;
-        // rten opens files by their extension, and reads external data only from files with these names.
+        // rten opens files by their extension, and reads external data only from files with these names. It follows a link
+        // before it looks for data beside the model.
+        let is_found = |location: &str| is_readable(location) && !path.is_symlink();
         let as_file = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
-            && !needs_inlining(&source, is_readable).map_err(broken)?;
+            && !needs_inlining(&source, is_found).map_err(broken)?;
         let loader = |load: ModelOptions| match as_file {
             true => load.load_file(path).map_err(|e| e.to_string()),
             false => inline(&source)

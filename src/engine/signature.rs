@@ -32,6 +32,16 @@ pub enum Dim {
     Unknown,
 }
 
+impl TensorInfo {
+    /// Returns the size of the dimension at `at`, if it is always the same.
+    pub fn fixed_dim(&self, at: usize) -> Option<usize> {
+        match self.dims.as_ref()?.get(at)? {
+            Dim::Fixed(size) => usize::try_from(*size).ok(),
+            Dim::Named(_) | Dim::Unknown => None,
+        }
+    }
+}
+
 impl fmt::Display for TensorInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` {}", self.name, self.data_type.name())?;

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{ExternalRange, OnnxError};
+use super::{ExternalRange, OnnxError, foreign};
 
 /// The data files of one model, opened when first needed.
 #[derive(Debug)]
@@ -48,6 +48,12 @@ impl DataFile {
             .map_err(|e| OnnxError::io(format!("read {} bytes at {offset}", buffer.len()), &self.path, e))
     }
 
+    /// Whether it is a Git LFS pointer, which stands for the file.
+    fn is_pointer(&self) -> bool {
+        let mut bytes = vec![0; self.len.min(64) as usize];
+        self.read_at(0, &mut bytes).is_ok() && foreign::is_pointer(&bytes)
+    }
+
     /// The open file, for system calls that copy from it.
     pub fn file(&self) -> &File {
         &self.file
@@ -78,6 +84,10 @@ impl DataFiles {
         }
         match range.offset.checked_add(len) {
             Some(end) if end <= file.len => Ok(file),
+            _ if file.is_pointer() => Err(fail(format!(
+                "its data file {} is a Git LFS pointer: `git lfs pull` fetches the file itself",
+                file.path.display()
+            ))),
             _ => Err(fail(format!(
                 "its data would be bytes {}..{} of {}, which has only {}",
                 range.offset,
@@ -128,8 +138,10 @@ pub(super) fn check_location(location: &str) -> Result<(), OnnxError> {
 pub(super) fn open_file(path: &Path) -> Result<File, OnnxError> {
     let meta = std::fs::metadata(path).map_err(|e| OnnxError::io("open", path, e))?;
     if !meta.is_file() {
-        let what =
-            if meta.is_dir() { "it is a folder, not a file" } else { "it is a pipe or a device, not a file" };
+        let what = match meta.is_dir() {
+            true => format!("it is a folder, not a file{}", foreign::meant(path)),
+            false => "it is a pipe or a device, not a file".to_string(),
+        };
         return Err(OnnxError::invalid(path.display().to_string(), what));
     }
     File::open(path).map_err(|e| OnnxError::io("open", path, e))

@@ -11,6 +11,7 @@ use memmap2::Mmap;
 use super::{
     DataFiles, OnnxError, Unknown, check,
     external::{self, DataFile},
+    foreign,
     wire::{self, Field},
 };
 
@@ -113,11 +114,13 @@ pub fn open(path: impl AsRef<Path>) -> Result<Source, OnnxError> {
         Bytes::from_owner(map)
     };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut source = open_bytes(bytes, folder).map_err(|e| match e {
-        OnnxError::Invalid { place, what } if place == WHOLE => {
+    let kind = foreign::kind(&bytes);
+    let mut source = open_bytes(bytes, folder).map_err(|e| match (e, kind) {
+        (_, Some(kind)) => OnnxError::invalid(path.display().to_string(), kind),
+        (OnnxError::Invalid { place, what }, None) if place == WHOLE => {
             OnnxError::invalid(path.display().to_string(), what)
         }
-        other => OnnxError::invalid(path.display().to_string(), other.to_string()),
+        (other, None) => OnnxError::invalid(path.display().to_string(), other.to_string()),
     })?;
     source.file = Some(Arc::new(DataFile::open(path)?));
     Ok(source)

@@ -1,7 +1,7 @@
 //! Reading `amplify:` and `runtime:`.
 
 use super::diagnostics::Problem;
-use super::fields::{choice, fields, finite, list, number, range, wrong_type};
+use super::fields::{choice, fields, finite, list, number, range, wrong_type, wrong_type_help};
 use super::model::{Amplify, Curve, During, Located, Mode, On, Runtime, Weight};
 use super::tree::{Node, Value};
 use miette::SourceSpan;
@@ -12,6 +12,16 @@ const KEYS: [&str; 5] = ["mode", "weight", "during", "every", "on"];
 
 /// Reads `amplify:`, whose key stands at `span`.
 pub(super) fn amplify(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Amplify> {
+    let number = match node.value {
+        Value::Integer(weight) => Some(weight.to_string()),
+        Value::Float(weight) => Some(weight.to_string()),
+        _ => None,
+    };
+    if let Some(weight) = number {
+        let help = format!("write `amplify: {{ weight: {weight} }}`");
+        problems.push(wrong_type_help(node, "`amplify`", "a mapping", &help));
+        return None;
+    }
     let section = fields(node, "`amplify`", &KEYS, problems)?;
     let default = Amplify::default();
     let modes = [("outputs", Mode::Outputs), ("weights", Mode::Weights)];

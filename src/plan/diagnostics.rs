@@ -66,10 +66,13 @@ pub enum Problem {
     },
     /// The file isn't text.
     #[error("the plan isn't UTF-8 text: byte {offset} can't be decoded")]
-    #[diagnostic(code(plan::not_utf8), help("is this the plan, and not the model?"))]
+    #[diagnostic(code(plan::not_utf8))]
     NotUtf8 {
         /// The first byte that isn't part of a character.
         offset: usize,
+        /// What it may be instead.
+        #[help]
+        help: &'static str,
     },
     /// There is nothing in it.
     #[error("the plan is empty")]
@@ -81,6 +84,9 @@ pub enum Problem {
     Syntax {
         /// What the YAML parser says.
         message: String,
+        /// What was probably meant.
+        #[help]
+        help: Option<String>,
         /// Where.
         #[label("here")]
         at: SourceSpan,

@@ -88,15 +88,17 @@ impl<'a> Fields<'a> {
 
 /// That `key` isn't one of `keys`.
 pub(crate) fn unknown_key(key: &Key, place: &'static str, keys: &[&str]) -> Problem {
+    let is_number = !key.name.is_empty() && key.name.bytes().all(|byte| byte.is_ascii_digit());
     let help = match similar(&key.name, keys) {
+        _ if is_number => format!("a number is written with a point, such as 0.{}", key.name),
         Some(known) => format!("did you mean `{known}`?"),
         None => format!("the keys here are {}", join(keys, "and")),
     };
     Problem::UnknownKey { key: key.name.clone(), place, help, at: key.span }
 }
 
-/// The one of `keys` that is most like `name`, if any is.
-fn similar<'a>(name: &str, keys: &[&'a str]) -> Option<&'a str> {
+/// Returns the one of `keys` that is most like `name`, if any is.
+pub(crate) fn similar<'a>(name: &str, keys: &[&'a str]) -> Option<&'a str> {
     let similarity = |key: &&str| strsim::normalized_damerau_levenshtein(name, key);
     let best = keys.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)))?;
     (similarity(best) >= 0.5).then_some(*best)
@@ -105,6 +107,17 @@ fn similar<'a>(name: &str, keys: &[&'a str]) -> Option<&'a str> {
 /// That `node` isn't `expected`.
 pub(crate) fn wrong_type(node: &Node, what: &'static str, expected: &'static str) -> Problem {
     Problem::WrongType { what, expected, found: node.value.kind(), help: None, at: node.span }
+}
+
+/// That `node` isn't `expected`, and what to write.
+pub(crate) fn wrong_type_help(
+    node: &Node,
+    what: &'static str,
+    expected: &'static str,
+    help: &str,
+) -> Problem {
+    let help = Some(help.to_owned());
+    Problem::WrongType { what, expected, found: node.value.kind(), help, at: node.span }
 }
 
 /// Reads a number that `allowed` holds for; `expected` says in words what that is.
@@ -127,6 +140,11 @@ pub(crate) fn number(
                 help,
                 at: node.span,
             });
+            return None;
+        }
+        Value::Text(text) if text.replacen(',', ".", 1).parse::<f64>().is_ok() => {
+            let help = format!("write it with a point: {}", text.replacen(',', ".", 1));
+            problems.push(wrong_type_help(node, what, "a number", &help));
             return None;
         }
         _ => {

@@ -59,6 +59,18 @@ pub struct Plan {
     pub source: PlanSource,
 }
 
+impl Plan {
+    /// Returns the plan as far as it changes weights: without `amplify`, but for a w that is compiled into them.
+    #[must_use]
+    pub fn for_weights(&self) -> Self {
+        let amplify = match self.amplify.mode {
+            Mode::Outputs => Amplify::default(),
+            Mode::Weights => self.amplify.clone(),
+        };
+        Self { digest: digest(&self.always, &self.rules, &amplify), amplify, ..self.clone() }
+    }
+}
+
 /// `D = (1 - w) * dense + w * pruned`, and when.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Amplify {

@@ -1,7 +1,7 @@
 //! From the text of a plan to a [`Plan`].
 
 use super::diagnostics::{PlanError, PlanSource, Problem};
-use super::fields::{Fields, fields, list};
+use super::fields::{Fields, fields, list, wrong_type_help};
 use super::model::{Amplify, Mode, Plan, Runtime, Weight, digest};
 use super::tree::{Node, Value};
 use super::{amplify, authors, tree};
@@ -71,8 +71,16 @@ pub fn load(path: impl AsRef<Path>) -> Result<Plan, PlanError> {
         return Err(fail(Problem::TooBig { size, max: MAX_BYTES }));
     }
     let text = std::str::from_utf8(&bytes)
-        .map_err(|error| fail(Problem::NotUtf8 { offset: error.valid_up_to() }))?;
+        .map_err(|error| fail(Problem::NotUtf8 { offset: error.valid_up_to(), help: not_utf8(&bytes) }))?;
     parse(&name, text)
+}
+
+/// Returns what a file that isn't UTF-8 probably is.
+fn not_utf8(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "it is UTF-16; save it as UTF-8",
+        _ => "is this the plan, and not the model?",
+    }
 }
 
 /// A plan but for its text.
@@ -87,7 +95,13 @@ fn document(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> {
     let plan = fields(root, "the plan", &KEYS, problems)?;
     version(&plan, problems);
     let mut section = |section: Section, key: &'static str, what: &'static str| {
-        let items = given(&plan, key).and_then(|node| list(node, what, problems)).unwrap_or_default();
+        let node = given(&plan, key);
+        if let Some(map) = node.filter(|node| matches!(node.value, Value::Map(_))) {
+            let help = "each rule is an item of the list: write `- bypass: ...` and `- prune: ...`";
+            problems.push(wrong_type_help(map, what, "a list", help));
+            return Vec::new();
+        }
+        let items = node.and_then(|node| list(node, what, problems)).unwrap_or_default();
         items.iter().filter_map(|item| rules::read(section, item, problems)).collect::<Vec<Rule>>()
     };
     let always = section(Section::Always, "always", "`always`");

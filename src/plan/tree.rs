@@ -103,7 +103,11 @@ fn syntax(text: &str, error: &serde_saphyr::Error) -> Problem {
         }
         _ => plain(cause),
     };
-    Problem::Syntax { message, at: span(text, location) }
+    let at = span(text, location);
+    // YAML takes a word that begins with `*` for an alias.
+    let is_glob = text.get(at.offset()..).is_some_and(|rest| rest.starts_with('*'));
+    let help = is_glob.then(|| "quote globs that begin with `*`: \"**.attn1.**\"".to_owned());
+    Problem::Syntax { message, help, at }
 }
 
 /// The parser's message without its own account of the place, which the label shows.

@@ -1,6 +1,9 @@
 //! Filling a [`CompileReport`].
 
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    iter::successors,
+};
 
 use super::{
     ChangeReport, CompileReport, FileReport, FusedReport, GraphReport, MagnitudeReport, PruneReport,
@@ -49,6 +52,20 @@ impl Census {
             .collect();
         Self { nodes: graph.nodes().count(), parameters: parameters(graph), readers, macs }
     }
+}
+
+/// Whether the plan bypasses all blocks of the network.
+fn is_emptied(compilation: &Compilation) -> bool {
+    let modules = &compilation.findings.modules;
+    let gone = compilation.edits.changes().filter(|change| change.fate == Fate::Gone);
+    let bypassed: BTreeSet<ModuleId> = gone.filter_map(|change| change.module).collect();
+    let around = |id: ModuleId| successors(Some(id), |id| modules.get(*id).parent);
+    let blocks: Vec<ModuleId> =
+        modules.iter().filter(|(_, module)| module.kind.is_block()).map(|(id, _)| id).collect();
+    // Stages cannot be bypassed; what is in them can.
+    let parents: BTreeSet<ModuleId> = blocks.iter().flat_map(|id| around(*id).skip(1)).collect();
+    let mut innermost = blocks.iter().filter(|id| !parents.contains(id)).peekable();
+    innermost.peek().is_some() && innermost.all(|id| around(*id).any(|id| bypassed.contains(&id)))
 }
 
 /// Number of float elements in all initializers.
@@ -108,6 +125,9 @@ pub fn report(
             macs: census.macs.as_ref().map(|macs| nodes.iter().filter_map(|id| macs.get(id.index())).sum()),
             note: change.note.clone(),
         });
+    }
+    if is_emptied(compilation) {
+        report.notes.push("nothing of the network is left: every block of it is bypassed".to_string());
     }
     let rules =
         compilation.edits.changes().flat_map(|change| change.weights().map(move |edit| (change, edit)));

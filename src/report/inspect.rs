@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use super::text::{count, table};
+use super::text::{count, fit, table};
 use crate::{
     analysis::{
         Analysis,
@@ -185,8 +186,8 @@ fn entry(analysis: &Analysis<'_>, id: ModuleId, depth: usize, all: u64) -> Modul
     }
 }
 
-/// The report as a table, ending in a newline.
-pub fn text(report: &ModelReport) -> String {
+/// The report as a table of at most `width` columns, ending in a newline.
+pub fn text(report: &ModelReport, width: Option<u16>) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
@@ -204,7 +205,14 @@ pub fn text(report: &ModelReport) -> String {
     let mut rest = report.modules.as_slice();
     loop {
         let (rows, later) = rest.split_at(rest.len().min(ROWS));
-        let _ = writeln!(text, "{}", rows_of(rows));
+        let mut table = rows_of(rows, COLUMNS.len());
+        let widest = |table: &Table| table.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        // Where the terminal is too narrow, the shapes of inputs and outputs are the first to go.
+        if width.is_some_and(|width| widest(&table) > usize::from(width)) {
+            table = rows_of(rows, COLUMNS.len() - 2);
+        }
+        fit(&mut table, width);
+        let _ = writeln!(text, "{table}");
         rest = later;
         if rest.is_empty() {
             break;
@@ -225,15 +233,18 @@ pub fn text(report: &ModelReport) -> String {
 /// Rows of one table: all cells of one are in memory, and each column is as wide as its widest cell.
 const ROWS: usize = 10_000;
 
-fn rows_of(modules: &[ModuleReport]) -> comfy_table::Table {
-    let mut table = table(&["module", "kind", "parameters", "share", "bypass", "input", "output"], 2);
+const COLUMNS: [&str; 7] = ["module", "kind", "parameters", "share", "bypass", "input", "output"];
+
+/// Returns the table of some modules, with its first `shown` columns.
+fn rows_of(modules: &[ModuleReport], shown: usize) -> Table {
+    let mut table = table(COLUMNS.get(..shown).unwrap_or(&COLUMNS), 2);
     for column in [4, 5, 6] {
         if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(comfy_table::CellAlignment::Left);
+            column.set_cell_alignment(CellAlignment::Left);
         }
     }
     for module in modules {
-        table.add_row(vec![
+        let mut row = vec![
             format!("{}{}", "  ".repeat(module.depth), module.path),
             module.kind.clone(),
             count(module.parameters),
@@ -246,7 +257,9 @@ fn rows_of(modules: &[ModuleReport]) -> comfy_table::Table {
             },
             module.input.clone().unwrap_or_default(),
             module.output.clone().unwrap_or_default(),
-        ]);
+        ];
+        row.truncate(shown);
+        table.add_row(row);
     }
     table
 }

@@ -2,17 +2,26 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::{ChangeReport, CompileReport, PruneReport};
 use crate::{plan::Target, rules};
 
+/// How a report is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The columns of the terminal, if there is one.
+    pub width: Option<u16>,
+    /// Whether every tensor has a line.
+    pub verbose: bool,
+}
+
 /// The report as text, without colours, ending in a newline.
-pub fn compile(report: &CompileReport) -> String {
+pub fn compile(report: &CompileReport, view: View) -> String {
     let mut text = String::new();
-    change_tables(&mut text, report);
+    change_tables(&mut text, report, view);
     if !report.prune.is_empty() {
-        prune_tables(&mut text, &report.prune);
+        prune_tables(&mut text, &report.prune, view);
     }
     totals(&mut text, report);
     for note in &report.notes {
@@ -25,15 +34,15 @@ pub fn compile(report: &CompileReport) -> String {
 }
 
 /// Adds a table for each kind of rule that changes modules.
-fn change_tables(text: &mut String, report: &CompileReport) {
+fn change_tables(text: &mut String, report: &CompileReport, view: View) {
     for kind in rules::module_kinds() {
         let changes: Vec<_> = report.changes.iter().filter(|change| change.rule == kind).collect();
-        change_table(text, &changes, report.fused.is_none());
+        change_table(text, &changes, report.fused.is_none(), view);
     }
 }
 
 /// Adds the table of `changes`, all of one rule. In a fused graph nothing is gone: the dense branch has it all.
-fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool) {
+fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool, view: View) {
     let Some(first) = changes.first() else { return };
     let with_macs = gone && changes.iter().any(|change| change.macs.is_some());
     let mut header = vec![first.done, "kind", first.how.0];
@@ -54,6 +63,7 @@ fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool) {
         }
         table.add_row(row);
     }
+    fit(&mut table, view.width);
     let _ = writeln!(text, "{table}");
     for change in changes {
         if let Some(note) = &change.note {
@@ -62,7 +72,7 @@ fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool) {
     }
 }
 
-fn prune_tables(text: &mut String, rules: &[PruneReport]) {
+fn prune_tables(text: &mut String, rules: &[PruneReport], view: View) {
     let mut summary = table(&["pruned", "tensors", "weights", "k", "threshold", "masked", "share"], 1);
     for rule in rules {
         summary.add_row(vec![
@@ -75,7 +85,11 @@ fn prune_tables(text: &mut String, rules: &[PruneReport]) {
             percent(rule.zeros, rule.weights),
         ]);
     }
+    fit(&mut summary, view.width);
     let _ = writeln!(text, "{summary}");
+    if !view.verbose {
+        return;
+    }
     let mut tensors = table(&["tensor", "weights", "masked", "share"], 1);
     for tensor in rules.iter().flat_map(|r| &r.per_tensor) {
         let gone = if tensor.bypassed { " (bypassed)" } else { "" };
@@ -86,6 +100,7 @@ fn prune_tables(text: &mut String, rules: &[PruneReport]) {
             percent(tensor.zeros, tensor.weights),
         ]);
     }
+    fit(&mut tensors, view.width);
     let _ = writeln!(text, "{tensors}");
 }
 
@@ -183,6 +198,15 @@ pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// Breaks what is in a table that is wider than the terminal; paths break at their dots.
+pub(crate) fn fit(table: &mut Table, width: Option<u16>) {
+    let Some(width) = width else { return };
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    if let Some(column) = table.column_mut(0) {
+        column.set_delimiter('.');
+    }
 }
 
 /// A number with its thousands apart, or in millions and billions where that is enough: 68,812,800.

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use super::{Change, Edit, Fate, Kind, Model, Syntax};
 use crate::{
-    analysis::{modules::ModuleId, skip::Via},
+    analysis::{
+        modules::{Module, ModuleId},
+        skip::Via,
+    },
     plan::{
         Glob, PlanError, PlanSource, Problem, Selector,
         fields::{choice, fields, or_default, selector},
@@ -77,7 +80,8 @@ impl Kind for BypassRule {
 
     fn resolve(&self, model: &Model<'_>, errors: &mut Vec<PlanError>) -> Vec<Change> {
         let mut changes = Vec::new();
-        for (at, module) in model.modules(&self.modules, |_, module| module.kind.is_block(), errors) {
+        let selected = without_stages(model, &self.modules, errors);
+        for (at, module) in model.modules(&selected, |_, module| module.kind.is_block(), errors) {
             let path = &model.analysis.modules.get(module).path;
             match model.analysis.bypass(module, self.via) {
                 Ok(bypass) => changes.push(Change {
@@ -102,9 +106,44 @@ impl Kind for BypassRule {
     }
 }
 
+/// Refuses globs that name whole stages, which exports have no modules for; returns the others.
+fn without_stages(model: &Model<'_>, selector: &Selector, errors: &mut Vec<PlanError>) -> Selector {
+    let Selector::Globs(globs) = selector else { return selector.clone() };
+    let modules = &model.analysis.modules;
+    let mut others = Vec::new();
+    for glob in globs {
+        let is_block = |m: &Module| m.kind.is_block() && glob.matches(&m.path);
+        let is_matched = modules.named(glob.text()).is_some() || modules.iter().any(|(_, m)| is_block(m));
+        let is_inside = |path: &str| {
+            let mut ends = path.match_indices('.').map(|(end, _)| end);
+            ends.any(|end| path.get(..end).is_some_and(|stage| glob.matches(stage)))
+        };
+        let inside = modules.iter().filter(|(id, m)| is_inside(&m.path) && model.analysis.is_candidate(*id));
+        let inside: Vec<ModuleId> = inside.map(|(id, _)| id).collect();
+        if is_matched || inside.is_empty() {
+            others.push(glob.clone());
+            continue;
+        }
+        let reason = "whole stages change the shape of what they are given";
+        let help = format!("inside are {}", listed(model, &inside));
+        errors.push(PlanError::illegal_bypass(model.source, glob.span(), glob.text(), reason, Some(help)));
+    }
+    Selector::Globs(others)
+}
+
+/// Names a few modules.
+fn listed(model: &Model<'_>, modules: &[ModuleId]) -> String {
+    const SHOWN: usize = 6;
+    let path = |id: &ModuleId| format!("`{}`", model.analysis.modules.get(*id).path);
+    let mut names = modules.iter().take(SHOWN).map(path).collect::<Vec<_>>().join(", ");
+    if modules.len() > SHOWN {
+        names.push_str(&format!(" and {} more", modules.len() - SHOWN));
+    }
+    names
+}
+
 /// Says what could be bypassed instead of `module`.
 fn instead(model: &Model<'_>, module: ModuleId) -> Option<String> {
-    const SHOWN: usize = 6;
     let analysis = model.analysis;
     let path = |id: &ModuleId| format!("`{}`", analysis.modules.get(*id).path);
     let inside = analysis.bypassable_within(module);
@@ -114,9 +153,5 @@ fn instead(model: &Model<'_>, module: ModuleId) -> Option<String> {
         let around = around.find(|module| analysis.is_candidate(*module))?;
         return Some(format!("{} around it can be bypassed", path(&around)));
     }
-    let mut names = inside.iter().take(SHOWN).map(path).collect::<Vec<_>>().join(", ");
-    if inside.len() > SHOWN {
-        names.push_str(&format!(" and {} more", inside.len() - SHOWN));
-    }
-    Some(format!("these modules in it can be bypassed: {names}"))
+    Some(format!("these modules in it can be bypassed: {}", listed(model, &inside)))
 }

@@ -101,19 +101,22 @@ struct Template {
 
 impl Compiler {
     /// Opens the model at `path`. Trials go beside it, so that they can share its weights; where that folder cannot be
-    /// written, beside a copy of it in the folder for temporary files.
+    /// written or the weights are links to elsewhere, beside a copy of it in the folder for temporary files.
     ///
     /// # Errors
     /// [`SearchError`] if it cannot be read, or nothing can be written.
     pub fn open(path: &Path) -> Result<Self, SearchError> {
-        let path = path.canonicalize().map_err(|e| SearchError::io("open", path, e))?;
-        let graph = Graph::load(onnx::open(&path)?)?;
-        let folder = path.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let graph = Graph::load(onnx::open(path)?)?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // A link is not followed: its data lies beside the link.
+        let folder = folder.canonicalize().map_err(|e| SearchError::io("open", path, e))?;
+        let path = folder.join(path.file_name().unwrap_or_default());
         remove_stale(&folder);
         let name = path.file_name().unwrap_or_default();
+        let can_share = onnx::can_share(&graph, &folder)?;
         let (model, copy) = match tempfile::tempfile_in(&folder) {
-            Ok(_) => (path.clone(), None),
-            Err(_) => {
+            Ok(_) if can_share => (path.clone(), None),
+            _ => {
                 let copy = tempfile::Builder::new().prefix("crdiff-search-").tempdir();
                 let copy = copy.map_err(|e| SearchError::io("write beside", &path, e))?;
                 let model = copy.path().join(name);

@@ -13,16 +13,12 @@ use crate::{
     diffusion::{
         Pipeline,
         pipeline::{Listener, Output, Request},
-        vae::Image,
     },
     plan::{self, Glob, Mask, Plan, Ratio, Rule, Selector, Weight},
 };
 
 /// How far from the plan's w the sweep goes on both sides.
 const REACH: f64 = 0.5;
-/// Pixels between the pictures of a contact sheet, and of the frame around the best.
-const GAP: usize = 8;
-const FRAME: [u8; 3] = [220, 40, 40];
 
 /// A picture that was tried.
 #[derive(Debug)]
@@ -213,35 +209,6 @@ pub fn best(tried: &[Tried]) -> Option<usize> {
     scores.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(index, _)| index)
 }
 
-/// Pictures in rows of `columns`, with a frame around the one at `best`.
-pub fn contact_sheet(images: &[&Image], columns: usize, best: Option<usize>) -> Image {
-    let columns = columns.clamp(1, images.len().max(1));
-    let tall = images.iter().map(|image| image.height).max().unwrap_or(0) + 2 * GAP;
-    let wide = images.iter().map(|image| image.width).max().unwrap_or(0) + 2 * GAP;
-    let (height, width) = (images.len().div_ceil(columns) * tall, columns * wide);
-    let mut sheet = Image { height, width, pixels: vec![255; 3 * height * width] };
-    for (index, image) in images.iter().enumerate() {
-        let (top, left) = (index / columns * tall, index % columns * wide);
-        if best == Some(index) {
-            let frame = FRAME.repeat(image.width + GAP);
-            for y in 0..image.height + GAP {
-                paste(&mut sheet, top + GAP / 2 + y, left + GAP / 2, &frame);
-            }
-        }
-        for (y, row) in image.pixels.chunks_exact((3 * image.width).max(1)).enumerate() {
-            paste(&mut sheet, top + GAP + y, left + GAP, row);
-        }
-    }
-    sheet
-}
-
-fn paste(sheet: &mut Image, y: usize, x: usize, row: &[u8]) {
-    let start = 3 * (y * sheet.width + x);
-    if let Some(to) = sheet.pixels.get_mut(start..start + row.len()) {
-        to.copy_from_slice(row);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,18 +256,5 @@ mod tests {
         let text = "version: 1\nrules: [{ bypass: mid_block.attentions.0 }]\n";
         let error = check_moves(&plan::parse("plan.yaml", text).unwrap(), 0.05).unwrap_err().to_string();
         assert!(error.starts_with("plan.yaml: it has no ratio to move"), "{error}");
-    }
-
-    #[test]
-    fn the_best_picture_has_a_frame() {
-        let grey = |value| Image { height: 2, width: 3, pixels: vec![value; 18] };
-        let sheet = contact_sheet(&[&grey(10), &grey(20), &grey(30)], 2, Some(1));
-        assert_eq!((sheet.height, sheet.width), (2 * 18, 2 * 19));
-        let pixel = |y: usize, x: usize| &sheet.pixels[3 * (y * sheet.width + x)..][..3];
-        assert_eq!(pixel(8, 8), [10; 3]);
-        assert_eq!(pixel(8, 19 + 8), [20; 3]);
-        assert_eq!(pixel(8, 19 + 7), FRAME);
-        assert_eq!(pixel(18 + 9, 8 + 2), [30; 3]);
-        assert_eq!(pixel(7, 8), [255; 3], "the others have none");
     }
 }

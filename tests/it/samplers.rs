@@ -1,11 +1,14 @@
 //! Sampler tables against diffusers' own trajectories (`fixtures/sampler_goldens.py`).
 
-use crdiff::diffusion::sampler::{Class, Config, Row, SamplerError, Table, TimestepType, run};
+use crdiff::diffusion::sampler::{
+    Class, Config, Preset, Row, SamplerError, SavedConfig, Table, TimestepType, run,
+};
 use ndarray::{Array1, Array2};
 use ndarray_npy::NpzReader;
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -370,5 +373,78 @@ proptest! {
     #[test]
     fn any_text_is_a_config_or_an_error(text in r#"\PC*|\{"_class_name": "LCMScheduler", \PC*"#) {
         let _ = Config::from_json(&text);
+    }
+}
+
+#[test]
+fn every_class_has_the_settings_that_it_has_in_diffusers() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/samplers/keys.json");
+    let classes: BTreeMap<String, Vec<String>> =
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(classes.len(), Class::ALL.len());
+    for class in Class::ALL {
+        let mut keys: Vec<&str> = class.keys().collect();
+        keys.sort_unstable();
+        assert_eq!(keys, classes[class.name()], "{class}");
+    }
+}
+
+#[test]
+fn a_setting_of_no_scheduler_or_of_another_one_is_refused() {
+    let euler = || config(r#"{"_class_name": "EulerDiscreteScheduler"}"#);
+    let set = |key: &str| euler().with_options(&[(key.to_string(), true.into())]).unwrap_err().to_string();
+    assert_eq!(
+        set("use_karas_sigmas"),
+        "EulerDiscreteScheduler has no setting `use_karas_sigmas`; did you mean `use_karras_sigmas`?"
+    );
+    assert_eq!(
+        set("solver_order"),
+        "EulerDiscreteScheduler has no setting `solver_order`; it is one of DPMSolverMultistepScheduler, \
+         UniPCMultistepScheduler"
+    );
+    assert!(set("x").contains("it has num_train_timesteps, beta_start"), "{}", set("x"));
+    assert!(euler().with_options(&[("use_karras_sigmas".to_string(), true.into())]).is_ok());
+}
+
+/// The names are those of web interfaces; what they stand for is from diffusers' table of them.
+#[test]
+fn short_names_are_classes_with_settings() {
+    let preset = |name: &str| name.parse::<Preset>().unwrap();
+    let (sde, karras) = ("sde-dpmsolver++", "use_karras_sigmas");
+    for name in ["dpm++_2m_sde_karras", "DPM++ 2M SDE Karras", "dpmpp-2m-sde-karras"] {
+        let preset = preset(name);
+        assert_eq!(preset.class, Class::DpmSolverMultistep, "{name}");
+        let has = |key: &str, value: Value| preset.settings.contains(&(key.to_string(), value));
+        assert!(has("algorithm_type", sde.into()) && has(karras, true.into()), "{name}: {preset:?}");
+        assert!(has("use_beta_sigmas", false.into()) && has("solver_order", 2.into()), "{name}: {preset:?}");
+    }
+    for (name, class) in [
+        ("euler", Class::Euler),
+        ("Euler a", Class::EulerAncestral),
+        ("k_euler_ancestral", Class::EulerAncestral),
+        ("heun_karras", Class::Heun),
+        ("PLMS", Class::Pndm),
+        ("uni_pc", Class::UniPc),
+        ("LCMScheduler", Class::Lcm),
+    ] {
+        assert_eq!(preset(name).class, class, "{name}");
+    }
+    // Each name makes a table, and each class is among them.
+    let saved =
+        SavedConfig::from_json(r#"{"_class_name": "LMSDiscreteScheduler", "beta_end": 0.012}"#).unwrap();
+    assert!(saved.config(None).is_err());
+    for name in Preset::names() {
+        let preset = preset(&name);
+        let config = saved.config(Some(preset.class)).unwrap().with_options(&preset.settings).unwrap();
+        Table::new(&config, 10, 0.0).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    let unknown = |name: &str| name.parse::<Preset>().unwrap_err().to_string();
+    assert_eq!(unknown("eulr_a"), "there is no scheduler `eulr_a`; did you mean `euler_a`?");
+    assert_eq!(
+        unknown("DPMSolverMultistep"),
+        "there is no scheduler `DPMSolverMultistep`; did you mean `DPMSolverMultistepScheduler`?"
+    );
+    for name in ["lms", "ddim_karras", "dpm++_sde", ""] {
+        assert!(unknown(name).contains("; there are DDIMScheduler, "), "{}", unknown(name));
     }
 }

@@ -4,20 +4,23 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Args, Failure, Reporter, Settings, done, paths, picture, save_latents, texts};
+use super::{Failure, Run, done, output, picture};
 use crate::{
-    cli::{DONE, progress::interruptible},
+    cli::{
+        DONE,
+        picture::{Tile, sheet},
+        progress::interruptible,
+    },
     diffusion::{
         Pipeline,
         pipeline::{Folder, Request},
-        vae::Image,
     },
     engine::SessionOptions,
     plan::{Plan, Runtime, Weight},
     search::{
         compile::Compiler,
         objective::{open, open_graph},
-        refine::{Drawing, Moved, Tried, best, check_moves, climb, contact_sheet, sweep, weights},
+        refine::{Drawing, Moved, Tried, best, check_moves, climb, sweep, weights},
         space::{self, OnnxSpec},
     },
 };
@@ -33,14 +36,12 @@ pub(super) fn step(text: &str) -> Result<f64, String> {
 
 /// Draws the pictures of a sweep, and keeps the best one with a contact sheet of all.
 pub(super) fn run(
-    args: &Args,
+    run: &Run<'_>,
     (count, objective): (usize, &Path),
-    settings: &Settings,
-    plan: Option<&Plan>,
     pipeline: &mut Pipeline,
-    (request, reporter): (&Request, &Reporter),
-    versions: &Value,
+    request: &Request,
 ) -> Result<u8, Failure> {
+    let Run { args, settings, plan, reporter, .. } = *run;
     let Weight::Constant(center) = request.amplify.weight.value else {
         let what =
             "--refine sweeps one w for all steps, but the plan changes it from step to step; give --weight";
@@ -73,7 +74,7 @@ pub(super) fn run(
         let moved = climb(&mut drawing, plan, from, step, &mut compile, listener)?;
         tried.extend(moved);
     }
-    reporter.bar.finish_and_clear();
+    reporter.finish();
     let Some((index, kept)) = best(&tried).and_then(|index| Some((index, tried.get(index)?))) else {
         return Err(nothing());
     };
@@ -83,27 +84,31 @@ pub(super) fn run(
     if let Some(moved) = &kept.moved {
         settings.set_plan(&moved.plan);
     }
-    if let Some(path) = &args.save_latents {
-        save_latents(path, &kept.output)?;
-    }
+    run.files.save_latents(&kept.output)?;
     let all = json!(tried.iter().map(told).collect::<Vec<_>>());
-    let settings_json = settings.to_json(versions)?;
-    for (i, path) in paths(&args.output, request.batch).iter().enumerate() {
-        let seed =
-            request.seeds.get(if request.seeds.len() == 1 { 0 } else { i }).copied().unwrap_or_default();
-        let mut texts = texts(&settings, plan, std::slice::from_ref(&kept.output), seed);
-        texts.push(("refined", all.to_string()));
-        let images: Vec<&Image> = tried.iter().filter_map(|tried| tried.output.images.get(i)).collect();
-        let Some(image) = images.get(index) else { continue };
-        picture::write(path, image, &settings_json, &texts)?;
-        let sheet = path.with_extension("sheet.png");
-        picture::write(&sheet, &contact_sheet(&images, COLUMNS, Some(index)), &settings_json, &texts)?;
-        reporter.tell(&json!({ "event": "picture", "path": path, "sheet": sheet, "seed": seed, "index": i }));
-        if !args.quiet && !args.json {
-            out!("{}\n{}\n", path.display(), sheet.display());
-        }
+    for (path, i) in run.files.images.iter().zip(settings.drawn()) {
+        let mut texts = settings.texts(i, run.made, plan, Some(&kept.output))?;
+        texts.others.push(("refined", all.to_string()));
+        let tiles: Vec<Tile<'_>> = tried
+            .iter()
+            .enumerate()
+            .filter_map(|(at, tried)| {
+                let image = tried.output.images.get(i)?;
+                Some(Tile { label: label(tried), image, is_best: at == index })
+            })
+            .collect();
+        let Some(image) = kept.output.images.get(i) else { continue };
+        picture::write(path, image, &texts)?;
+        let sheet_path = output::sheet(path);
+        picture::write(&sheet_path, &sheet(&tiles, COLUMNS), &texts)?;
+        let seed = settings.seed(i);
+        reporter.tell(
+            &json!({ "event": "picture", "path": path, "sheet": sheet_path, "seed": seed, "index": i }),
+        );
+        run.say_written(path)?;
+        run.say_written(&sheet_path)?;
     }
-    if !args.quiet && !args.json {
+    if !args.quiet && !args.json.is_asked() {
         out!("{}", table(&tried, index));
     }
     let mut event = told(kept);
@@ -112,6 +117,15 @@ pub(super) fn run(
     reporter.tell(&event);
     tried.iter().for_each(|tried| reporter.tell(&done(&tried.output)));
     Ok(DONE)
+}
+
+/// What the contact sheet says of an image.
+fn label(tried: &Tried) -> Vec<String> {
+    let name = if tried.weight == 0.0 { "dense".to_string() } else { format!("w {:.3}", tried.weight) };
+    let moved = tried.moved.as_ref().map(|Moved { of, to, .. }| format!("{of} {to}"));
+    let mut label = vec![name, format!("{:.4}", tried.score)];
+    label.extend(moved);
+    label
 }
 
 fn nothing() -> Failure {

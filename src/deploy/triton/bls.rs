@@ -53,7 +53,8 @@ impl Pipeline {
     /// [`DeployError::Pipeline`] if the folder is no pipeline, or DDIM cannot run with its scheduler's settings.
     pub fn open(name: &str, path: &Path, unet: Option<&Path>) -> Result<(Self, Vec<Entry>), DeployError> {
         let folder = Folder::open(path)?;
-        let ddim = folder.scheduler.clone().with_class(Class::Ddim).with("clip_sample", false);
+        let ddim = folder.scheduler.config(Some(Class::Ddim)).map_err(PipelineError::from)?;
+        let ddim = ddim.with("clip_sample", false);
         Table::new(&ddim, 1, 0.0).map_err(PipelineError::from)?;
         let model = |part: &str| path.join(part).join("model.onnx");
         let entry = |name: &str, model: PathBuf| Entry { name: name.to_string(), model };
@@ -95,12 +96,12 @@ pub(super) fn write(
     }
     let unet = of("unet")?;
     let vae = of("vae_decoder")?;
-    let settings =
-        SETTINGS.iter().filter_map(|key| Some((key.to_string(), folder.scheduler.get(key)?.clone())));
+    let ddim = folder.scheduler.config(Some(Class::Ddim)).map_err(PipelineError::from)?;
+    let settings = SETTINGS.iter().filter_map(|key| Some((key.to_string(), ddim.get(key)?.clone())));
     let description = json!({
         "text_encoders": text,
         "zeros_for_empty_prompt": folder.zeros_for_empty_prompt,
-        "unet": network(unet).map_err(|what| fail("unet", what))?,
+        "unet": network(unet, folder).map_err(|what| fail("unet", what))?,
         "vae": decoder(vae, folder).map_err(|what| fail("vae_decoder", what))?,
         "scheduler": settings.collect::<Map<String, Value>>(),
     });
@@ -112,7 +113,7 @@ pub(super) fn write(
     staging.write(&place.join("1/model.py"), MODEL_PY)?;
     staging.write(&place.join("1/pipeline.json"), &format!("{json}\n"))?;
     let notes = match folder.scheduler.class() {
-        Class::Ddim => Vec::new(),
+        own if own == Class::Ddim.name() => Vec::new(),
         other => vec![format!("it samples with DDIM; the pipeline's own scheduler is {other}")],
     };
     Ok(Served { name: pipeline.name.clone(), max_batch: 0, widened: Vec::new(), notes, config })
@@ -179,8 +180,10 @@ fn encoder(served: &Served, kind: Kind) -> Result<Value, String> {
     }))
 }
 
-fn network(served: &Served) -> Result<Value, String> {
+fn network(served: &Served, folder: &Folder) -> Result<Value, String> {
     let signature = served.signature();
+    let sample = signature.inputs.iter().find(|input| input.name == "sample");
+    let only = sample.and_then(|sample| Some([sample.fixed_dim(2)?, sample.fixed_dim(3)?]));
     let mut inputs = Map::new();
     for input in &signature.inputs {
         if !UNET_INPUTS.contains(&input.name.as_str()) {
@@ -207,6 +210,8 @@ fn network(served: &Served) -> Result<Value, String> {
         "max_batch": served.max_batch,
         "inputs": inputs,
         "output": output.name,
+        "divisor": folder.downsampling,
+        "only_size": only.map(|sides| sides.map(|side| side * folder.vae.factor)),
     }))
 }
 

@@ -4,7 +4,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::super::{PipelineError, error::read_json, error::read_text, sampler::Config, vae::VaeConfig};
+use super::super::{
+    PipelineError,
+    error::{read_json, read_text},
+    sampler::SavedConfig,
+    unet::SAMPLE,
+    vae::VaeConfig,
+};
+use crate::{
+    analysis::shapes,
+    engine::{EngineError, Signature},
+    ir::Graph,
+    onnx,
+};
 
 /// The kinds of pipelines that run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +37,7 @@ pub struct Folder {
     /// Without a negative prompt, zeros take the place of the empty prompt's encoding.
     pub zeros_for_empty_prompt: bool,
     /// The scheduler.
-    pub scheduler: Config,
+    pub scheduler: SavedConfig,
     /// The VAE.
     pub vae: VaeConfig,
     /// What the UNet divides latents by on its way down.
@@ -41,6 +53,9 @@ impl Folder {
     /// [`PipelineError`] if a file is missing or wrong, or the pipeline is of a kind that isn't supported.
     pub fn open(path: &Path) -> Result<Self, PipelineError> {
         let index_path = path.join("model_index.json");
+        if path.exists() && !index_path.exists() {
+            return Err(PipelineError::file(path, not_a_pipeline(path)));
+        }
         let index = read_json(&index_path)?;
         let kind = kind(&index, &index_path)?;
         let flag = |key: &str, default: bool| index.get(key).and_then(Value::as_bool).unwrap_or(default);
@@ -51,11 +66,21 @@ impl Folder {
             ));
         }
         let scheduler = path.join("scheduler").join("scheduler_config.json");
-        let scheduler = Config::from_json(&read_text(&scheduler)?)?;
-        let vae = VaeConfig::open(&path.join("vae_decoder").join("config.json"))?;
+        let scheduler = SavedConfig::from_json(&read_text(&scheduler)?)
+            .map_err(|error| PipelineError::file(&scheduler, error.to_string()))?;
+        let vae = path.join("vae_decoder").join("config.json");
+        let vae = match is_onnx_layout(&index) && !vae.exists() {
+            true => {
+                let decoder = path.join("vae_decoder").join("model.onnx");
+                let factor = enlargement(&decoder).unwrap_or(VaeConfig::STABLE_DIFFUSION.factor);
+                VaeConfig { factor, ..VaeConfig::STABLE_DIFFUSION }
+            }
+            false => VaeConfig::open(&vae)?,
+        };
         let unet = path.join("unet").join("config.json");
         let unet = if unet.exists() { read_json(&unet)? } else { Value::Null };
-        let stages = unet.get("down_block_types").and_then(Value::as_array).map_or(1, Vec::len);
+        let stages = unet.get("down_block_types").and_then(Value::as_array).map(Vec::len);
+        let stages = stages.unwrap_or(if is_onnx_layout(&index) { STABLE_DIFFUSION_STAGES } else { 1 });
         let size = unet.get("sample_size");
         let side =
             |value: Option<&Value>| value.and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
@@ -63,6 +88,7 @@ impl Folder {
             Some(Value::Array(sides)) => side(sides.first()).zip(side(sides.get(1))),
             one => side(one).map(|n| (n, n)),
         };
+        let latent = fixed_latents(&path.join("unet").join("model.onnx")).or(latent);
         let (height, width) =
             latent.filter(|(h, w)| (1..1 << 16).contains(h) && (1..1 << 16).contains(w)).unwrap_or((64, 64));
         Ok(Self {
@@ -93,7 +119,8 @@ impl Folder {
         }
     }
 
-    pub(super) fn decoder(&self) -> PathBuf {
+    /// The VAE's decoder.
+    pub fn decoder(&self) -> PathBuf {
         self.model("vae_decoder")
     }
 
@@ -102,9 +129,85 @@ impl Folder {
         Some(self.model("vae_decoder_fp32")).filter(|path| path.exists())
     }
 
+    /// Checks a size in pixels as far as that goes without running anything.
+    ///
+    /// # Errors
+    /// [`PipelineError::Request`] if the VAE has no latents for it.
+    pub fn check_size(&self, height: usize, width: usize) -> Result<(), PipelineError> {
+        let factor = self.vae.factor;
+        if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
+            let nearest = |n: usize| n.div_ceil(factor).max(1) * factor;
+            let what = format!(
+                "the size {height}x{width} is not divisible by {factor}, the pixels of a latent; try {}x{}",
+                nearest(height),
+                nearest(width)
+            );
+            return Err(PipelineError::Request(what));
+        }
+        Ok(())
+    }
+
+    /// Adds what may be wrong with the size to an engine's error.
+    pub(super) fn explain_size(
+        &self,
+        error: PipelineError,
+        [_, _, height, width]: [usize; 4],
+    ) -> PipelineError {
+        let factor = self.downsampling;
+        match error {
+            PipelineError::Engine(source @ EngineError::Run { .. })
+                if height % factor != 0 || width % factor != 0 =>
+            {
+                let up = |n: usize| n.div_ceil(factor) * factor * self.vae.factor;
+                let tried = format!("{}x{}", up(height), up(width));
+                PipelineError::Size { source: Box::new(source), height, width, factor, tried }
+            }
+            other => other,
+        }
+    }
+
     fn model(&self, part: &str) -> PathBuf {
         self.path.join(part).join("model.onnx")
     }
+}
+
+/// Returns height and width of the latents that the UNet at `path` was exported for, if it takes only these.
+fn fixed_latents(path: &Path) -> Option<(usize, usize)> {
+    let signature = Signature::of(&onnx::open(path).ok()?).ok()?;
+    let sample = signature.inputs.iter().find(|input| input.name == SAMPLE)?;
+    Some((sample.fixed_dim(2)?, sample.fixed_dim(3)?))
+}
+
+/// Returns how many pixels the decoder at `path` makes of a latent, in each direction, if its shapes say it.
+fn enlargement(path: &Path) -> Option<usize> {
+    const SIDE: i64 = 8;
+    let graph = Graph::load(onnx::open(path).ok()?).ok()?;
+    let shapes = shapes::shapes(&graph);
+    let sizes = shapes::bind_sizes(&graph, 1, SIDE, SIDE, 1);
+    let sizes: Vec<(&str, i64)> = sizes.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+    let concrete = shapes.evaluate(&sizes);
+    let height = *concrete.of(graph.outputs().first()?.value)?.get(2)?;
+    usize::try_from(height / SIDE).ok().filter(|factor| factor.is_power_of_two())
+}
+
+/// Says what `path` is instead of a pipeline's folder, and which one is probably meant.
+fn not_a_pipeline(path: &Path) -> String {
+    let found = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let above = found.ancestors().skip(1).take(2).find(|folder| folder.join("model_index.json").is_file());
+    let meant = above.map(|folder| format!("; did you mean {}?", folder.display())).unwrap_or_default();
+    match path.is_file() {
+        true => format!("it is a file, and a pipeline is a folder with a model_index.json{meant}"),
+        false => format!("it is no pipeline: there is no model_index.json in it{meant}"),
+    }
+}
+
+/// Stages of the UNets of Stable Diffusion 1 and 2.
+const STABLE_DIFFUSION_STAGES: usize = 4;
+
+/// Whether the folder is as diffusers' own ONNX export wrote it: no configs beside the models, and always Stable Diffusion
+/// 1 or 2.
+fn is_onnx_layout(index: &Value) -> bool {
+    index.get("_class_name").and_then(Value::as_str) == Some("OnnxStableDiffusionPipeline")
 }
 
 fn kind(index: &Value, path: &Path) -> Result<Kind, PipelineError> {

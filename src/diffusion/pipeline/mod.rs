@@ -25,12 +25,12 @@ use super::{
     amplify::mixes,
     device::{DeviceLoop, StepGraphs, StepSessions},
     interleave::{Batching, Guidance, Interleave, Networks},
-    sampler::{self, Config, Row, Table, TimestepType},
+    sampler::{self, Config, Row, SamplerError, SavedConfig, Table, TimestepType},
     text::{self, HiddenState, Prompter},
     unet::Unet,
     vae::{Decoder, Image, Tiling},
 };
-use crate::engine::{Engine, EngineError, HostTensor, MemoryMode, Provider, Session, SessionOptions};
+use crate::engine::{Engine, HostTensor, MemoryMode, Provider, Session, SessionOptions};
 
 /// Which UNets a pipeline runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub struct Pipeline {
     /// For the models that run once: CUDA graphs are for those that run again on the same tensors.
     plain: SessionOptions,
     unets: Unets,
+    /// The file of the dense network.
+    dense: PathBuf,
     networks: Option<Networks>,
     /// What the networks were loaded for, where that matters.
     fitted: Option<shapes::Sizes>,
@@ -120,6 +122,7 @@ impl Pipeline {
         let providers = options.providers.iter().cloned().map(Provider::without_cuda_graphs).collect();
         let plain = SessionOptions { providers, ..options.clone() };
         Ok(Self {
+            dense: folder.unet(),
             folder,
             engine,
             options,
@@ -140,6 +143,12 @@ impl Pipeline {
         &self.folder
     }
 
+    /// Loads the dense network from the file at `path`, a copy of the pipeline's own. Two networks that share a file share
+    /// the memory that it is mapped to.
+    pub fn set_dense(&mut self, path: PathBuf) {
+        self.dense = path;
+    }
+
     /// Runs other UNets from now on; those that were loaded are let go.
     pub fn set_unets(&mut self, unets: Unets) {
         if unets != self.unets {
@@ -154,13 +163,13 @@ impl Pipeline {
     /// [`PipelineError`]: the request doesn't fit the pipeline, an engine fails, a network's output is not finite, or
     /// [`PipelineError::Stopped`].
     pub fn run(&mut self, request: &Request, listener: Listener<'_>) -> Result<Output, PipelineError> {
-        let config = scheduler(&self.folder.scheduler, request);
+        let config = scheduler(&self.folder.scheduler, request)?;
         let table = Table::new(&config, request.steps, request.eta)?;
         let sample = self.sample_dims(request)?;
         self.loading = Duration::ZERO;
 
         let networks = self.networks(request, sample, listener)?;
-        let distilled = check_networks(&networks, &self.folder, &table, listener)?;
+        let distilled = check_networks(&networks, &self.folder, &table, sample, listener)?;
         let guided = request.guidance > 1.0 && distilled.is_none();
 
         tell(listener, Event::Stage(Stage::Text))?;
@@ -248,15 +257,7 @@ impl Pipeline {
     fn sample_dims(&self, request: &Request) -> Result<[usize; 4], PipelineError> {
         let factor = self.folder.vae.factor;
         let (height, width) = (request.height, request.width);
-        if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
-            let nearest = |n: usize| n.div_ceil(factor).max(1) * factor;
-            let what = format!(
-                "the size {height}x{width} is not divisible by {factor}, the pixels of a latent; try {}x{}",
-                nearest(height),
-                nearest(width)
-            );
-            return Err(PipelineError::Request(what));
-        }
+        self.folder.check_size(height, width)?;
         if request.batch == 0 {
             return Err(PipelineError::Request("a batch has at least one picture".to_string()));
         }
@@ -297,11 +298,9 @@ impl Pipeline {
             Unet::new(load(&*self.engine, path, &options, &mut self.loading)?, path).map(Box::new)
         };
         let networks = match &self.unets {
-            Unets::Dense => Networks::One(unet(&self.folder.unet())?),
+            Unets::Dense => Networks::One(unet(&self.dense)?),
             Unets::Instead(path) => Networks::One(unet(path)?),
-            Unets::WithPruned(path) => {
-                Networks::Pair { dense: unet(&self.folder.unet())?, pruned: unet(path)? }
-            }
+            Unets::WithPruned(path) => Networks::Pair { dense: unet(&self.dense)?, pruned: unet(path)? },
         };
         self.fitted = sizes;
         Ok(networks)
@@ -406,13 +405,9 @@ impl Pipeline {
     }
 }
 
-/// The scheduler's settings for a request.
-fn scheduler(config: &Config, request: &Request) -> Config {
-    let config = match request.scheduler {
-        Some(class) => config.clone().with_class(class),
-        None => config.clone(),
-    };
-    request.scheduler_config.iter().fold(config, |config, (key, value)| config.with(key, value.clone()))
+/// Returns the scheduler's settings for a request.
+fn scheduler(saved: &SavedConfig, request: &Request) -> Result<Config, SamplerError> {
+    saved.config(request.scheduler)?.with_options(&request.scheduler_config)
 }
 
 /// Checks the networks against the folder; returns the width of the embedded guidance scale, for distilled ones.
@@ -420,6 +415,7 @@ fn check_networks(
     networks: &Networks,
     folder: &Folder,
     table: &Table,
+    [_, _, height, width]: [usize; 4],
     listener: Listener<'_>,
 ) -> Result<Option<usize>, PipelineError> {
     let unets: Vec<&Unet> = match networks {
@@ -433,6 +429,18 @@ fn check_networks(
             let what = format!(
                 "it takes {channels} channels, but the VAE has {}: only text to image is supported",
                 folder.vae.channels
+            );
+            return Err(graph(what));
+        }
+        if let Some((fixed_height, fixed_width)) = unet.fixed_size().filter(|fixed| *fixed != (height, width))
+        {
+            let factor = folder.vae.factor;
+            let what = format!(
+                "it was exported for one size, {}x{} pixels (latents of {fixed_height}x{fixed_width}), not for {}x{}",
+                fixed_height * factor,
+                fixed_width * factor,
+                height * factor,
+                width * factor,
             );
             return Err(graph(what));
         }
@@ -458,22 +466,5 @@ fn batching(request: &Request, networks: &Networks) -> Batching {
         Some(batch) if batch == request.batch => Batching::InTurn,
         Some(_) => Batching::Together,
         None => request.batching,
-    }
-}
-
-impl Folder {
-    /// Adds what may be wrong with the size to an engine's error.
-    fn explain_size(&self, error: PipelineError, [_, _, height, width]: [usize; 4]) -> PipelineError {
-        let factor = self.downsampling;
-        match error {
-            PipelineError::Engine(source @ EngineError::Run { .. })
-                if height % factor != 0 || width % factor != 0 =>
-            {
-                let up = |n: usize| n.div_ceil(factor) * factor * self.vae.factor;
-                let tried = format!("{}x{}", up(height), up(width));
-                PipelineError::Size { source: Box::new(source), height, width, factor, tried }
-            }
-            other => other,
-        }
     }
 }

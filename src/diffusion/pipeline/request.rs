@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, time::Duration};
 use super::super::{
     PipelineError,
     interleave::{Batching, NetworkTime},
-    sampler::Class,
+    sampler::{Class, Preset},
     vae::{Image, Tiling},
 };
 use crate::{engine::HostTensor, plan::Amplify};
@@ -82,6 +82,12 @@ impl Request {
             place: Place::default(),
             tiling: Tiling::default(),
         }
+    }
+
+    /// Samples with `preset`; settings that the request changes already have the last word.
+    pub fn set_scheduler(&mut self, preset: Preset) {
+        self.scheduler = Some(preset.class);
+        self.scheduler_config.splice(..0, preset.settings);
     }
 }
 

@@ -61,7 +61,81 @@ impl Class {
     pub(super) fn names() -> String {
         Self::ALL.map(Self::name).join(", ")
     }
+
+    /// The settings that the class has in diffusers: the arguments of its `__init__`.
+    pub fn keys(self) -> impl Iterator<Item = &'static str> {
+        const THRESHOLDING: [&str; 3] = ["thresholding", "dynamic_thresholding_ratio", "sample_max_value"];
+        const SPREAD: [&str; 3] = ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"];
+        const CLIP: [&str; 2] = ["clip_sample", "clip_sample_range"];
+        const ZERO_SNR: &str = "rescale_betas_zero_snr";
+        let groups: [&'static [&'static str]; 4] = match self {
+            Self::Ddim => [&["set_alpha_to_one", ZERO_SNR], &CLIP, &THRESHOLDING, &[]],
+            Self::Ddpm => [&["variance_type", ZERO_SNR], &CLIP, &THRESHOLDING, &[]],
+            Self::Euler => [
+                &[
+                    "interpolation_type",
+                    "sigma_min",
+                    "sigma_max",
+                    "timestep_type",
+                    "final_sigmas_type",
+                    ZERO_SNR,
+                ],
+                &SPREAD,
+                &[],
+                &[],
+            ],
+            Self::EulerAncestral => [&[ZERO_SNR], &[], &[], &[]],
+            Self::Heun => [&SPREAD, &CLIP, &[], &[]],
+            Self::DpmSolverMultistep => [
+                &["solver_order", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final"],
+                &["use_lu_lambdas", "final_sigmas_type", "lambda_min_clipped", "variance_type", ZERO_SNR],
+                &SPREAD,
+                &THRESHOLDING,
+            ],
+            Self::Pndm => [&["skip_prk_steps", "set_alpha_to_one"], &[], &[], &[]],
+            Self::UniPc => [
+                &[
+                    "solver_order",
+                    "predict_x0",
+                    "solver_type",
+                    "lower_order_final",
+                    "disable_corrector",
+                    "solver_p",
+                ],
+                &["final_sigmas_type", "sigma_min", "sigma_max", ZERO_SNR],
+                &SPREAD,
+                &THRESHOLDING,
+            ],
+            Self::Lcm => [
+                &["original_inference_steps", "set_alpha_to_one", "timestep_scaling", ZERO_SNR],
+                &CLIP,
+                &THRESHOLDING,
+                &[],
+            ],
+        };
+        // Flow matching is known in order to be refused.
+        const FLOW: [&str; 4] = ["use_flow_sigmas", "flow_shift", "use_dynamic_shifting", "time_shift_type"];
+        let flow: &[&str] = match self {
+            Self::UniPc => &["shift_terminal"],
+            _ => &[],
+        };
+        let multistep = matches!(self, Self::DpmSolverMultistep | Self::UniPc);
+        let flow = FLOW.iter().filter(move |_| multistep).chain(flow);
+        COMMON.iter().chain(groups.into_iter().flatten()).chain(flow).copied()
+    }
 }
+
+/// The settings that every class has.
+const COMMON: [&str; 8] = [
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "timestep_spacing",
+    "steps_offset",
+];
 
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,6 +154,39 @@ impl FromStr for Class {
     }
 }
 
+/// A `scheduler_config.json`, whose class need not be one that has a table.
+#[derive(Debug, Clone)]
+pub struct SavedConfig {
+    class: String,
+    values: Map<String, Value>,
+}
+
+impl SavedConfig {
+    /// Reads a `scheduler_config.json`.
+    ///
+    /// # Errors
+    /// When it isn't a JSON object or names no class.
+    pub fn from_json(text: &str) -> Result<Self, SamplerError> {
+        let values: Map<String, Value> = serde_json::from_str(&without_infinities(text))?;
+        let class = values.get("_class_name").and_then(Value::as_str).ok_or(SamplerError::NoClass)?;
+        Ok(Self { class: class.to_owned(), values })
+    }
+
+    /// The name of its class.
+    pub fn class(&self) -> &str {
+        &self.class
+    }
+
+    /// The settings for `class`, or for their own.
+    ///
+    /// # Errors
+    /// [`SamplerError::UnknownClass`] if their own class has no table.
+    pub fn config(&self, class: Option<Class>) -> Result<Config, SamplerError> {
+        let class = class.map_or_else(|| self.class.parse(), Ok)?;
+        Ok(Config { class, values: self.values.clone() })
+    }
+}
+
 /// A scheduler's settings. Keys that the class doesn't know are kept and ignored, as diffusers does;
 /// a missing key, or null, has the class's default.
 #[derive(Debug, Clone)]
@@ -94,10 +201,7 @@ impl Config {
     /// # Errors
     /// When it isn't a JSON object or names no supported class. The values are checked when a table is made.
     pub fn from_json(text: &str) -> Result<Self, SamplerError> {
-        let values: Map<String, Value> = serde_json::from_str(&without_infinities(text))?;
-        let class =
-            values.get("_class_name").and_then(Value::as_str).ok_or(SamplerError::NoClass)?.parse()?;
-        Ok(Self { class, values })
+        SavedConfig::from_json(text)?.config(None)
     }
 
     /// The scheduler's class.
@@ -118,6 +222,19 @@ impl Config {
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.values.insert(key.to_owned(), value.into());
         self
+    }
+
+    /// The same settings but for those that somebody asked for by name.
+    ///
+    /// # Errors
+    /// [`SamplerError::UnknownKey`] if the class has no such setting.
+    pub fn with_options(self, options: &[(String, Value)]) -> Result<Self, SamplerError> {
+        options.iter().try_fold(self, |config, (key, value)| {
+            if config.class.keys().any(|known| known == key) {
+                return Ok(config.with(key, value.clone()));
+            }
+            Err(SamplerError::UnknownKey { class: config.class, key: key.clone() })
+        })
     }
 
     pub(super) fn number(&self, key: &'static str, default: f64) -> Result<f64, SamplerError> {

@@ -1,6 +1,7 @@
 //! What can be wrong with a scheduler config, or with what is asked of it.
 
-use super::Class;
+use super::{Class, Preset};
+use crate::plan::fields::similar;
 
 /// A sampler table that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -13,8 +14,19 @@ pub enum SamplerError {
     #[error("the scheduler config has no `_class_name`; expected one of {}", Class::names())]
     NoClass,
     /// A scheduler that has no table here.
-    #[error("the scheduler `{0}` is not supported; expected one of {names}", names = Class::names())]
+    #[error("the scheduler `{0}` is not supported; supported are {names}", names = Class::names())]
     UnknownClass(String),
+    /// A name that is neither a class with a table nor one of the short ones.
+    #[error("there is no scheduler `{0}`{near}", near = unknown_name(.0))]
+    UnknownName(String),
+    /// A setting that the class doesn't have.
+    #[error("{class} has no setting `{key}`{near}", near = unknown_key(*class, key))]
+    UnknownKey {
+        /// The scheduler's class.
+        class: Class,
+        /// What was given.
+        key: String,
+    },
     /// A key holds a value of another type or range than it should.
     #[error("`{key}` of {class} is {value}; expected {expected}")]
     Value {
@@ -76,4 +88,35 @@ pub enum SamplerError {
         /// Its timestep.
         timestep: f64,
     },
+}
+
+/// How alike a name must be to one that is proposed: `lms` and `dpm++_sde` are schedulers too, if none of ours.
+const ALIKE: f64 = 0.8;
+
+fn unknown_name(name: &str) -> String {
+    let names = Preset::names();
+    let likeness = |known: &String| {
+        let short = known.strip_suffix("Scheduler").unwrap_or(known);
+        let like = |known| strsim::normalized_damerau_levenshtein(name, known);
+        like(known).max(like(short))
+    };
+    let nearest = names.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match nearest.filter(|known| likeness(known) >= ALIKE) {
+        Some(near) => format!("; did you mean `{near}`?"),
+        None => format!("; there are {}", names.join(", ")),
+    }
+}
+
+fn unknown_key(class: Class, key: &str) -> String {
+    let keys: Vec<&str> = class.keys().collect();
+    let others: Vec<&str> = Class::ALL
+        .into_iter()
+        .filter(|other| other.keys().any(|known| known == key))
+        .map(Class::name)
+        .collect();
+    match (others.as_slice(), similar(key, &keys)) {
+        ([], Some(near)) => format!("; did you mean `{near}`?"),
+        ([], None) => format!("; it has {}", keys.join(", ")),
+        _ => format!("; it is one of {}", others.join(", ")),
+    }
 }

@@ -23,14 +23,16 @@ mod heun;
 mod lcm;
 mod pnm;
 mod prediction;
+mod preset;
 mod run;
 mod schedule;
 mod sigmas;
 mod spacing;
 mod unipc;
 
-pub use config::{Class, Config};
+pub use config::{Class, Config, SavedConfig};
 pub use error::SamplerError;
+pub use preset::Preset;
 pub use run::run;
 
 /// What a weight applies to. All have the shape of the latents.

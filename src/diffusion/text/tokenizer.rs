@@ -86,7 +86,9 @@ impl ClipTokenizer {
             _ => (serialized_path.clone(), Vocabulary::of_serialized(&serialized, &serialized_path)?),
         };
         let added = match decoder {
-            Some(decoder) => decoder.iter().filter_map(|(id, token)| listed(id.parse().ok()?, token)).collect(),
+            Some(decoder) => {
+                decoder.iter().filter_map(|(id, token)| listed(id.parse().ok()?, token)).collect()
+            }
             None => {
                 let encoder = optional_json(&folder.join("added_tokens.json"))?;
                 let named = [&begin, &end, &unknown, &pad].map(|token| token.content.as_str());
@@ -193,7 +195,8 @@ impl Vocabulary {
 
     /// Reads the model of a `tokenizer.json`. The rest of it is CLIP's, whatever it says.
     fn of_serialized(serialized: &Value, path: &Path) -> Result<Self, PipelineError> {
-        let model = serialized.get("model").filter(|model| model.get("type").is_none_or(|kind| kind == "BPE"));
+        let model =
+            serialized.get("model").filter(|model| model.get("type").is_none_or(|kind| kind == "BPE"));
         let words = model.and_then(|model| model.get("vocab")?.as_object());
         let (Some(model), Some(words)) = (model, words) else {
             return Err(PipelineError::file(path, "it is no CLIP tokenizer: its model is not BPE"));
@@ -277,7 +280,10 @@ fn older_added_tokens(encoder: &Value, serialized: &Value, specials: &[&str]) ->
     for (content, id) in encoder.as_object().into_iter().flatten() {
         let Some(id) = id.as_u64() else { continue };
         let special = specials.contains(&content.as_str());
-        tokens.insert(id, listed(id, &json!({ "content": content, "normalized": !special, "special": special })));
+        tokens.insert(
+            id,
+            listed(id, &json!({ "content": content, "normalized": !special, "special": special })),
+        );
     }
     for token in serialized.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
         let Some(id) = token.get("id").and_then(Value::as_u64) else { continue };

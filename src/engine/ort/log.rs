@@ -93,7 +93,9 @@ fn source_place(message: &str) -> Option<(&str, &str)> {
 
 /// Returns what comes after the signature of a C++ function, if the text begins with one.
 fn after_signature(text: &str) -> &str {
-    let Some(open) = text.find('(').filter(|open| text.get(..*open).is_some_and(is_function)) else { return text };
+    let Some(open) = text.find('(').filter(|open| text.get(..*open).is_some_and(is_function)) else {
+        return text;
+    };
     let Some(mut rest) = text.get(open..).and_then(|arguments| after_brackets(arguments, '(', ')')) else {
         return text;
     };
@@ -148,7 +150,10 @@ mod tests {
         );
         let message = "/src/a.cc:12 bool ns::f() x > 0 was false. /src/b.cpp:7 void ns::g(int) bad (really)";
         assert_eq!(plain(message), "x > 0 was false. bad (really)");
-        assert_eq!(plain("/src/a.cc:12 a plain sentence (with brackets)"), "a plain sentence (with brackets)");
+        assert_eq!(
+            plain("/src/a.cc:12 a plain sentence (with brackets)"),
+            "a plain sentence (with brackets)"
+        );
         let line = " Node(s) placed on [CUDAExecutionProvider]. Number of nodes: 35";
         let placement = Placement { provider: "CUDAExecutionProvider".to_string(), nodes: 35 };
         assert_eq!(placement_line(line), Some(placement));

@@ -140,8 +140,8 @@ impl Taken {
         if let Some(file) = &source.file {
             self.add(&file.path, model);
         }
-        for location in external.iter().filter_map(location).collect::<BTreeSet<_>>() {
-            self.add(&source.data.path(location)?, data);
+        for path in data_files(source, external)? {
+            self.add(&path, data);
         }
         Ok(())
     }
@@ -153,6 +153,34 @@ impl Taken {
         self.add(&target.beside(&target.data_name(0)), "a file with weights of an output of this command");
         Ok(())
     }
+}
+
+/// Returns the data files that a model names, as paths beside it.
+///
+/// # Errors
+/// [`OnnxError`] if a tensor is broken, or a location leaves the model's folder.
+pub fn external_files(source: &Source) -> Result<Vec<PathBuf>, OnnxError> {
+    data_files(source, &nested::external_tensors(source)?)
+}
+
+fn data_files(source: &Source, external: &[TensorHeader]) -> Result<Vec<PathBuf>, OnnxError> {
+    let locations: BTreeSet<&str> = external.iter().filter_map(location).collect();
+    locations.into_iter().map(|location| source.data.path(location)).collect()
+}
+
+/// Returns whether an output in `folder` can share the weights of `graph`: links followed, they lie in it or below it.
+/// They don't in a download cache, whose models and data are links to files elsewhere.
+///
+/// # Errors
+/// As [`external_files`].
+pub fn can_share(graph: &Graph, folder: &Path) -> Result<bool, OnnxError> {
+    let source = graph.source();
+    let mut files = external_files(source)?;
+    if files.is_empty() {
+        files.push(source.path());
+    }
+    let Ok(folder) = folder.canonicalize() else { return Ok(false) };
+    Ok(files.iter().all(|file| file.canonicalize().is_ok_and(|file| file.starts_with(&folder))))
 }
 
 fn location(header: &TensorHeader) -> Option<&str> {

@@ -229,7 +229,7 @@ impl<'a> Placement<'a> {
                 format!(
                     "it would share tensor `{tensor}` with {}, which is not inside the folder {}. Runtimes follow \
                      only data that lies beside or below the model: write the output there, or copy the weights \
-                     instead of sharing them",
+                     instead of sharing them (`--weights copy`)",
                     found.display(),
                     self.target.folder.display()
                 ),

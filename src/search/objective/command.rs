@@ -70,6 +70,26 @@ pub(super) fn process(args: &[String], folder: &Path, filled: impl Fn(&String) -
     Some(process)
 }
 
+/// Checks that the program of a space is there.
+///
+/// # Errors
+/// [`SearchError::Objective`] if it is not found.
+pub(super) fn find(spec: &CommandSpec, folder: &Path) -> Result<(), SearchError> {
+    let name = spec.args.first().map(String::as_str).unwrap_or_default();
+    let path = Path::new(name);
+    let is_there = match path.components().count() {
+        1 if path.is_relative() => {
+            let places = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&places).any(|place| place.join(path).is_file())
+        }
+        _ => folder.join(path).is_file(),
+    };
+    if is_there {
+        return Ok(());
+    }
+    Err(SearchError::objective(&spec.args.join(" "), format!("there is no program `{name}`")))
+}
+
 /// What a program writes, read as it comes so that it never blocks.
 struct Reader(mpsc::Receiver<String>, std::cell::OnceCell<String>);
 

@@ -63,6 +63,20 @@ pub fn open(
     })
 }
 
+/// Checks that what scores is there, without scoring: programs are found, graphs are opened.
+///
+/// # Errors
+/// [`SearchError`] if one is not.
+pub fn check(spec: &ObjectiveSpec, folder: &Path, graph: OpenGraph<'_>) -> Result<(), SearchError> {
+    match spec {
+        ObjectiveSpec::Command(spec) | ObjectiveSpec::Serve(spec) => command::find(spec, folder),
+        ObjectiveSpec::Onnx(spec) => graph(spec).map(drop),
+        ObjectiveSpec::Mean(parts) | ObjectiveSpec::Min(parts) => {
+            parts.iter().try_for_each(|part| check(&part.objective, folder, graph))
+        }
+    }
+}
+
 /// The number in what a program printed: the last line that is not empty.
 fn printed_number(printed: &str) -> Result<f64, String> {
     let line = printed.lines().map(str::trim).rfind(|line| !line.is_empty());

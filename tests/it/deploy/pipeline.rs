@@ -257,6 +257,17 @@ fn requests_are_as_varied_as_the_pipelines() {
             inputs.remove("latents");
             inputs.insert("height".into(), number("TYPE_INT32", 33.0));
         }),
+        // The VAE takes it, the UNet halves it once more.
+        request(&|inputs| {
+            inputs.remove("latents");
+            inputs.insert("height".into(), number("TYPE_INT32", 36.0));
+        }),
+        request(&|inputs| {
+            let file = work.path().join("nan.npy");
+            let latents = HostTensor::new([1, 4, 8, 8], vec![f32::NAN; 4 * 8 * 8]).unwrap();
+            io::write_npy(&file, &latents).unwrap();
+            inputs.insert("latents".into(), json!({ "file": file }));
+        }),
     ];
     let answers = answers(&repository, &requests);
     let tensors = |index: usize| answers[index].1.as_ref().unwrap();
@@ -273,7 +284,9 @@ fn requests_are_as_varied_as_the_pipelines() {
     for (index, what) in [
         (5, "the input `negative_input_ids_2` is missing"),
         (6, "steps must be from 1 to 1000, not 0"),
-        (7, "height and width must be divisible by 4"),
+        (7, "height and width must be divisible by 8"),
+        (8, "height and width must be divisible by 8, not [36, "),
+        (9, "the UNet gave values that are not finite"),
     ] {
         let error = answers[index].0["error"].as_str().unwrap();
         assert!(error.contains(what), "{error}");

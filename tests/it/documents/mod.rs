@@ -134,6 +134,7 @@ fn help(subcommand: &str) -> &'static str {
             "run",
             "search",
             "bench",
+            "cache",
             "completions",
             "man",
             "export",

@@ -2,6 +2,7 @@
 
 mod command;
 mod device;
+mod folders;
 mod goldens;
 mod interleave;
 mod requests;

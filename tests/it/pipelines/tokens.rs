@@ -41,9 +41,11 @@ fn added_tokens_and_placeholders_are_read_as_transformers_and_diffusers_do() {
                 content => std::fs::write(path, content.to_string()).unwrap(),
             }
         }
-        let tokenizer = ClipTokenizer::open(folder.path()).unwrap_or_else(|e| panic!("{}: {e}", case["name"]));
+        let tokenizer =
+            ClipTokenizer::open(folder.path()).unwrap_or_else(|e| panic!("{}: {e}", case["name"]));
         for prompt in case["prompts"].as_array().unwrap() {
-            let expected: Vec<i64> = prompt["ids"].as_array().unwrap().iter().filter_map(Value::as_i64).collect();
+            let expected: Vec<i64> =
+                prompt["ids"].as_array().unwrap().iter().filter_map(Value::as_i64).collect();
             let text = prompt["text"].as_str().unwrap();
             if tokenizer.encode(text).unwrap().ids != expected {
                 wrong.push(format!("{}: {text:.40}", case["name"]));

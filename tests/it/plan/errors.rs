@@ -114,7 +114,7 @@ fn files_that_are_no_plans_are_refused() {
     assert!(matches!(only(&error), Problem::Unreadable { .. }), "{error}");
 
     let error = plan::load(write("latin.yaml", b"version: 1 # \xe9\n")).unwrap_err();
-    assert_eq!(*only(&error), Problem::NotUtf8 { offset: 13 });
+    assert_eq!(*only(&error), Problem::NotUtf8 { offset: 13, help: "is this the plan, and not the model?" });
     assert_eq!(error.to_string(), "the plan isn't UTF-8 text: byte 13 can't be decoded");
 
     let mut big = b"version: 1\n#".to_vec();

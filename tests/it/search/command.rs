@@ -56,6 +56,7 @@ fn copy(from: &Path, to: &Path) {
 fn crdiff(folder: &TempDir, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crdiff"));
     command.current_dir(folder.path()).args(arguments.split_whitespace());
+    command.env("XDG_CACHE_HOME", folder.path().join("cache"));
     command
 }
 
@@ -247,6 +248,49 @@ fn a_trial_alone_gives_what_the_search_gives() {
     assert!(stderr(&refused).contains("the variable `up` has no value"), "{}", stderr(&refused));
 }
 
+#[test]
+fn events_are_json_and_an_interrupt_is_one() {
+    let folder = prepared(SPACE);
+    let said = done(run(&folder, "--format json --trials 2"));
+    let events: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["resumed", "dense", "trial", "trial", "done"]);
+    let scores = [2, 3].map(|index: usize| events[index]["score"].as_f64().unwrap());
+    assert_eq!(events[4]["score"].as_f64(), Some(scores[0].max(scores[1])));
+    assert_eq!(
+        (events[3]["best"].as_f64(), &events[4]["plan"]),
+        (events[4]["score"].as_f64(), &"plan.yaml".into())
+    );
+
+    let mut command = crdiff(&folder, &format!("{SEARCH} -o long.yaml --trials 500 --json"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(lines.any(|line| line.unwrap().contains(r#""trial""#)));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    drop(lines);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the same command goes on from there"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_dry_run_looks_at_sizes_and_scorers() {
+    for (from, to, expected) in [
+        ("size: 32x40", "size: 33x40", "the size 33x40 is not divisible by 4"),
+        (
+            "command: [sh, -c, 'sleep",
+            "command: [no-such-scorer, -c, 'sleep",
+            "there is no program `no-such-scorer`",
+        ),
+        ("bytes: { command: [sh,", "bytes: { command: [./missing.sh,", "there is no program `./missing.sh`"),
+    ] {
+        let folder = prepared(&SPACE.replace(from, to));
+        let refused = run(&folder, "--dry-run");
+        assert_eq!(refused.status.code(), Some(2), "{to}");
+        assert!(stderr(&refused).contains(expected), "{}", stderr(&refused));
+    }
+}
+
 /// The folder of the repository.
 pub fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -272,8 +316,9 @@ fn a_run_is_refined_by_an_objective() {
     let best = rows.iter().map(|(score, _)| *score).fold(f64::MIN, f64::max);
     let kept: Vec<f64> = rows.iter().filter(|(_, kept)| *kept).map(|(score, _)| *score).collect();
     assert_eq!(kept, [best], "{said}");
+    // Each of the four below its w and its score: seven letters, `w 1.250`, are wider than an image.
     let (width, height, _) = pixels(&folder, "best.sheet.png");
-    assert_eq!((width, height), (4 * (40 + 16), 32 + 16));
+    assert_eq!((width, height), (4 * (8 * 7 + 8) + 8, 8 + (2 * 10 + 8) + 32 + 8));
     done(crdiff(&folder, "run --engine rten --replay best.png -o again.png").output().unwrap());
     let again = pixels(&folder, "again.png");
     assert_eq!(again, pixels(&folder, "best.png"), "the picture carries the w that was kept");

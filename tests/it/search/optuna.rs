@@ -64,7 +64,8 @@ fn two_workers(storage: &str) {
     assert!(last["trials"].as_u64().unwrap() >= TRIALS, "{last}");
     assert!(last["score"].as_f64().unwrap() >= 0.0, "{last}");
     let written = fs::read_to_string(folder.path().join("plan.yaml")).unwrap();
-    let plans = [written, last["plan"].to_string()].map(|text| crdiff::plan::parse("plan.yaml", &text).unwrap());
+    let plans =
+        [written, last["plan"].to_string()].map(|text| crdiff::plan::parse("plan.yaml", &text).unwrap());
     assert_eq!(plans[0].digest, plans[1].digest);
     assert_eq!(done(worker(&["--make-study"]))["trials"], last["trials"], "the study is still there");
 }

@@ -196,3 +196,14 @@ fn what_the_page_shows_is_read() {
     }
     assert_eq!((spaces, objectives), (1, 2));
 }
+
+/// The objective that ships, and the one that is built in, which is the same for the CLIP in a folder.
+#[test]
+fn clip_is_an_objective_by_its_folder() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/objectives/clip.yaml");
+    let (spec, folder) = space::load_objective(&shipped).unwrap();
+    let (built_in, own) = space::load_objective(Path::new("clip:exports/clip")).unwrap();
+    assert_eq!((folder, own), (shipped.parent().unwrap().to_path_buf(), PathBuf::from("exports/clip")));
+    let here = |text: String| text.replace("../../clip/model.onnx", "model.onnx").replace("../../clip", ".");
+    assert_eq!(here(format!("{spec:?}")), format!("{built_in:?}"));
+}

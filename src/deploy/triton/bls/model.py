@@ -57,6 +57,8 @@ class TritonPythonModel:
                 unconditional, conditional = np.split(predicted, 2)
                 predicted = unconditional + np.float32(guidance) * (conditional - unconditional)
             latents = self.sampler.step(latents, predicted, timestep, previous)
+            if not np.isfinite(latents).all():
+                raise ValueError("the UNet gave values that are not finite; one in half precision may overflow")
         return latents, self.decode(latents)
 
     def first_latents(self, inputs, batch):
@@ -64,14 +66,23 @@ class TritonPythonModel:
         if given is not None:
             if len(given) != batch:
                 raise ValueError(f"{len(given)} latents for {batch} prompts")
+            self.check_sides([side * self.pipeline["vae"]["factor"] for side in given.shape[2:]])
             return given.astype(np.float32)
         vae = self.pipeline["vae"]
         sides = [int(inputs.number(key, size)) for key, size in zip(("height", "width"), vae["default_size"])]
-        if any(side <= 0 or side % vae["factor"] for side in sides):
-            raise ValueError(f"height and width must be divisible by {vae['factor']}, not {sides}")
+        self.check_sides(sides)
         shape = [batch, vae["channels"]] + [side // vae["factor"] for side in sides]
         noise = np.random.default_rng(int(inputs.number("seed", 0))).standard_normal(shape)
         return noise.astype(np.float32)
+
+    def check_sides(self, sides):
+        """Refuses sizes that the VAE or the UNet cannot halve as often as they do, or that the UNet was not exported for."""
+        divisor = self.pipeline["vae"]["factor"] * self.pipeline["unet"]["divisor"]
+        if any(side <= 0 or side % divisor for side in sides):
+            raise ValueError(f"height and width must be divisible by {divisor}, not {sides}")
+        only = self.pipeline["unet"]["only_size"]
+        if only and list(sides) != only:
+            raise ValueError(f"the UNet was exported for one size, {only}, not for {sides}")
 
     def encode(self, inputs, prefix):
         """What the text encoders say of the tokens in `<prefix>input_ids` and `<prefix>input_ids_2`."""
@@ -128,6 +139,8 @@ class TritonPythonModel:
         images = []
         for picture in unscaled.astype(TYPES[vae["type"]]):
             decoded = call(vae, {vae["input"]: picture[None]}, [vae["output"]])[vae["output"]]
+            if not np.isfinite(decoded).all():
+                raise ValueError("the VAE gave values that are not finite; one in half precision may overflow")
             images.append(decoded.astype(np.float32)[0].transpose(1, 2, 0))
         return np.round(np.clip(np.stack(images) / 2 + 0.5, 0, 1) * 255).astype(np.uint8)
 

@@ -57,16 +57,40 @@ pub fn load(path: &Path) -> Result<Space, SpaceError> {
     parse(&path.display().to_string(), &text, folder)
 }
 
-/// Reads the objective of a space, or of a file that has nothing else, and the folder that its paths start from.
+/// How an objective is named that is the CLIP in a folder: `clip:FOLDER`.
+const CLIP: &str = "clip:";
+
+/// The similarity of image and prompt by a CLIP as `optimum-cli export onnx --task zero-shot-image-classification` writes
+/// it. Its logits are a hundred times the cosine.
+const CLIP_OBJECTIVE: &str = "objective:
+  onnx:
+    model: model.onnx
+    image: { input: pixel_values, resize: 224, resample: bicubic, crop: 224,
+             mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711] }
+    text: { tokenizer: ., input: input_ids, mask: attention_mask }
+    output: logits_per_image
+    scale: 0.01
+";
+
+/// Reads the objective of a space, or of a file that has nothing else, and the folder that its paths start from. A `path`
+/// of the form `clip:FOLDER` is the CLIP in that folder.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_objective(path: &Path) -> Result<(ObjectiveSpec, PathBuf), SpaceError> {
+    if let Some(folder) = path.to_str().and_then(|name| name.strip_prefix(CLIP)) {
+        return parse_objective(path, CLIP_OBJECTIVE, Path::new(folder));
+    }
     let fail = |what: String| SpaceError::File { path: path.to_path_buf(), what };
     let text = fs::read_to_string(path).map_err(|e| fail(format!("cannot read: {e}")))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let source = PlanSource::new(&path.display().to_string(), &text);
-    let root = read(&text).map_err(|problem| SpaceError::from(PlanError::new(&source, problem)))?;
+    parse_objective(path, &text, folder)
+}
+
+fn parse_objective(path: &Path, text: &str, folder: &Path) -> Result<(ObjectiveSpec, PathBuf), SpaceError> {
+    let fail = |what: String| SpaceError::File { path: path.to_path_buf(), what };
+    let source = PlanSource::new(&path.display().to_string(), text);
+    let root = read(text).map_err(|problem| SpaceError::from(PlanError::new(&source, problem)))?;
     let mut problems = Vec::new();
     let objective = fields(&root, "the space", &KEYS, &mut problems)
         .and_then(|space| space.require("objective", None, &mut problems))

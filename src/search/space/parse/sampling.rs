@@ -4,10 +4,10 @@ use std::{fs, path::Path};
 
 use super::{entries, scalar, text};
 use crate::{
-    diffusion::sampler::Class,
+    diffusion::sampler::Preset,
     plan::{
         Problem,
-        fields::{choice, fields, list, number},
+        fields::{fields, list, number},
         tree::{Key, Node, Value},
     },
     search::space::{Sampling, SpaceError},
@@ -88,13 +88,20 @@ pub(super) fn sampling(node: &Node, problems: &mut Vec<Problem>) -> Option<Sampl
         }
     }
     if let Some(node) = section.get("scheduler") {
-        let names: Vec<(&str, Class)> = Class::ALL.iter().map(|class| (class.name(), *class)).collect();
-        sampling.scheduler = Some(choice(node, "`scheduler`", &names, problems)?);
+        let name = text(node, "`scheduler`", problems)?;
+        let Ok(preset) = name.parse::<Preset>() else {
+            let (expected, found) = (Preset::names().join(" or "), format!("`{name}`"));
+            problems.push(Problem::OutOfRange { what: "`scheduler`", expected, found, at: node.span });
+            return None;
+        };
+        sampling.scheduler = Some(preset.class);
+        sampling.scheduler_options = preset.settings;
     }
     if let Some(node) = section.get("scheduler_options") {
         let entries = entries(node, "`scheduler_options`", problems)?;
         let option = |(key, node): &(Key, Node)| Some((key.name.clone(), scalar(node, problems)?));
-        sampling.scheduler_options = entries.iter().map(option).collect::<Option<_>>()?;
+        let options: Option<Vec<_>> = entries.iter().map(option).collect();
+        sampling.scheduler_options.extend(options?);
     }
     Some(sampling)
 }

@@ -1,0 +1,49 @@
+//! What a model is that somebody took for a UNet.
+
+use std::path::Path;
+
+use crate::{ir::Graph, onnx::model_field, onnx::proto::StringStringEntryProto};
+use prost::Message;
+
+/// Returns what is to be said of the model at `path` when a plan doesn't fit it: it is no UNet, or it was compiled before.
+pub fn note(path: &Path, graph: &Graph) -> Option<String> {
+    let path = path.display();
+    if let Some(plan) = metadata(graph, "crdiff.plan") {
+        let (emit, version) = (metadata(graph, "crdiff.emit"), metadata(graph, "crdiff.version"));
+        return Some(format!(
+            "{path} was compiled already, by crdiff {} ({}) with the plan of digest {}...; compile the model that it was \
+             made of",
+            version.unwrap_or_default(),
+            emit.unwrap_or_default(),
+            plan.get(..12).unwrap_or(&plan)
+        ));
+    }
+    let what = likeness(graph)?;
+    Some(format!(
+        "{path} looks like {what}, not like a UNet, which in a pipeline's folder is unet/model.onnx"
+    ))
+}
+
+/// Returns what a model looks like that is no UNet.
+fn likeness(graph: &Graph) -> Option<&'static str> {
+    let has = |name: &str| graph.inputs().any(|io| io.info.name() == name);
+    let inputs = graph.inputs().count();
+    if has("sample") && has("timestep") {
+        return None;
+    }
+    if has("input_ids") {
+        return Some("a text encoder");
+    }
+    match inputs {
+        1 if has("latent_sample") => Some("a VAE decoder"),
+        1 if has("sample") || has("pixel_values") => Some("a VAE encoder"),
+        _ => None,
+    }
+}
+
+/// Returns a value of the model's metadata.
+fn metadata(graph: &Graph, key: &str) -> Option<String> {
+    let fields = graph.source().fields.iter().filter(|field| field.number == model_field::METADATA_PROPS);
+    let mut entries = fields.filter_map(|field| StringStringEntryProto::decode(field.value()).ok());
+    entries.find(|entry| entry.key() == key).map(|entry| entry.value().to_string())
+}

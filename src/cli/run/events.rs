@@ -1,0 +1,80 @@
+//! What a run tells while it draws: a bar or lines on stderr, or JSON on stdout.
+
+use std::{ops::ControlFlow, sync::atomic::Ordering, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{
+        print,
+        progress::{Counter, Visibility, interruptible},
+    },
+    diffusion::pipeline::{Event, Output},
+};
+
+/// Tells what happens.
+pub(super) struct Reporter {
+    json: bool,
+    counter: Counter,
+}
+
+impl Reporter {
+    pub(super) fn new(json: bool, visibility: Visibility) -> Self {
+        Self { json, counter: Counter::new(visibility, "steps", None) }
+    }
+
+    /// Says what is drawn.
+    pub(super) fn drawing(&self, what: &str) {
+        self.counter.message(what);
+    }
+
+    pub(super) fn finish(&self) {
+        self.counter.finish();
+    }
+
+    /// Prints an event, where they are printed.
+    pub(super) fn tell(&self, event: &Value) {
+        if self.json {
+            // Whoever reads no events wants the picture all the same.
+            print(format_args!("{event}\n")).ok();
+        }
+    }
+
+    pub(super) fn event(&self, event: &Event) -> ControlFlow<()> {
+        match event {
+            Event::Stage(stage) => self.tell(&json!({ "event": "stage", "stage": stage })),
+            Event::Call { call, calls, step, steps, timestep } => {
+                if *call == 0 {
+                    self.counter.begin(0, Some(*steps as u64));
+                }
+                self.counter.set(*step as u64 + 1);
+                self.tell(&json!({
+                    "event": "call", "call": call, "calls": calls, "step": step, "steps": steps, "timestep": timestep,
+                }));
+            }
+            Event::Warning(text) => {
+                self.counter.say(&format!("warning: {text}"));
+                self.tell(&json!({ "event": "warning", "text": text }));
+            }
+        }
+        match interruptible().load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// The event at the end of a run.
+pub(super) fn done(output: &Output) -> Value {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let timings = &output.timings;
+    json!({
+        "event": "done", "sampler": output.scheduler.name(),
+        "ms": {
+            "loading": ms(timings.loading), "text": ms(timings.text), "sampling": ms(timings.sampling),
+            "dense": ms(timings.networks.dense), "pruned": ms(timings.networks.pruned),
+            "decoding": ms(timings.decoding),
+        },
+        "runs": { "dense": timings.networks.dense_runs, "pruned": timings.networks.pruned_runs },
+    })
+}
