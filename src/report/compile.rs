@@ -256,6 +256,15 @@ pub fn zeros(
             }
         }
         rule.zeros = rule.per_tensor.iter().map(|t| t.zeros).sum();
+        let emptied = rule.per_tensor.iter().filter(|t| t.weights > 0 && t.zeros == t.weights);
+        let emptied: Vec<&str> = emptied.map(|t| t.module.as_str()).collect();
+        if let [first, rest @ ..] = emptied.as_slice() {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!(" and of {n} more tensors of this rule"),
+            };
+            report.notes.push(format!("every weight of `{first}`{more} is masked"));
+        }
     }
     Ok(())
 }
