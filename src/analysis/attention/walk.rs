@@ -86,8 +86,13 @@ impl<'g> Walk<'g> {
 
     /// The nearest layers that `value` is computed with, in the order of the graph.
     pub fn before(&self, value: ValueId) -> Vec<Projection> {
+        let near = self.layers_before(value, passes);
+        if near.is_empty() { self.layers_before(value, carries) } else { near }
+    }
+
+    fn layers_before(&self, value: ValueId, through: fn(&Node, usize) -> bool) -> Vec<Projection> {
         let mut found = Vec::new();
-        self.back(value, |id| {
+        self.back(value, through, |id| {
             let layer = self.layer(id);
             found.extend(layer);
             if layer.is_some() { Step::Stop } else { Step::On }
@@ -99,7 +104,7 @@ impl<'g> Walk<'g> {
     /// The nearest node that `value` is computed with and that `wanted` holds for.
     pub fn nearest_before(&self, value: ValueId, wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
         let mut found = None;
-        self.back(value, |id| {
+        self.back(value, passes, |id| {
             if found.is_none() && wanted(self.graph.node(id)) {
                 found = Some(id);
             }
@@ -108,7 +113,12 @@ impl<'g> Walk<'g> {
         found
     }
 
-    fn back(&self, value: ValueId, mut visit: impl FnMut(NodeId) -> Step) {
+    fn back(
+        &self,
+        value: ValueId,
+        through: fn(&Node, usize) -> bool,
+        mut visit: impl FnMut(NodeId) -> Step,
+    ) {
         let mut seen: FxHashSet<NodeId> = FxHashSet::default();
         let mut open = VecDeque::from([value]);
         while let Some(value) = open.pop_front() {
@@ -123,7 +133,7 @@ impl<'g> Walk<'g> {
             }
             let node = self.graph.node(id);
             if !self.is_residual(node) {
-                let operands = node.inputs.iter().enumerate().filter(|(slot, _)| passes(node, *slot));
+                let operands = node.inputs.iter().enumerate().filter(|(slot, _)| through(node, *slot));
                 open.extend(operands.filter_map(|(_, v)| *v).filter(|v| !self.is_fixed(*v)));
             }
         }
@@ -199,5 +209,14 @@ enum Step {
 fn passes(node: &Node, slot: usize) -> bool {
     let op = node.op_type.as_str();
     let known = matches!(node.domain.as_str(), "" | "ai.onnx" | "com.microsoft");
-    known && ((slot == 0 && FIRST.contains(&op)) || ALL.contains(&op) || (op == "Where" && slot > 0))
+    let scatters = matches!(op, "ScatterND" | "ScatterElements") && slot != 1;
+    let selects = op == "Where" && slot > 0;
+    known && ((slot == 0 && FIRST.contains(&op)) || ALL.contains(&op) || scatters || selects)
+}
+
+/// Whether `node` computes its result from the elements of its operands, and is not itself a part of an attention: what a
+/// walk goes through where no layer is near.
+fn carries(node: &Node, _slot: usize) -> bool {
+    let standard = matches!(node.domain.as_str(), "" | "ai.onnx");
+    standard && !["Shape", "Size", "Softmax", "MatMul", "Einsum", "Attention"].iter().any(|op| node.is(op))
 }
