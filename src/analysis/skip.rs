@@ -275,9 +275,12 @@ impl Analysis<'_> {
                 Ok(Some(format!("legal where {} are divisible by {by}", symbols.join(" and "))))
             }
             Agreement::Different { .. } if from == to => {
-                let name = |value| self.shapes.data_type(value).map_or_else(|| "another".to_string(), |t| t.name());
+                let name =
+                    |value| self.shapes.data_type(value).map_or_else(|| "another".to_string(), |t| t.name());
                 let (from, to) = (name(redirect.from), name(redirect.to));
-                Err(Illegal::new(format!("it changes the element type: its skip path has {to}, its output {from}")))
+                Err(Illegal::new(format!(
+                    "it changes the element type: its skip path has {to}, its output {from}"
+                )))
             }
             Agreement::Different { .. } => {
                 Err(Illegal::new(format!("it changes the shape: its skip path has {to}, its output {from}")))

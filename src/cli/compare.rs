@@ -47,8 +47,9 @@ pub struct Args {
     /// Inputs as NumPy arrays.
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
-    /// Latent height and width of made inputs; again for more [default: the model's, or 32x32]
-    #[arg(long = "latent-size", visible_alias = "size", value_name = "HxW", conflicts_with_all = ["data", "inputs"])]
+    /// Latent height and width of made inputs; again for more; --size is the same [default: the model's, or
+    /// 32x32]
+    #[arg(long = "latent-size", alias = "size", value_name = "HxW", conflicts_with_all = ["data", "inputs"])]
     size: Vec<Size>,
     /// Batch of made inputs.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..=1024))]

@@ -53,8 +53,9 @@ pub struct Args {
     /// Write what was done: a page for a browser if FILE ends in .html, else JSON; - prints that instead of the summary.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Count multiply-accumulates for latents of this size, such as 64x64 (batch 1, 77 tokens).
-    #[arg(long, value_name = "HxW", visible_alias = "latent-size")]
+    /// Count multiply-accumulates for latents (not pixels) of this size, such as 64x64 (batch 1, 77 tokens); --latent-size is
+    /// the same.
+    #[arg(long, value_name = "HxW", alias = "latent-size")]
     at: Option<Size>,
     /// Do everything but write.
     #[arg(long)]

@@ -40,8 +40,9 @@ pub struct Args {
     /// Write a page for a browser, with a picture of the network, instead of printing.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "filter", "Json"])]
     html: Option<PathBuf>,
-    /// Sizes and multiply-accumulates in that page are for latents of this size, such as 64x64 (batch 1, 77 tokens).
-    #[arg(long, value_name = "HxW", requires = "html", visible_alias = "latent-size")]
+    /// Sizes and multiply-accumulates in that page are for latents (not pixels) of this size, such as 64x64 (batch 1, 77 tokens);
+    /// --latent-size is the same.
+    #[arg(long, value_name = "HxW", requires = "html", alias = "latent-size")]
     at: Option<Size>,
 }
 

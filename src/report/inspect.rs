@@ -205,11 +205,17 @@ pub fn text(report: &ModelReport, width: Option<u16>) -> String {
     let mut rest = report.modules.as_slice();
     loop {
         let (rows, later) = rest.split_at(rest.len().min(ROWS));
-        let mut table = rows_of(rows, COLUMNS.len());
-        let widest = |table: &Table| table.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-        // Where the terminal is too narrow, the shapes of inputs and outputs are the first to go.
-        if width.is_some_and(|width| widest(&table) > usize::from(width)) {
-            table = rows_of(rows, COLUMNS.len() - 2);
+        let is_narrow = |table: &Table| {
+            let widest = table.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+            width.is_some_and(|width| widest > usize::from(width))
+        };
+        let mut table = rows_of(rows, COLUMNS.len(), Names::Paths);
+        // Where the terminal is too narrow, the shapes of inputs and outputs are the first to go, then what a path has in
+        // common with the module around it.
+        for (shown, names) in [(5, Names::Paths), (5, Names::Tails), (4, Names::Tails)] {
+            if is_narrow(&table) {
+                table = rows_of(rows, shown, names);
+            }
         }
         fit(&mut table, width);
         let _ = writeln!(text, "{table}");
@@ -233,28 +239,46 @@ pub fn text(report: &ModelReport, width: Option<u16>) -> String {
 /// Rows of one table: all cells of one are in memory, and each column is as wide as its widest cell.
 const ROWS: usize = 10_000;
 
-const COLUMNS: [&str; 7] = ["module", "kind", "parameters", "share", "bypass", "input", "output"];
+const COLUMNS: [&str; 7] = ["module", "kind", "parameters", "bypass", "share", "input", "output"];
+
+/// How modules are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    /// By their paths.
+    Paths,
+    /// By what their paths have beyond that of the module around them, where that is in the table.
+    Tails,
+}
 
 /// Returns the table of some modules, with its first `shown` columns.
-fn rows_of(modules: &[ModuleReport], shown: usize) -> Table {
+fn rows_of(modules: &[ModuleReport], shown: usize, names: Names) -> Table {
     let mut table = table(COLUMNS.get(..shown).unwrap_or(&COLUMNS), 2);
-    for column in [4, 5, 6] {
+    for column in [3, 5, 6] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Left);
         }
     }
+    let mut around: Vec<&str> = Vec::new();
     for module in modules {
+        let is_inside =
+            |outer: &&str| module.path.strip_prefix(outer).is_some_and(|tail| tail.starts_with('.'));
+        while around.last().is_some_and(|outer| !is_inside(outer)) {
+            around.pop();
+        }
+        let common = if names == Names::Tails { around.last().map_or(0, |outer| outer.len()) } else { 0 };
+        around.push(&module.path);
+        let name = module.path.get(common..).unwrap_or(&module.path);
         let mut row = vec![
-            format!("{}{}", "  ".repeat(module.depth), module.path),
+            format!("{}{name}", "  ".repeat(module.depth)),
             module.kind.clone(),
             count(module.parameters),
-            format!("{:.1} %", 100.0 * module.share),
             match (module.bypassable, &module.reason) {
                 (true, None) => "yes".into(),
                 (true, Some(note)) => format!("yes ({note})"),
                 (false, Some(_)) => "no".into(),
                 (false, None) => String::new(),
             },
+            format!("{:.1} %", 100.0 * module.share),
             module.input.clone().unwrap_or_default(),
             module.output.clone().unwrap_or_default(),
         ];

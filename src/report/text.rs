@@ -200,13 +200,10 @@ pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
     table
 }
 
-/// Breaks what is in a table that is wider than the terminal; paths break at their dots.
+/// Breaks what is in a table that is wider than the terminal.
 pub(crate) fn fit(table: &mut Table, width: Option<u16>) {
     let Some(width) = width else { return };
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-    if let Some(column) = table.column_mut(0) {
-        column.set_delimiter('.');
-    }
 }
 
 /// A number with its thousands apart, or in millions and billions where that is enough: 68,812,800.
