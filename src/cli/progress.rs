@@ -1,7 +1,8 @@
 //! Progress on stderr for work that takes over a second, and Ctrl-C.
 
+#[cfg(feature = "runner")]
+use std::io::{IsTerminal, stderr};
 use std::{
-    io::{IsTerminal, stderr},
     sync::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},

@@ -261,3 +261,58 @@ pub fn value_info(name: &str, data_type: DataType, dims: Option<Vec<dimension::V
     let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: Some(name.to_string()), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(entries: &[(&str, &str)]) -> Result<ExternalRange, OnnxError> {
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| proto::StringStringEntryProto {
+                key: Some((*key).into()),
+                value: Some((*value).into()),
+            })
+            .collect();
+        external_range("w", &entries)
+    }
+
+    #[test]
+    fn external_data_is_somewhere_in_the_folder() {
+        for location in ["w.bin", "a/w.bin", "./w.bin"] {
+            assert!(range(&[("location", location)]).is_ok(), "{location}");
+        }
+        for location in ["", ".", "./", "..", "../w.bin", "a/../../w.bin", "/w.bin"] {
+            assert!(range(&[("location", location)]).is_err(), "{location}");
+        }
+    }
+
+    #[test]
+    fn a_length_of_0_is_not_stated() {
+        let length = |text: &str| range(&[("location", "w"), ("length", text)]).map(|range| range.length);
+        assert_eq!(length("0").ok(), Some(None));
+        assert_eq!(length("12").ok(), Some(Some(12)));
+        for text in ["+12", "-1", " 12", "12 ", "0x10", "", "99999999999999999999"] {
+            assert!(length(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn typed_elements_stay_within_their_type() {
+        let elements = |data_type: i32, entries: &[i32]| {
+            let tensor = proto::TensorProto {
+                dims: vec![2],
+                data_type: Some(data_type),
+                int32_data: entries.to_vec(),
+                ..proto::TensorProto::default()
+            };
+            typed_elements(&TensorHeader::parse(tensor.encode_to_vec().into()).unwrap())
+        };
+        assert_eq!(elements(3, &[-1, 127]).unwrap()[..], [255, 127]);
+        assert_eq!(elements(22, &[0x21]).unwrap()[..], [0x21]);
+        for (data_type, wide) in [(2, 256), (3, -129), (9, 2), (10, 65536), (22, 256)] {
+            let entries = if data_type == 22 { vec![wide] } else { vec![wide, 0] };
+            assert!(elements(data_type, &entries).is_err(), "type {data_type}");
+        }
+    }
+}

@@ -34,7 +34,6 @@ pub use crate::{
     analysis::skip::Via,
     rules::{BypassRule, DilateRule, Mask, Pattern, Pool, PruneRule, Ratio, Rule, Ties},
 };
-#[cfg(feature = "runner")]
 pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};
 pub use glob::{BadGlob, Glob};
