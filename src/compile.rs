@@ -14,7 +14,7 @@ use crate::{
     analysis::{
         Analysis, Findings, macs,
         magnitude::{MagnitudeError, Progress},
-        shapes::{self, ConcreteShapes, Shapes},
+        shapes,
     },
     ir::Graph,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
@@ -22,9 +22,9 @@ use crate::{
     plan::{self, Plan, PlanError},
     report::{
         CompileReport, OutputReport, PlanSummary,
-        compile::{Census, files, report, zeros},
+        compile::{Census, Made, files, report, zeros},
     },
-    rules::Edits,
+    rules::{EditSet, Edits},
 };
 
 pub use crate::plan::Target;
@@ -41,6 +41,14 @@ pub struct Compilation {
     pub sharing: Sharing,
     /// What is known about the model as it came.
     pub findings: Arc<Findings>,
+}
+
+impl Compilation {
+    /// Returns what a report tells of it.
+    pub fn made(&self) -> Made<'_> {
+        let Self { edits, weights, sharing, findings } = self;
+        Made { edits, weights, sharing, modules: &findings.modules }
+    }
 }
 
 /// Why a model could not be compiled.
@@ -91,8 +99,10 @@ pub fn compile(
     let mut edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
     let findings = analysis.findings();
     let w = target.weight(plan, &edits).map_err(CompileError::Emit)?;
-    if let (Target::Amplified, Some(w)) = (target, w) {
-        edits.amplify(w);
+    match (target, w) {
+        (Target::Amplified, Some(w)) => edits.amplify(w),
+        (Target::Dense, _) => edits.other = EditSet::default(),
+        _ => {}
     }
     let recipe = Recipe { edits: &edits, target, w, masks, plan: &plan.digest, source: &source };
     let Outcome { weights, sharing, .. } = passes::run(graph, &recipe, progress)?;
@@ -201,26 +211,27 @@ pub enum Stage {
     Writing,
 }
 
-/// Text tokens that multiply-accumulates are counted with: what CLIP's tokenizer pads to.
-const TOKENS: i64 = 77;
-
 /// Compiles a model file. Nothing is written on failure.
 ///
 /// # Errors
 /// [`CompileError`].
 pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, CompileError> {
     let mut graph = Graph::load(onnx::open(job.model)?)?;
-    let census = Census::of(&graph, job.at.map(|size| node_macs(&graph, size)));
+    let census = Census::of(
+        &graph,
+        job.at.map(|size| macs::each(&graph, &macs::at_size(&graph, &shapes::shapes(&graph), size))),
+    );
     let compilation = compile(&mut graph, job.plan, job.target, job.masks, &|bytes| {
         (hooks.progress)(Stage::Ranking, bytes);
         if hooks.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    let mut report = report(&graph, &compilation, &census, &job.plan.source);
+    let made = compilation.made();
+    let mut report = report(&graph, &made, &census, &job.plan.source);
     report.model = job.model.display().to_string();
     report.emit = job.target;
     report.plan = PlanSummary { path: job.plan.source.name().to_string(), digest: job.plan.digest.clone() };
     let Some(output) = job.output else {
-        zeros(&mut report, &compilation, &[])?;
+        zeros(&mut report, &made, &[])?;
         return Ok(report);
     };
     let policy = job.weights.unwrap_or_else(|| default_weights(job.model, output));
@@ -235,7 +246,7 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
         Err(OnnxError::Cancelled) => return Err(CompileError::Stopped),
         other => other?,
     };
-    zeros(&mut report, &compilation, &written.masked)?;
+    zeros(&mut report, &made, &written.masked)?;
     files(&mut report, policy, job.masks, &written);
     if let Some(path) = &written.left_over {
         let path = path.display();
@@ -256,7 +267,7 @@ pub fn default_output(model: &Path, target: Target) -> PathBuf {
     let stem = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let ending = match target {
         Target::Fused | Target::FusedWithInput => "crdiff",
-        Target::Pruned | Target::Amplified => target.name(),
+        Target::Pruned | Target::Amplified | Target::Dense => target.name(),
     };
     model.with_file_name(format!("{stem}.{ending}.onnx"))
 }
@@ -270,16 +281,4 @@ fn default_weights(model: &Path, output: &Path) -> WeightPolicy {
         (Some(a), Some(b)) if a == b => WeightPolicy::Share,
         _ => WeightPolicy::Copy,
     }
-}
-
-/// Multiply-accumulates of each node at the latent size `(height, width)`, indexed by node id.
-fn node_macs(graph: &Graph, size: (i64, i64)) -> Vec<u64> {
-    macs::each(graph, &at_size(graph, &shapes::shapes(graph), size))
-}
-
-/// The shapes at the latent size `(height, width)`, for one picture and the tokens of CLIP.
-pub(crate) fn at_size(graph: &Graph, shapes: &Shapes, (height, width): (i64, i64)) -> ConcreteShapes {
-    let bindings = shapes::bind_sizes(graph, 1, height, width, TOKENS);
-    let bindings: Vec<(&str, i64)> = bindings.iter().map(|(name, size)| (name.as_str(), *size)).collect();
-    shapes.evaluate(&bindings)
 }

@@ -67,4 +67,6 @@ pub mod diffusion;
 #[cfg(feature = "runner")]
 pub mod engine;
 #[cfg(feature = "runner")]
+pub mod numeric;
+#[cfg(feature = "runner")]
 pub mod search;

@@ -6,7 +6,7 @@
 use rten_shape_inference::einsum_parser::{EinsumExpr, expand_ellipsis};
 use rustc_hash::FxHashMap;
 
-use super::shapes::ConcreteShapes;
+use super::shapes::{ConcreteShapes, Shapes, bind_sizes};
 use crate::ir::{Graph, Node, NodeId};
 
 /// Multiply-accumulates of `node` (Conv, ConvTranspose, Gemm, MatMul, Attention, Einsum); 0 for any other operator,
@@ -25,6 +25,16 @@ pub fn macs(graph: &Graph, shapes: &ConcreteShapes, node: NodeId) -> u64 {
         _ => Some(0),
     };
     count.unwrap_or(0)
+}
+
+/// Text tokens that multiply-accumulates are counted with: what CLIP's tokenizer pads to.
+const TOKENS: i64 = 77;
+
+/// Returns the shapes at the latent size `(height, width)`, for one image and the tokens of CLIP.
+pub fn at_size(graph: &Graph, shapes: &Shapes, (height, width): (i64, i64)) -> ConcreteShapes {
+    let bindings = bind_sizes(graph, 1, height, width, TOKENS);
+    let bindings: Vec<(&str, i64)> = bindings.iter().map(|(name, size)| (name.as_str(), *size)).collect();
+    shapes.evaluate(&bindings)
 }
 
 /// Multiply-accumulates of each node, indexed by node id.

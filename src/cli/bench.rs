@@ -22,7 +22,7 @@ use crate::{
         interleave::Batching,
         pipeline::{Folder, Request, Timings, Unets},
     },
-    plan::{self, Amplify, Runtime, Weight},
+    plan::{self, Amplify, Mode, Runtime, Weight},
     report,
 };
 
@@ -145,12 +145,15 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     };
     let mut jobs = vec![("dense", Unets::Dense, amplify.clone())];
     match compiled.map(|compiled| compiled.unets) {
-        Some(Unets::WithPruned(pruned)) => {
+        Some(both @ (Unets::WithPruned(_) | Unets::Pair { .. })) => {
             // Both networks are loaded from here on, so that the peak of what comes before is the dense one's alone.
-            jobs.push(("pruned", Unets::WithPruned(pruned.clone()), constant(1.0)));
-            jobs.push(("amplified", Unets::WithPruned(pruned), amplify.clone()));
+            jobs.push(("pruned", both.clone(), constant(1.0)));
+            jobs.push(("amplified", both, amplify.clone()));
         }
-        Some(other) => jobs.push(("amplified in the weights", other, amplify.clone())),
+        Some(one) if amplify.mode == Mode::Weights => {
+            jobs.push(("amplified in the weights", one, amplify.clone()))
+        }
+        Some(one) => jobs.push(("changed", one, amplify.clone())),
         None => {}
     }
     jobs.extend(args.fused.clone().map(|fused| ("fused", Unets::Instead(fused), amplify)));

@@ -6,19 +6,17 @@ use super::{DOES_NOT_HOLD, DONE, Failure, Formats, Size, said_latents};
 use crate::{
     engine::{Chosen, Engine, EngineKind, EngineRequest, SessionOptions, Signature, choose},
     ir::Graph,
+    numeric::{
+        self, Case, NumericError, OutputComparison, Sizes, Tolerances,
+        bisect::{Divergence, Model, bisect},
+        inputs,
+    },
     onnx,
     report::{
         compare::{self as report, CompareReport},
         outcome::{self, Format},
     },
-    verify::{
-        numeric::{
-            self, Case, NumericError, OutputComparison, Sizes, Tolerances,
-            bisect::{Divergence, Model, bisect},
-            inputs,
-        },
-        structure::{self, Weights},
-    },
+    verify::structure::{self, Weights},
 };
 
 /// Run two models on the same inputs, or one on stored ones, and compare the outputs.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, builder::PossibleValue};
 
 use super::{
     DONE, Failure, Size, columns,
@@ -39,12 +39,12 @@ pub struct Args {
     plan: PathBuf,
     /// What to write; may be given more than once [default: pruned]
     #[arg(long, value_enum, value_delimiter = ',')]
-    emit: Vec<EmitArg>,
+    emit: Vec<Target>,
     /// Where a fused graph has its amplification weight w from.
     #[arg(long, value_enum, default_value_t = PoaWeight::Baked)]
     poa_weight: PoaWeight,
-    /// The file to write, or the folder if --emit names several [default: MODEL.pruned.onnx, .crdiff.onnx (fused) or
-    /// .amplified.onnx beside the model]
+    /// The file to write, or the folder if --emit names several [default: MODEL.pruned.onnx, .crdiff.onnx (fused),
+    /// .amplified.onnx or .dense.onnx beside the model]
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Where the output's weights are [default: share in the model's folder, copy elsewhere]
@@ -77,15 +77,23 @@ pub struct Standalone {
     pub(super) args: Args,
 }
 
-/// `--emit`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum EmitArg {
-    /// The pruned network.
-    Pruned,
-    /// Dense and pruned network and their mix in one graph: a drop-in for the original.
-    Fused,
-    /// One network with masked weights times 1 - w: nearly the fused graph's output at half its cost.
-    Amplified,
+impl ValueEnum for Target {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Pruned, Self::Fused, Self::Amplified, Self::Dense]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(match self {
+            Self::Pruned => "The pruned network",
+            Self::Fused | Self::FusedWithInput => {
+                "Dense and pruned network and their mix in one graph: a drop-in for the original"
+            }
+            Self::Amplified => {
+                "One network with masked weights times 1 - w: nearly the fused graph's output at half its cost"
+            }
+            Self::Dense => "The network that amplification starts from: only what `always` changes",
+        }))
+    }
 }
 
 /// `--poa-weight`
@@ -128,12 +136,10 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let stop = interruptible();
     let plan = plan::load(&args.plan)?;
     let mut targets: Vec<Target> = Vec::new();
-    for emit in &args.emit {
-        let target = match (emit, args.poa_weight) {
-            (EmitArg::Pruned, _) => Target::Pruned,
-            (EmitArg::Amplified, _) => Target::Amplified,
-            (EmitArg::Fused, PoaWeight::Baked) => Target::Fused,
-            (EmitArg::Fused, PoaWeight::Input) => Target::FusedWithInput,
+    for target in &args.emit {
+        let target = match (target, args.poa_weight) {
+            (Target::Fused, PoaWeight::Input) => Target::FusedWithInput,
+            (other, _) => *other,
         };
         if !targets.contains(&target) {
             targets.push(target);

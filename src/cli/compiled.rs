@@ -17,6 +17,7 @@ use crate::{
     compile::{Hooks, Job, Stage, Target, compile_file},
     diffusion::pipeline::Unets,
     engine::fetch::user_cache,
+    hex::hex,
     ir::Graph,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
     passes::MaskForm,
@@ -73,14 +74,28 @@ pub fn compiled(
 ) -> Result<Compiled, Failure> {
     let plan = plan.for_weights();
     let model = Model::open(path)?;
-    let store = Store { model: &model, plan: &plan, masks, visibility };
-    let (graph, dense) = match place {
-        Place::Cache => store.in_cache()?,
-        Place::Beside => (store.beside()?, None),
+    let graph = |target| {
+        let store = Store { model: &model, plan: &plan, target, masks, visibility };
+        match place {
+            Place::Cache => store.in_cache(),
+            Place::Beside => Ok((store.beside()?, None)),
+        }
     };
-    let unets = match plan.amplify.mode {
-        Mode::Weights => Unets::Instead(graph),
-        Mode::Outputs => Unets::WithPruned(graph),
+    // Rules for both networks make another dense one; alone, they leave nothing to mix.
+    let (unets, dense) = match (plan.amplify.mode, plan.always.is_empty(), plan.rules.is_empty()) {
+        (Mode::Weights, ..) => {
+            let (graph, dense) = graph(Target::Amplified)?;
+            (Unets::Instead(graph), dense)
+        }
+        (Mode::Outputs, true, _) => {
+            let (graph, dense) = graph(Target::Pruned)?;
+            (Unets::WithPruned(graph), dense)
+        }
+        (Mode::Outputs, false, true) => (Unets::Instead(graph(Target::Dense)?.0), None),
+        (Mode::Outputs, false, false) => {
+            let (dense, pruned) = (graph(Target::Dense)?.0, graph(Target::Pruned)?.0);
+            (Unets::Pair { dense, pruned }, None)
+        }
     };
     Ok(Compiled { unets, dense: dense.filter(|_| masks == MaskForm::Computed) })
 }
@@ -145,6 +160,7 @@ impl Model {
 struct Store<'a> {
     model: &'a Model,
     plan: &'a Plan,
+    target: Target,
     masks: MaskForm,
     visibility: Visibility,
 }
@@ -158,7 +174,7 @@ impl Store<'_> {
             MaskForm::Fed => "fed",
         };
         let mut hash = Sha256::new();
-        for part in [env!("CARGO_PKG_VERSION"), &self.plan.digest, masks] {
+        for part in [env!("CARGO_PKG_VERSION"), &self.plan.digest, self.target.name(), masks] {
             hash.update(part);
             hash.update([0]);
         }
@@ -236,10 +252,7 @@ impl Store<'_> {
         let job = Job {
             model,
             plan: self.plan,
-            target: match self.plan.amplify.mode {
-                Mode::Weights => Target::Amplified,
-                Mode::Outputs => Target::Pruned,
-            },
+            target: self.target,
             output: Some(output),
             weights: Some(WeightPolicy::Share),
             masks: self.masks,
@@ -253,7 +266,7 @@ impl Store<'_> {
 }
 
 fn short(hash: Sha256) -> String {
-    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize()[..6])
 }
 
 fn cannot(action: &str, path: &Path, error: &io::Error) -> Failure {

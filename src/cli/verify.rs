@@ -4,17 +4,18 @@ use std::path::PathBuf;
 
 use super::{
     DOES_NOT_HOLD, DONE, Failure, Formats,
-    compile::{EmitArg, POA_NEEDS_FUSED, PoaWeight},
+    compile::{POA_NEEDS_FUSED, PoaWeight},
     progress::{Bars, Visibility},
 };
 use crate::{
     ir::Graph,
-    onnx, plan,
+    onnx,
+    plan::{self, Target},
     report::{
         self,
         outcome::{self, Finding},
     },
-    verify::conformance::{self, Form, VerifyError},
+    verify::conformance::{self, VerifyError},
 };
 
 /// Prove that a compiled model is exactly the original plus the plan, without running either.
@@ -37,7 +38,7 @@ pub struct Args {
     plan: PathBuf,
     /// Which graph it must be [default: any that the plan can be compiled to; the result says which].
     #[arg(long, value_enum)]
-    emit: Option<EmitArg>,
+    emit: Option<Target>,
     /// Where a fused graph must have its amplification weight w from [default: baked].
     #[arg(long, value_enum, requires = "emit")]
     poa_weight: Option<PoaWeight>,
@@ -58,15 +59,12 @@ impl From<VerifyError> for Failure {
 }
 
 impl Args {
-    fn form(&self) -> Result<Option<Form>, Failure> {
-        Ok(Some(match (self.emit, self.poa_weight) {
-            (None, _) => return Ok(None),
-            (Some(EmitArg::Fused), Some(PoaWeight::Input)) => Form::FusedWithInput,
-            (Some(EmitArg::Fused), _) => Form::Fused,
-            (Some(_), Some(_)) => return Err(Failure::Message(POA_NEEDS_FUSED.into())),
-            (Some(EmitArg::Pruned), None) => Form::Pruned,
-            (Some(EmitArg::Amplified), None) => Form::Amplified,
-        }))
+    fn form(&self) -> Result<Option<Target>, Failure> {
+        match (self.emit, self.poa_weight) {
+            (Some(Target::Fused), Some(PoaWeight::Input)) => Ok(Some(Target::FusedWithInput)),
+            (Some(Target::Fused), _) | (_, None) => Ok(self.emit),
+            (_, Some(_)) => Err(Failure::Message(POA_NEEDS_FUSED.into())),
+        }
     }
 }
 

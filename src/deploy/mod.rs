@@ -15,7 +15,12 @@ use std::path::{Path, PathBuf};
 pub use profile::{Range, Sizes, profile};
 pub use rows::{Batching, make_rows};
 
-use crate::{diffusion::PipelineError, ir::EditError, onnx::OnnxError};
+use crate::{
+    diffusion::PipelineError,
+    engine::{Signature, tensor_info},
+    ir::{EditError, Graph, GraphIo, Origin},
+    onnx::OnnxError,
+};
 
 /// Why nothing was handed over. `Display` says what is wrong, where, and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +64,17 @@ pub enum DeployError {
     /// A graph could not be edited.
     #[error(transparent)]
     Edit(#[from] EditError),
+}
+
+/// Returns what a graph in memory declares, edits included.
+///
+/// # Errors
+/// [`OnnxError`] if a declaration is broken or an input or output is not a tensor.
+fn signature(graph: &Graph) -> Result<Signature, OnnxError> {
+    let is_fed = |io: &&GraphIo| matches!(graph.value(io.value).origin, Origin::Input(_));
+    let inputs = graph.inputs().filter(is_fed).map(|io| tensor_info(io.raw.clone()));
+    let outputs = graph.outputs().iter().map(|io| tensor_info(io.raw.clone()));
+    Ok(Signature { inputs: inputs.collect::<Result<_, _>>()?, outputs: outputs.collect::<Result<_, _>>()? })
 }
 
 impl DeployError {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::Path, str::FromStr};
 use super::DeployError;
 use crate::{
     analysis::shapes,
-    engine::{Dim, ShapeRange, Signature, TensorInfo, tensorrt::Profile},
+    engine::{Dim, ShapeRange, TensorInfo, tensorrt::Profile},
     ir::Graph,
     onnx::proto::{TensorShapeProto, tensor_shape_proto::Dimension, tensor_shape_proto::dimension},
 };
@@ -65,7 +65,7 @@ pub struct Sizes {
 /// such that two operands don't fit; or if nothing says how large a dimension will be.
 pub fn profile(graph: &mut Graph, model: &Path, sizes: &Sizes) -> Result<Profile, DeployError> {
     let fail = |what: String| DeployError::model(model, what);
-    let signature = Signature::of_graph(graph)?;
+    let signature = super::signature(graph)?;
     let mut ranges: BTreeMap<String, ShapeRange> = BTreeMap::new();
     for (index, (height, width)) in sizes.pictures.iter().enumerate() {
         if *height % sizes.factor != 0 || *width % sizes.factor != 0 {

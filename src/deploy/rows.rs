@@ -44,7 +44,7 @@ pub enum Batching {
 /// # Errors
 /// [`DeployError`] if the graph cannot be edited or its declarations are broken.
 pub fn make_rows(graph: &mut Graph) -> Result<Batching, DeployError> {
-    let signature = Signature::of_graph(graph)?;
+    let signature = super::signature(graph)?;
     let shapes = shapes::shapes(graph);
     let batch = match batch(graph, &signature, &shapes) {
         Ok(batch) => batch,

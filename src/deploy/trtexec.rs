@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use super::{DeployError, Sizes, profile};
 use crate::{
-    engine::Signature,
     ir::Graph,
     onnx::{self, DataType},
 };
@@ -62,7 +61,7 @@ fn precision(graph: &Graph) -> Result<Option<&'static str>, DeployError> {
     let most = elements.into_iter().max_by_key(|(_, count)| *count).map(|(data_type, _)| data_type);
     // A graph without weights has the types of its inputs.
     let of_inputs = || -> Result<Option<DataType>, DeployError> {
-        let inputs = Signature::of_graph(graph)?.inputs;
+        let inputs = super::signature(graph)?.inputs;
         Ok(inputs.iter().map(|input| input.data_type).find(|data_type| data_type.is_weight_float()))
     };
     Ok(match most {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{DeployError, staging::Staging};
 use crate::{
-    engine::{Signature, TensorInfo},
+    engine::TensorInfo,
     ir::Graph,
     onnx::{self, DataType, WeightPolicy, WriteOptions},
 };
@@ -162,7 +162,7 @@ fn graph_bytes(graph: &Graph) -> u64 {
 }
 
 fn manifest(model: &str, graph: &Graph, data: &[(String, u64)]) -> Result<Value, DeployError> {
-    let signature = Signature::of_graph(graph)?;
+    let signature = super::signature(graph)?;
     let port = |info: &TensorInfo| {
         let dim = |dim: &crate::engine::Dim| match dim {
             crate::engine::Dim::Fixed(size) => json!(size),

@@ -40,6 +40,7 @@ pub use choose::{Chosen, EngineRequest, choose, choose_among};
 pub use device::{Capture, DeviceSession, DeviceTensor, Feed};
 pub use error::EngineError;
 pub use providers::{Provider, ProviderKind};
+pub(crate) use signature::tensor_info;
 pub use signature::{Dim, Signature, TensorInfo};
 pub use tensor::{HostTensor, TensorData, UINT8};
 pub use tensorrt::ShapeRange;

@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use prost::Message;
 
 use super::{EngineError, EngineKind, HostTensor, ProviderKind, SessionOptions};
-use crate::{
-    ir::{Graph, GraphIo, Origin},
-    onnx::{DataType, OnnxError, Source, TensorHeader, graph_field, proto},
-};
+use crate::onnx::{DataType, OnnxError, Source, TensorHeader, graph_field, proto};
 
 /// An input or output of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,17 +84,6 @@ impl Signature {
         inputs.retain(|i| defaults.binary_search(&i.name).is_err());
         Ok(Self { inputs, outputs })
     }
-
-    /// What a graph in memory declares, edits included.
-    ///
-    /// # Errors
-    /// As [`Self::of`].
-    pub fn of_graph(graph: &Graph) -> Result<Self, OnnxError> {
-        let is_fed = |io: &&GraphIo| matches!(graph.value(io.value).origin, Origin::Input(_));
-        let inputs = graph.inputs().filter(is_fed).map(|io| tensor_info(io.raw.clone()));
-        let outputs = graph.outputs().iter().map(|io| tensor_info(io.raw.clone()));
-        Ok(Self { inputs: inputs.collect::<Result<_, _>>()?, outputs: outputs.collect::<Result<_, _>>()? })
-    }
 }
 
 /// The declarations of a model that an engine without providers and settings of its own is to run.
@@ -126,7 +112,8 @@ pub(super) fn for_cpu_engine(
     Ok(signature)
 }
 
-fn tensor_info(message: bytes::Bytes) -> Result<TensorInfo, OnnxError> {
+/// Reads the declaration of one input or output, a `ValueInfoProto`.
+pub(crate) fn tensor_info(message: bytes::Bytes) -> Result<TensorInfo, OnnxError> {
     use proto::{tensor_shape_proto::dimension, type_proto};
     let info = proto::ValueInfoProto::decode(message)
         .map_err(|e| OnnxError::invalid("an input or output", format!("broken ValueInfoProto: {e}")))?;

@@ -5,7 +5,6 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 use super::Graph;
-use crate::analysis::magnitude::Magnitude;
 use crate::onnx::{DataFile, OnnxError, Payload, TensorHeader, tensor};
 
 /// Reads the little-endian elements of one tensor, a range at a time.
@@ -67,7 +66,7 @@ pub trait Transform: Send + Sync + fmt::Debug {
     fn granularity(&self) -> usize;
 
     /// If all that it does is to set elements of magnitude up to some threshold to 0: that threshold.
-    fn threshold(&self) -> Option<Magnitude> {
+    fn threshold(&self) -> Option<f32> {
         None
     }
 

@@ -6,7 +6,6 @@ use rustc_hash::FxHashSet;
 
 use super::{PassError, WeightOutcome};
 use crate::{
-    analysis::magnitude::Magnitude,
     ir::{EditError, Editor, InitializerId, NewData, NodeId, NodeSpec, Place, Use, ValueId},
     onnx::DataType,
     rules::WeightEdit,
@@ -48,7 +47,7 @@ fn compute(
     original: InitializerId,
     masked: InitializerId,
     data_type: DataType,
-    t: Magnitude,
+    t: f32,
     masks: &mut FxHashSet<NodeId>,
 ) -> Result<(), PassError> {
     let gone = || EditError::Gone("a masked weight".into());
@@ -69,7 +68,7 @@ fn compute(
         };
         editor.add_initializer(&format!("{name}/{what}"), data_type, &[], NewData::Bytes(bytes.into())).1
     };
-    let limit = scalar(editor, "threshold", t.value());
+    let limit = scalar(editor, "threshold", t);
     let zero = scalar(editor, "zero", 0.0);
     let mut made = Vec::new();
     let mut node = |op_type: &str, inputs: &[ValueId]| -> Result<ValueId, PassError> {

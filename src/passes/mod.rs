@@ -82,7 +82,7 @@ const ORDERED: [Pass; 8] = [
                     let skips = context.recipe.edits.dense_skips();
                     redirect::run(always.changes.iter(), &skips, editor)
                 }
-                Target::Pruned | Target::Amplified => {
+                Target::Pruned | Target::Amplified | Target::Dense => {
                     redirect::run(always.changes.iter().chain(&other.changes), &skips, editor)
                 }
             }
@@ -97,7 +97,7 @@ const ORDERED: [Pass; 8] = [
             let both = edits.always.weights();
             context.outcomes = match target {
                 Target::Fused | Target::FusedWithInput => prune::run(both, editor, context.progress)?,
-                Target::Pruned | Target::Amplified => {
+                Target::Pruned | Target::Amplified | Target::Dense => {
                     prune::run(both.chain(edits.other.weights()), editor, context.progress)?
                 }
             };
@@ -162,7 +162,8 @@ struct Context<'a> {
 /// What is made of a graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe<'a> {
-    /// What changes. For [`Target::Amplified`] the scale of masked weights is `1 - w` already.
+    /// What changes. For [`Target::Amplified`] the scale of masked weights is `1 - w` already, for [`Target::Dense`]
+    /// there is nothing but what both networks have.
     pub edits: &'a Edits,
     /// Which graph.
     pub target: Target,

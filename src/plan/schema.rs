@@ -4,7 +4,7 @@
 //! together.
 
 use super::model::{Curve, Mode, On};
-use crate::rules::{Ratio, Rule};
+use crate::rules::{Ratio, Rule, always_schema};
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ pub struct PlanFile {
     pub version: u32,
     /// What to change in both networks.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(default, schema_with = "always_schema")]
     pub always: Option<Vec<Rule>>,
     /// What to change. All rules are resolved against the original graph, so their order doesn't matter.
     #[serde(skip_serializing_if = "Option::is_none")]

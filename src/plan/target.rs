@@ -18,6 +18,8 @@ pub enum Target {
     /// One network whose masked weights are multiplied by `1 - w`: amplification to first order at the cost of one
     /// network.
     Amplified,
+    /// The network that amplification starts from: only what the plan changes in both.
+    Dense,
 }
 
 impl Target {
@@ -27,6 +29,7 @@ impl Target {
             Self::Pruned => "pruned",
             Self::Fused | Self::FusedWithInput => "fused",
             Self::Amplified => "amplified",
+            Self::Dense => "dense",
         }
     }
 
@@ -41,7 +44,7 @@ impl Target {
     /// Why the graph cannot follow `plan`, whose edits are `edits`.
     pub fn weight(self, plan: &Plan, edits: &Edits) -> Result<Option<f64>, String> {
         match self {
-            Self::Pruned | Self::FusedWithInput => Ok(None),
+            Self::Pruned | Self::FusedWithInput | Self::Dense => Ok(None),
             Self::Fused => constant(plan)
                 .map(Some)
                 .map_err(|why| refusal("a fused graph with w baked in cannot follow this plan", why)),

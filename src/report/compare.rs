@@ -9,7 +9,7 @@ use super::{
     outcome::{Finding, Outcome, Severity},
     text::table,
 };
-use crate::verify::numeric::{Metrics, OutputComparison, bisect::Divergence};
+use crate::numeric::{Metrics, OutputComparison, bisect::Divergence};
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();

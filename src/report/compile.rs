@@ -15,12 +15,11 @@ use crate::{
         magnitude::{MagnitudeError, MagnitudeHistogram, PoolTensor, no_progress},
         modules::{ModuleId, Modules},
     },
-    compile::Compilation,
     ir::{Graph, InitializerId, NodeId, count_masked},
     onnx::{OnnxError, WeightPolicy, Written},
-    passes::{MaskForm, REPORTED_BINS, Sharing},
+    passes::{MaskForm, REPORTED_BINS, Sharing, WeightOutcome},
     plan::PlanSource,
-    rules::{Fate, Mask},
+    rules::{Edits, Fate, Mask},
 };
 
 /// What a model consisted of before it was compiled.
@@ -55,9 +54,9 @@ impl Census {
 }
 
 /// Whether the plan bypasses all blocks of the network.
-fn is_emptied(compilation: &Compilation) -> bool {
-    let modules = &compilation.findings.modules;
-    let gone = compilation.edits.changes().filter(|change| change.fate == Fate::Gone);
+fn is_emptied(made: &Made<'_>) -> bool {
+    let modules = made.modules;
+    let gone = made.edits.changes().filter(|change| change.fate == Fate::Gone);
     let bypassed: BTreeSet<ModuleId> = gone.filter_map(|change| change.module).collect();
     let around = |id: ModuleId| successors(Some(id), |id| modules.get(*id).parent);
     let blocks: Vec<ModuleId> =
@@ -77,16 +76,23 @@ pub fn parameters(graph: &Graph) -> u64 {
         .sum()
 }
 
-/// The report of what `compilation` made of `graph` by the plan `source`, without the files: those are added by
-/// [`files`].
-pub fn report(
-    graph: &Graph,
-    compilation: &Compilation,
-    census: &Census,
-    source: &PlanSource,
-) -> CompileReport {
+/// A compilation, as far as reports tell of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Made<'a> {
+    /// What changed.
+    pub edits: &'a Edits,
+    /// What each edit of weights came to, in the order of [`Edits::weights`].
+    pub weights: &'a [WeightOutcome],
+    /// What a fused graph computes once.
+    pub sharing: &'a Sharing,
+    /// The modules of the model as it came.
+    pub modules: &'a Modules,
+}
+
+/// The report of what `made` tells of `graph`, by the plan `source`, without the files: those are added by [`files`].
+pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSource) -> CompileReport {
     let gone = |id: NodeId| graph.get(id).is_none();
-    let originals: BTreeMap<NodeId, NodeId> = compilation.sharing.copies.iter().copied().collect();
+    let originals: BTreeMap<NodeId, NodeId> = made.sharing.copies.iter().copied().collect();
     let cost =
         |macs: &[u64], id: NodeId| macs.get(originals.get(&id).unwrap_or(&id).index()).copied().unwrap_or(0);
     let macs_left = census.macs.as_ref().map(|macs| graph.node_ids().map(|id| cost(macs, id)).sum());
@@ -102,11 +108,11 @@ pub fn report(
         },
         ..CompileReport::default()
     };
-    if !compilation.sharing.copies.is_empty() {
-        report.fused = Some(fused(graph, compilation, census));
+    if !made.sharing.copies.is_empty() {
+        report.fused = Some(fused(graph, made, census));
     }
-    let modules = &compilation.findings.modules;
-    for change in compilation.edits.changes() {
+    let modules = made.modules;
+    for change in made.edits.changes() {
         let Some(module) = change.module else {
             report.notes.extend(change.note.iter().map(|note| format!("`{}`: {note}", change.subject)));
             continue;
@@ -126,12 +132,11 @@ pub fn report(
             note: change.note.clone(),
         });
     }
-    if is_emptied(compilation) {
+    if is_emptied(made) {
         report.notes.push("nothing of the network is left: every block of it is bypassed".to_string());
     }
-    let rules =
-        compilation.edits.changes().flat_map(|change| change.weights().map(move |edit| (change, edit)));
-    for ((change, edit), outcome) in rules.zip(&compilation.weights) {
+    let rules = made.edits.changes().flat_map(|change| change.weights().map(move |edit| (change, edit)));
+    for ((change, edit), outcome) in rules.zip(made.weights) {
         report.prune.push(PruneReport {
             selector: change.subject.clone(),
             line: source.line(change.span),
@@ -174,8 +179,8 @@ pub fn report(
     report
 }
 
-fn fused(graph: &Graph, compilation: &Compilation, census: &Census) -> FusedReport {
-    let sharing = &compilation.sharing;
+fn fused(graph: &Graph, made: &Made<'_>, census: &Census) -> FusedReport {
+    let sharing = made.sharing;
     let read = |nodes: &mut dyn Iterator<Item = NodeId>| -> BTreeMap<InitializerId, u64> {
         nodes
             .filter_map(|id| graph.get(id))
@@ -198,7 +203,7 @@ fn fused(graph: &Graph, compilation: &Compilation, census: &Census) -> FusedRepo
     let macs_two_runs =
         whole.zip(macs_shared).zip(copied).map(|((dense, shared), copied)| dense + shared + copied);
     FusedReport {
-        modules_shared: modules_shared(&compilation.findings.modules, sharing),
+        modules_shared: modules_shared(made.modules, sharing),
         nodes_dense: census.nodes,
         nodes_shared: sharing.shared.len(),
         nodes_pruned_only: sharing.copies.len(),
@@ -239,11 +244,11 @@ fn modules_shared(modules: &Modules, sharing: &Sharing) -> Vec<String> {
 /// [`OnnxError`] if the weights cannot be read.
 pub fn zeros(
     report: &mut CompileReport,
-    compilation: &Compilation,
+    made: &Made<'_>,
     masked: &[(InitializerId, u64)],
 ) -> Result<(), OnnxError> {
     let mut masked: BTreeMap<InitializerId, u64> = masked.iter().copied().collect();
-    for (rule, outcome) in report.prune.iter_mut().zip(&compilation.weights) {
+    for (rule, outcome) in report.prune.iter_mut().zip(made.weights) {
         for (entry, tensor) in rule.per_tensor.iter_mut().zip(&outcome.tensors) {
             if let (Some(id), Some(data)) = (tensor.initializer, &tensor.data) {
                 entry.zeros = match masked.entry(id) {

@@ -1,16 +1,18 @@
 //! The kinds of rules. A kind is a file here and a line in `kinds!`: one type for the reader, the JSON Schema and the
 //! reference, and what it means for a model as [`Edits`]. After that nothing knows kinds.
 
+mod attention;
 pub(crate) mod bypass;
 mod dilate;
 mod edits;
 pub(crate) mod prune;
 
 use miette::SourceSpan;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+pub use attention::{AttentionRule, Map};
 pub use bypass::BypassRule;
 pub use dilate::DilateRule;
 pub use edits::{Attributes, Change, Edit, EditSet, Edits, Fate, Skips, Structure, WeightEdit};
@@ -48,6 +50,20 @@ macro_rules! kinds {
             }
         }
 
+        /// Returns the JSON Schema of `always:`.
+        pub(crate) fn always_schema(generator: &mut SchemaGenerator) -> Schema {
+            let mut kinds: Vec<Value> = Vec::new();
+            $(if <$rule>::ALWAYS {
+                kinds.push(json!({
+                    "type": "object",
+                    "properties": { <$rule>::NAME: generator.subschema_for::<$rule>() },
+                    "required": [<$rule>::NAME],
+                    "additionalProperties": false
+                }));
+            })+
+            schemars::json_schema!({ "type": ["array", "null"], "items": { "oneOf": kinds } })
+        }
+
         const KINDS: &[Words] = &[$(Words {
             name: <$rule>::NAME,
             keys: <$rule>::KEYS,
@@ -65,6 +81,8 @@ kinds! {
     Prune(PruneRule),
     /// Let convolutions reach further: their kernels get gaps.
     Dilate(DilateRule),
+    /// Give attentions another map than the softmax of queries and keys.
+    Attention(AttentionRule),
 }
 
 /// How a kind is written.

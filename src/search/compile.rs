@@ -190,6 +190,12 @@ impl Compiler {
             Mode::Outputs => Target::Pruned,
             Mode::Weights => Target::Amplified,
         };
+        let both = !edits.always.changes.is_empty();
+        if both && !edits.other.changes.is_empty() && target == Target::Pruned {
+            let what = "a search takes rules under `always` or under `rules`, not under both: its dense network is the \
+                        pipeline's";
+            return Err(CompileError::Emit(what.into()).into());
+        }
         let w = target.weight(plan, &edits).map_err(CompileError::Emit)?;
         let progress = |_| match stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
@@ -218,6 +224,7 @@ impl Compiler {
         let (output, files) = self.written(&graph, &edits, &outcome.fed, stop)?;
         let fed: Vec<_> = outcome.fed.par_iter().map(elements).collect::<Result<_, _>>()?;
         let unets = match plan.amplify.mode {
+            Mode::Outputs if both => Unets::Instead(output),
             Mode::Outputs => Unets::WithPruned(output),
             Mode::Weights => Unets::Instead(output),
         };

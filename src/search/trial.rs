@@ -79,7 +79,7 @@ impl Networks {
     pub(super) fn unnamed(&self, message: &str) -> String {
         match &self.unets {
             Unets::Dense => message.to_string(),
-            Unets::Instead(path) | Unets::WithPruned(path) => {
+            Unets::Instead(path) | Unets::WithPruned(path) | Unets::Pair { pruned: path, .. } => {
                 message.replace(&path.display().to_string(), "the trial's graph")
             }
         }

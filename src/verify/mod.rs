@@ -1,9 +1,5 @@
 //! Checks of models against each other and against plans: a proof that a compiled graph is its original plus its plan,
-//! differences up to names and order, comparison by numbers. Nothing here uses [`crate::passes`]: what the passes do is
-//! checked by code of its own.
+//! differences up to names and order. Nothing here uses [`crate::passes`]: what the passes do is checked by code of its own.
 
 pub mod conformance;
 pub mod structure;
-
-#[cfg(feature = "runner")]
-pub mod numeric;

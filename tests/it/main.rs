@@ -28,6 +28,7 @@ mod fuzzed;
 mod golden;
 mod hostile;
 mod interrupt;
+mod layers;
 mod mistakes;
 mod onnx_write;
 mod packages;

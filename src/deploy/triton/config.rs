@@ -62,7 +62,7 @@ impl Config {
     /// # Errors
     /// Which input or output Triton doesn't take.
     pub(super) fn of(name: &str, graph: &Graph, max_batch: u32, serving: &Serving) -> Result<Self, String> {
-        let signature = Signature::of_graph(graph).map_err(|e| e.to_string())?;
+        let signature = crate::deploy::signature(graph).map_err(|e| e.to_string())?;
         let shapes = shapes::shapes(graph);
         let ports = |infos: &[TensorInfo]| -> Result<Vec<Port>, String> {
             infos.iter().map(|info| port(info, graph, &shapes, max_batch)).collect()

@@ -41,6 +41,13 @@ pub enum Unets {
     Instead(PathBuf),
     /// The pipeline's own and a pruned one, mixed as [`Request::amplify`] says.
     WithPruned(PathBuf),
+    /// Two others, mixed in the same way: rules that a plan has for both networks make a dense one too.
+    Pair {
+        /// The dense one.
+        dense: PathBuf,
+        /// The pruned one.
+        pruned: PathBuf,
+    },
 }
 
 /// A pipeline: its models are loaded when they are first run.
@@ -301,6 +308,7 @@ impl Pipeline {
             Unets::Dense => Networks::One(unet(&self.dense)?),
             Unets::Instead(path) => Networks::One(unet(path)?),
             Unets::WithPruned(path) => Networks::Pair { dense: unet(&self.dense)?, pruned: unet(path)? },
+            Unets::Pair { dense, pruned } => Networks::Pair { dense: unet(dense)?, pruned: unet(pruned)? },
         };
         self.fitted = sizes;
         Ok(networks)

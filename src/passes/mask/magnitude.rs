@@ -44,10 +44,10 @@ impl Transform for MagnitudeMask {
         self.float.size()
     }
 
-    fn threshold(&self) -> Option<Magnitude> {
+    fn threshold(&self) -> Option<f32> {
         // An engine's comparison drops NaN where this mask keeps it; with a threshold of NaN nothing would be kept.
         let plain = self.ties == Ties::All && self.scale == 0.0 && !self.t.is_nan();
-        (plain && self.t.exact_bits(self.float).is_some()).then_some(self.t)
+        (plain && self.t.exact_bits(self.float).is_some()).then_some(self.t.value())
     }
 
     fn start(&self) -> Run {

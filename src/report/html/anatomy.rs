@@ -12,7 +12,6 @@ use crate::{
         modules::{Kind, ModuleId},
         shapes::ConcreteShapes,
     },
-    compile::at_size,
     ir::{Use, ValueId},
     report::inspect::{self, Filter, ModuleReport},
 };
@@ -87,7 +86,7 @@ impl Anatomy {
     /// `(height, width)` is asked for.
     pub fn of(name: &str, analysis: &Analysis<'_>, at: Option<(i64, i64)>) -> Self {
         let report = inspect::inspect(name, analysis, &Filter::default());
-        let concrete = at.map(|size| at_size(analysis.graph, &analysis.shapes, size));
+        let concrete = at.map(|size| macs::at_size(analysis.graph, &analysis.shapes, size));
         let macs = concrete.as_ref().map(|concrete| macs::each(analysis.graph, concrete));
         let mut parts =
             Parts { analysis, concrete, macs, operators: Vec::new(), found: Vec::new(), ids: Vec::new() };

@@ -91,7 +91,7 @@ impl Task {
     fn graph(&self) -> Option<&Path> {
         match &self.networks.unets {
             Unets::Dense => None,
-            Unets::Instead(path) | Unets::WithPruned(path) => Some(path),
+            Unets::Instead(path) | Unets::WithPruned(path) | Unets::Pair { pruned: path, .. } => Some(path),
         }
     }
 }

@@ -3,47 +3,17 @@
 use super::{Difference, Roots, interface::Stamp, interface::WEIGHT_INPUT, mix, walk::Cone};
 use crate::{
     ir::Graph,
-    plan::{During, On, Plan, Weight},
+    plan::{During, On, Plan, Target, Weight},
     rules::{Edit, Edits},
 };
 
-/// What a compiled graph is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
-    /// The plan applied.
-    #[default]
-    Pruned,
-    /// Both networks and the mix of their outputs, with w as a constant.
-    Fused,
-    /// The same, with w as a graph input.
-    FusedWithInput,
-    /// The plan applied, masked weights scaled by the amplification.
-    Amplified,
-}
-
-impl Form {
+impl Target {
     /// Its name for people.
-    pub fn name(self) -> &'static str {
+    pub fn describe(self) -> &'static str {
         match self {
-            Self::Pruned => "pruned",
-            Self::Fused => "fused",
             Self::FusedWithInput => "fused, with w as an input",
-            Self::Amplified => "amplified",
+            other => other.name(),
         }
-    }
-
-    /// How the compiler calls it in a graph's metadata.
-    pub fn stamp(self) -> &'static str {
-        match self {
-            Self::Pruned => "pruned",
-            Self::Fused | Self::FusedWithInput => "fused",
-            Self::Amplified => "amplified",
-        }
-    }
-
-    /// Whether the graph holds both networks.
-    pub fn is_fused(self) -> bool {
-        matches!(self, Self::Fused | Self::FusedWithInput)
     }
 
     /// The forms that `compiled` can be, the likeliest first. What it says of itself tells only what to try; what it is
@@ -62,6 +32,7 @@ impl Form {
         match stamp.and_then(Stamp::emit) {
             Some("fused") => return vec![fused],
             Some("amplified") => return vec![Self::Amplified],
+            Some("dense") => return vec![Self::Dense],
             Some(_) => return vec![Self::Pruned],
             None => {}
         }
@@ -72,7 +43,10 @@ impl Form {
             return vec![fused];
         }
         let amplified = edits.other.weights().next().is_some() && constant_weight(plan).is_some();
-        if amplified { vec![Self::Pruned, Self::Amplified] } else { vec![Self::Pruned] }
+        let mut forms = vec![Self::Pruned];
+        forms.extend(amplified.then_some(Self::Amplified));
+        forms.extend((!edits.always.changes.is_empty()).then_some(Self::Dense));
+        forms
     }
 
     /// Reports what of the plan a graph of this form cannot follow.
@@ -129,9 +103,16 @@ impl Form {
                 continue;
             };
             let plain = (have.value, want.value, *found);
-            if !self.is_fused() {
-                roots.pruned.push(plain);
-                continue;
+            match self {
+                Self::Fused | Self::FusedWithInput => {}
+                Self::Pruned | Self::Amplified => {
+                    roots.pruned.push(plain);
+                    continue;
+                }
+                Self::Dense => {
+                    roots.dense.push(plain);
+                    continue;
+                }
             }
             // An output that the plan doesn't reach is the same in both networks: nothing is mixed.
             if !pruned.reach.has(original, [pruned, dense], want.value) {

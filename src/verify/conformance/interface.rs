@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::{Difference, Form};
+use super::Difference;
 use crate::{
     ir::{Graph, GraphIo},
     onnx::{
@@ -16,7 +16,7 @@ use crate::{
         },
         wire::Field,
     },
-    plan::Plan,
+    plan::{Plan, Target},
 };
 
 /// A graph input of fused graphs: the amplification weight.
@@ -71,7 +71,7 @@ impl Stamp {
         claimed.then_some(Self(found))
     }
 
-    /// The form that it names, as [`Form::stamp`] writes it.
+    /// The form that it names, as [`Target::name`] writes it.
     pub fn emit(&self) -> Option<&str> {
         self.0.get("crdiff.emit").map(String::as_str)
     }
@@ -82,7 +82,7 @@ impl Stamp {
         original: &Graph,
         compiled: &Graph,
         plan: &Plan,
-        form: Form,
+        form: Target,
         differences: &mut Vec<Difference>,
         notes: &mut Vec<String>,
     ) {
@@ -100,11 +100,11 @@ impl Stamp {
         }
         match self.emit() {
             None => report("the metadata key `crdiff.emit` is lost".into()),
-            Some(emit) if emit == form.stamp() => {}
-            Some(other) => report(format!("`crdiff.emit` is {other:?}, expected {:?}", form.stamp())),
+            Some(emit) if emit == form.name() => {}
+            Some(other) => report(format!("`crdiff.emit` is {other:?}, expected {:?}", form.name())),
         }
         let short = digest.get(..12).unwrap_or(digest);
-        let right_name = format!("{}_crdiff_{}_{short}", original.name(), form.stamp());
+        let right_name = format!("{}_crdiff_{}_{short}", original.name(), form.name());
         if compiled.name() != right_name {
             report(format!(
                 "the graph's name is `{}`, expected `{right_name}`: engines cache by name, and would take it for \

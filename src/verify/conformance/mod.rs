@@ -35,7 +35,6 @@ use std::{
 use miette::SourceSpan;
 use rustc_hash::FxHashSet;
 
-pub use self::form::Form;
 use self::{
     classes::{Class, Classes, Interner, Overrides, Side},
     explain::Names,
@@ -49,7 +48,7 @@ use crate::{
     analysis::Analysis,
     ir::{Graph, ValueId},
     onnx::OnnxError,
-    plan::{self, Plan, PlanError},
+    plan::{self, Plan, PlanError, Target},
 };
 
 /// What a verification came to.
@@ -57,7 +56,7 @@ use crate::{
 #[non_exhaustive]
 pub struct Verdict {
     /// What the compiled graph is, if it is proven; what it was compared with, if not.
-    pub form: Form,
+    pub form: Target,
     /// What agrees.
     pub proof: Proof,
     /// What doesn't, the one furthest up in the graph first. Nothing means proven.
@@ -153,7 +152,7 @@ pub fn verify(
     original: &Graph,
     compiled: &Graph,
     plan: &Plan,
-    required: Option<Form>,
+    required: Option<Target>,
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<Verdict, VerifyError> {
     let started = Instant::now();
@@ -189,7 +188,7 @@ pub fn verify(
     let stamp = Stamp::of(original, compiled);
     let forms = match required {
         Some(form) => vec![form],
-        None => Form::candidates(original, compiled, plan, &edits, stamp.as_ref(), [&pruned, &dense]),
+        None => Target::candidates(original, compiled, plan, &edits, stamp.as_ref(), [&pruned, &dense]),
     };
     let mut cones = [pruned, dense];
     let mut verifier = Verifier {
@@ -207,7 +206,7 @@ pub fn verify(
         interner: &mut interner,
         read,
     };
-    let (likeliest, others) = forms.split_first().unwrap_or((&Form::Pruned, &[]));
+    let (likeliest, others) = forms.split_first().unwrap_or((&Target::Pruned, &[]));
     let mut verdict = verifier.compare(*likeliest, &mut cones)?;
     for form in others {
         if verdict.is_proven() {
@@ -236,7 +235,7 @@ struct Verifier<'a, 'g> {
 impl Verifier<'_, '_> {
     /// Compares the compiled graph with the plan in this form. `cones` are the original as the plan changes it, and as
     /// it was.
-    fn compare(&mut self, form: Form, cones: &mut [Cone; 2]) -> Result<Verdict, VerifyError> {
+    fn compare(&mut self, form: Target, cones: &mut [Cone; 2]) -> Result<Verdict, VerifyError> {
         let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
         let (mut differences, mut notes) = (Vec::new(), Vec::new());
         form.fits(self.plan, self.names.edits, &mut differences);
@@ -251,7 +250,7 @@ impl Verifier<'_, '_> {
         let [pruned, dense] = cones;
         let reached =
             original.outputs().iter().any(|io| pruned.reach.has(original, [pruned, dense], io.value));
-        let weight = form == Form::FusedWithInput && reached;
+        let weight = form == Target::FusedWithInput && reached;
         let renamed = interface::compare_inputs(original, compiled, weight, &mut differences);
         let outputs = interface::compare_outputs(original, compiled, &mut differences);
         let mut overrides = Overrides::default();

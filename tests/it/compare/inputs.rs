@@ -3,8 +3,8 @@
 use crdiff::{
     engine::{Engine, RtenEngine, SessionOptions, Signature},
     ir::Graph,
+    numeric::{Case, Sizes, inputs::seeded},
     onnx::{self, DataType},
-    verify::numeric::{Case, Sizes, inputs::seeded},
 };
 
 use crate::common::edit::fixture;

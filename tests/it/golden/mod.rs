@@ -63,6 +63,18 @@ goldens! {
     sdxl_dynamo_dilation: "sdxl" / "golden-dilation", "dynamo", FP32;
     ldm_torchscript_dilation: "ldm" / "golden-dilation", "torchscript", FP32;
     ldm_dynamo_dilation: "ldm" / "golden-dilation", "dynamo", FP32;
+    sd15_maps_torchscript: "sd15" / "golden-attention", "torchscript", FP32;
+    sd15_maps_dynamo: "sd15" / "golden-attention", "dynamo", FP32;
+    mini_maps_torchscript: "sd15-mini" / "golden-attention", "torchscript", FP32;
+    mini_maps_dynamo: "sd15-mini" / "golden-attention", "dynamo", FP32;
+    mini_maps_opset21: "sd15-mini" / "golden-attention", "dynamo-opset21", FP32;
+    mini_maps_opset23: "sd15-mini" / "golden-attention", "dynamo-opset23", FP32;
+    mini_maps_nofold: "sd15-mini" / "golden-attention", "nofold", FP32;
+    mini_maps_simplified_dynamo: "sd15-mini" / "golden-attention", "simplified-dynamo", FP32;
+    sd21_maps_torchscript: "sd21" / "golden-attention", "torchscript", FP32;
+    sd21_maps_dynamo: "sd21" / "golden-attention", "dynamo", FP32;
+    sdxl_maps_torchscript: "sdxl" / "golden-attention", "torchscript", FP32;
+    sdxl_maps_dynamo: "sdxl" / "golden-attention", "dynamo", FP32;
 }
 
 /// ONNX Runtime's CPU build has no bf16 convolution, so nothing runs: counts, thresholds and masks are checked.

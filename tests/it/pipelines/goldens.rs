@@ -1,6 +1,7 @@
 //! Every golden case: latents within 1e-4 of the largest latent, pixels within 1 of diffusers'.
 
 use crdiff::{
+    compile::Target,
     diffusion::{
         Pipeline,
         pipeline::{Place, Request, Unets},
@@ -11,7 +12,7 @@ use crdiff::{
 };
 use serde_json::Value;
 
-use crate::pipelines::support::{Golden, Runner, ignore, prepare};
+use crate::pipelines::support::{Golden, Runner, compile, ignore, pipelines, prepare, prepare_with};
 
 /// A field of a case, or its default.
 fn field<'a>(golden: &'a Golden, case: &'a Value, key: &str) -> &'a Value {
@@ -127,4 +128,75 @@ fn on_the_device() {
     for name in ["sd15", "sdxl", "lcm"] {
         check(name, Runner::OnnxRuntime, &SessionOptions::default(), Place::Device);
     }
+}
+
+/// Perturbed-attention guidance of diffusers' own pipeline: `noise + s (cond - perturbed)` on top of guidance g is w = -s/g
+/// with the prompt.
+#[test]
+fn perturbed_attention_guidance() {
+    let golden = Golden::in_folder(&pipelines().join("sd15/golden-pag"));
+    let get = |key: &str| golden.index["defaults"][key].clone();
+    let weight = -golden.index["scale"].as_f64().unwrap() / get("guidance").as_f64().unwrap();
+    let plan = plan::parse(
+        "pag.yaml",
+        &format!(
+            "version: 1\nrules: [{{ attention: {{ modules: 'mid_block.**.attn1', map: identity }} }}]\n\
+             amplify: {{ weight: {weight}, on: cond }}\n"
+        ),
+    )
+    .unwrap();
+    let prepared = prepare_with("sd15", &plan);
+    let cases = golden.index["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 4);
+    for place in [Place::Automatic, Place::Device] {
+        let unets = Unets::WithPruned(prepared.pruned.clone());
+        let mut pipeline =
+            Pipeline::open(&prepared.pipeline, Runner::OnnxRuntime.engine(), SessionOptions::default(), unets)
+                .unwrap();
+        for case in cases {
+            let label = case["name"].as_str().unwrap();
+            let mut request = Request { place, ..request(&golden, case) };
+            request.amplify = plan.amplify.clone();
+            let output = pipeline.run(&request, &mut ignore).unwrap_or_else(|e| panic!("{label}: {e}"));
+            let expected = golden.tensor(&format!("{label}/latents")).to_f32();
+            let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
+            let latents = output.latents.to_f32();
+            assert_eq!(latents.len(), expected.len(), "{label}");
+            let off = latents.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs() / largest));
+            assert!(off <= 1e-4, "{label}: off by {off:e}");
+        }
+    }
+}
+
+/// What a plan changes in both networks is in the dense one too: two graphs that the runner mixes give what one fused graph
+/// gives.
+#[test]
+fn both_networks_changed() {
+    let golden = Golden::open("sd15");
+    let text = "version: 1\nalways: [{ attention: { modules: 'down_blocks.0.**.attn1', map: identity } }]\n\
+                rules: [{ prune: { weights: 'up_blocks.**.attn1.*', ratio: 0.5 } }]\namplify: { weight: 1.5 }\n";
+    let plan = plan::parse("plan.yaml", text).unwrap();
+    let prepared = prepare_with("sd15", &plan);
+    let beside = |name: &str| prepared.pruned.with_file_name(name);
+    let (dense, fused) = (beside("dense.onnx"), beside("fused.onnx"));
+    compile(&prepared.pipeline, &plan, Target::Dense, &dense);
+    compile(&prepared.pipeline, &plan, Target::Fused, &fused);
+    let case =
+        golden.index["cases"].as_array().unwrap().iter().find(|c| c["name"] == "ddim/dense/40x72").unwrap();
+    let mut request = request(&golden, case);
+    request.amplify = plan.amplify.clone();
+    let latents = |unets: Unets| {
+        let engine = Runner::OnnxRuntime.engine();
+        let mut pipeline =
+            Pipeline::open(&prepared.pipeline, engine, SessionOptions::default(), unets).unwrap();
+        pipeline.run(&request, &mut ignore).unwrap().latents.to_f32()
+    };
+    let off = |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    let one = latents(Unets::Instead(fused));
+    let two = latents(Unets::Pair { dense, pruned: prepared.pruned.clone() });
+    let largest = one.iter().fold(1f32, |most, value| most.max(value.abs()));
+    assert!(off(&one, &two) <= 1e-4 * largest, "{}", off(&one, &two));
+    // The pipeline's own network for the dense one gives something else.
+    let other = latents(Unets::WithPruned(prepared.pruned.clone()));
+    assert!(off(&one, &other) > 0.1, "{}", off(&one, &other));
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crdiff::{
-    compile::{Hooks, Job, compile_file},
+    compile::{Hooks, Job, Target, compile_file},
     diffusion::pipeline::Event,
     engine::{Engine, HostTensor, OrtEngine, RtenEngine, io::read_npz},
     onnx::WeightPolicy,
@@ -44,7 +44,10 @@ pub struct Golden {
 
 impl Golden {
     pub fn open(name: &str) -> Self {
-        let folder = pipelines().join(name).join("golden");
+        Self::in_folder(&pipelines().join(name).join("golden"))
+    }
+
+    pub fn in_folder(folder: &Path) -> Self {
         let index = serde_json::from_str(&fs::read_to_string(folder.join("index.json")).unwrap()).unwrap();
         Self { index, tensors: read_npz(&folder.join("golden.npz")).unwrap() }
     }
@@ -67,6 +70,11 @@ pub struct Prepared {
 }
 
 pub fn prepare(name: &str) -> Prepared {
+    prepare_with(name, &plan(&Golden::open(name).index))
+}
+
+/// The same, with another plan.
+pub fn prepare_with(name: &str, plan: &plan::Plan) -> Prepared {
     let folder = tempfile::tempdir().unwrap();
     let pipeline = folder.path().join("pipeline");
     if name == "lcm" {
@@ -75,11 +83,15 @@ pub fn prepare(name: &str) -> Prepared {
     }
     copy(&pipelines().join(name), &pipeline);
     let pruned = folder.path().join("pruned.onnx");
-    let index = Golden::open(name).index;
-    let (model, plan) = (pipeline.join("unet/model.onnx"), plan(&index));
-    let job = Job::new(&model, &plan).output(&pruned).weights(WeightPolicy::Copy);
-    compile_file(&job, Hooks::default()).unwrap();
+    compile(&pipeline, plan, Target::Pruned, &pruned);
     Prepared { _folder: folder, pipeline, pruned }
+}
+
+/// Compiles the UNet of a pipeline.
+pub fn compile(pipeline: &Path, plan: &plan::Plan, target: Target, output: &Path) {
+    let model = pipeline.join("unet/model.onnx");
+    let job = Job::new(&model, plan).target(target).output(output).weights(WeightPolicy::Copy);
+    compile_file(&job, Hooks::default()).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {

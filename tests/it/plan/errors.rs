@@ -54,7 +54,7 @@ fn the_resolver_s_errors_point_at_the_rule() {
         .map(|rule| match rule {
             plan::Rule::Bypass(rule) => &rule.modules,
             plan::Rule::Prune(rule) => &rule.weights,
-            plan::Rule::Dilate(_) => unreachable!("the plan has none"),
+            other => unreachable!("the plan has no {other:?}"),
         })
         .map(|selector| match selector {
             plan::Selector::Globs(globs) => globs[0].span(),

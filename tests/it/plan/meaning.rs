@@ -16,7 +16,7 @@ fn digest(text: &str) -> String {
 fn prune(rule: &Rule) -> &PruneRule {
     match rule {
         Rule::Prune(rule) => rule,
-        _ => panic!("{rule:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -63,7 +63,7 @@ rules:
     let [one, two, three, rest @ ..] = plan.rules.as_slice() else { panic!("{:?}", plan.rules) };
     let bypass = |rule: &Rule| match rule {
         Rule::Bypass(rule) => (globs(&rule.modules).join(" "), rule.via),
-        _ => panic!("{rule:?}"),
+        other => panic!("{other:?}"),
     };
     assert_eq!(bypass(one), ("mid_block.attentions.0".into(), Via::Shortcut));
     assert_eq!(bypass(two), ("down_blocks.*.resnets.1 mid_block.resnets.1".into(), Via::Shortcut));

@@ -120,7 +120,8 @@ fn ratio() -> impl Strategy<Value = Ratio> {
 }
 
 fn finite() -> impl Strategy<Value = f64> {
-    prop_oneof![prop::num::f64::NORMAL | prop::num::f64::ZERO | prop::num::f64::SUBNORMAL, -3.0..3.0]
+    let single = prop::num::f32::NORMAL | prop::num::f32::ZERO | prop::num::f32::SUBNORMAL;
+    prop_oneof![single.prop_map(f64::from), -3.0..3.0]
 }
 
 fn rule() -> impl Strategy<Value = Rule> {

@@ -42,7 +42,7 @@ fn compiled(compiler: &mut Compiler, plan: &str) -> TrialGraph {
 
 fn path(graph: &TrialGraph) -> &Path {
     match &graph.unets {
-        Unets::Instead(path) | Unets::WithPruned(path) => path,
+        Unets::Instead(path) | Unets::WithPruned(path) | Unets::Pair { pruned: path, .. } => path,
         Unets::Dense => panic!("the plan changes nothing"),
     }
 }
@@ -99,6 +99,15 @@ fn trials_that_mask_the_same_weights_share_a_graph() {
     let amplified = "{ version: 1, rules: [{ bypass: mid_block.attentions.0 }], amplify: { weight: W } }";
     let [one, three] = ["1", "3"].map(|w| compiled(&mut compiler, &amplified.replace('W', w)));
     assert_eq!(path(&one), path(&three), "they differ in w alone");
+    // Every kind of edit is in what a graph is known by.
+    let at = |module: &str, ratio: &str| {
+        let map = format!("{{ attention: {{ modules: '{module}.**.attn1', map: identity }} }}");
+        format!("{{ version: 1, rules: [{map}, {{ prune: {{ weights: '**.attn2.*', ratio: {ratio} }} }}] }}")
+    };
+    let plans = [at("mid_block", "0.1"), at("mid_block", "0.5"), at("up_blocks.1", "0.5")];
+    let [mid, again, up] = plans.map(|plan| compiled(&mut compiler, &plan));
+    assert_eq!(path(&mid), path(&again), "they differ in their ratio alone");
+    assert_ne!(path(&again), path(&up));
     let kernels = "{ version: 1, rules: [{ bypass: mid_block.attentions.0 }, \
                    { prune: { weights: '**.resnets.*.conv1', ratio: R } }] }";
     let [little, much] = ["0.1", "0.5"].map(|ratio| compiled(&mut compiler, &kernels.replace('R', ratio)));

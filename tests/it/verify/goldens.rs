@@ -100,5 +100,10 @@ goldens! {
     mini_fp16_dilation: "sd15-mini/torchscript-fp16", "sd15-mini/golden-dilation", 7;
     sdxl_dynamo_dilation: "sdxl/dynamo", "sdxl/golden-dilation", 7;
     ldm_torchscript_dilation: "ldm/torchscript", "ldm/golden-dilation", 7;
+    sd15_maps_torchscript: "sd15/torchscript", "sd15/golden-attention", 9;
+    sd15_maps_dynamo: "sd15/dynamo", "sd15/golden-attention", 9;
+    sdxl_maps_torchscript: "sdxl/torchscript", "sdxl/golden-attention", 9;
+    sdxl_maps_dynamo: "sdxl/dynamo", "sdxl/golden-attention", 9;
+    mini_maps_opset23: "sd15-mini/dynamo-opset23", "sd15-mini/golden-attention", 9;
     mini_output_scale: "sd15-mini/output-scale", "sd15-mini/golden-output-scale", 35;
 }

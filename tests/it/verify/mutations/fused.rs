@@ -1,6 +1,6 @@
 //! Both networks and their mix in one graph.
 
-use crdiff::verify::conformance::{Form, verify};
+use crdiff::verify::conformance::verify;
 
 use super::*;
 use crate::verify::support::load;
@@ -149,18 +149,18 @@ fn the_form_is_told_from_the_graph() {
         plan(&format!("version: 1\nrules: [{{ {prune} }} }}]\namplify: {{ mode: weights, weight: 1.5 }}\n"));
     let scaled = compiled_with(&bench, &format!("version: 1\nrules: [{{ {prune}, scale: -0.5 }} }}]\n"));
     let graphs = [
-        (Form::Pruned, &bench.plan, path("pruned.onnx", &bench.compiled)),
-        (Form::Pruned, &bench.plan, path("silent-pruned.onnx", &silent(bench.compiled.clone()))),
-        (Form::Fused, &bench.plan, path("fused.onnx", &fused_graph)),
-        (Form::Fused, &bench.plan, path("silent-fused.onnx", &silent(fused_graph.clone()))),
-        (Form::Amplified, &amplified_plan, path("silent-amplified.onnx", &silent(scaled))),
+        (Target::Pruned, &bench.plan, path("pruned.onnx", &bench.compiled)),
+        (Target::Pruned, &bench.plan, path("silent-pruned.onnx", &silent(bench.compiled.clone()))),
+        (Target::Fused, &bench.plan, path("fused.onnx", &fused_graph)),
+        (Target::Fused, &bench.plan, path("silent-fused.onnx", &silent(fused_graph.clone()))),
+        (Target::Amplified, &amplified_plan, path("silent-amplified.onnx", &silent(scaled))),
     ];
     for (form, plan, file) in &graphs {
         let (original, compiled) = (bench.model.load(), load(file));
         let found = |required| verify(&original, &compiled, plan, required, &|_| {}).unwrap();
         let any = found(None);
         assert!(any.is_proven() && any.form == *form, "{}: {any:#?}", file.display());
-        for required in [Form::Pruned, Form::Fused, Form::FusedWithInput, Form::Amplified] {
+        for required in [Target::Pruned, Target::Fused, Target::FusedWithInput, Target::Amplified] {
             assert_eq!(
                 found(Some(required)).is_proven(),
                 required == *form,

@@ -1,6 +1,7 @@
 //! Compiled graphs corrupted in named ways: what is harmful is found, and the place named; what is harmless is
 //! accepted.
 
+mod attention;
 mod dilation;
 mod fused;
 mod harmless;
@@ -11,6 +12,7 @@ mod wiring;
 use std::fs;
 
 use crdiff::{
+    compile::Target,
     onnx::proto::{
         AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
         ValueInfoProto, type_proto,

@@ -1,0 +1,156 @@
+//! Arrows between the modules of `src` point one way: a `use` that runs back up fails here.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Each module and those that it may use, the lower ones first. `onnx/write` stands above `ir`: it writes graphs.
+const LAYERS: [(&str, &[&str]); 18] = [
+    ("hex", &[]),
+    ("onnx", &["hex"]),
+    ("ir", &["hex", "onnx"]),
+    ("onnx/write", &["ir", "onnx"]),
+    ("analysis", &["ir", "onnx"]),
+    ("plan", &["analysis", "hex", "ir", "onnx", "rules"]),
+    ("rules", &["analysis", "ir", "onnx", "plan"]),
+    ("passes", &["analysis", "ir", "onnx", "plan", "rules"]),
+    ("verify", &["analysis", "hex", "ir", "onnx", "plan", "rules"]),
+    ("engine", &["hex", "onnx"]),
+    ("diffusion", &["analysis", "engine", "hex", "ir", "onnx", "plan"]),
+    ("numeric", &["analysis", "diffusion", "engine", "ir", "onnx", "verify"]),
+    ("report", &["analysis", "ir", "numeric", "onnx", "passes", "plan", "rules", "verify"]),
+    ("compile", &["analysis", "ir", "onnx", "passes", "plan", "report", "rules"]),
+    ("deploy", &["analysis", "diffusion", "engine", "hex", "ir", "onnx", "passes", "plan"]),
+    (
+        "search",
+        &["analysis", "compile", "diffusion", "engine", "hex", "ir", "onnx", "passes", "plan", "rules"],
+    ),
+    (
+        "cli",
+        &[
+            "analysis",
+            "compile",
+            "deploy",
+            "diffusion",
+            "engine",
+            "hex",
+            "ir",
+            "numeric",
+            "onnx",
+            "passes",
+            "plan",
+            "report",
+            "rules",
+            "search",
+            "verify",
+        ],
+    ),
+    ("bin", &[]),
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => sources(&path, found),
+            false if path.extension().is_some_and(|end| end == "rs") => found.push(path),
+            false => {}
+        }
+    }
+}
+
+/// The modules at the top of the crate that a source names after `crate::`, in a group or alone.
+fn used(text: &str) -> BTreeSet<String> {
+    let code = |line: &str| line.split("//").next().unwrap_or_default().to_string();
+    let code = text.lines().map(code).collect::<Vec<_>>().join("\n");
+    let mut items: Vec<String> = Vec::new();
+    for rest in code.split("crate::").skip(1) {
+        let Some(group) = rest.strip_prefix('{') else {
+            items.push(rest.to_string());
+            continue;
+        };
+        let (mut depth, mut item) = (1, String::new());
+        for c in group.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => items.push(std::mem::take(&mut item)),
+                c if depth == 1 => item.push(c),
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+        items.push(item);
+    }
+    let name = |item: &String| {
+        let item = item.trim_start();
+        let end = item.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(item.len());
+        item.get(..end).unwrap_or_default().to_string()
+    };
+    items.iter().map(name).filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn use_lines_are_read() {
+    let text = "use crate::{\n    analysis::{Analysis, shapes},\n    ir::Graph,\n    onnx,\n};\nuse crate::plan::Plan; // crate::cli\nfn f() { crate::hex::hex(&[]) }\n";
+    assert_eq!(used(text).into_iter().collect::<Vec<_>>(), ["analysis", "hex", "ir", "onnx", "plan"]);
+}
+
+#[test]
+fn arrows_point_one_way() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 200);
+    let modules: BTreeSet<&str> = LAYERS.iter().map(|(module, _)| *module).collect();
+    let mut back = Vec::new();
+    for file in files {
+        let path = file.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+        let top = path.split('/').next().unwrap().trim_end_matches(".rs");
+        if top == "lib" {
+            continue;
+        }
+        let module = if path.starts_with("onnx/write/") { "onnx/write" } else { top };
+        let (_, may) = LAYERS
+            .iter()
+            .find(|(known, _)| *known == module)
+            .unwrap_or_else(|| panic!("src/{path} is in a module that has no place in the layers yet"));
+        // Tests of a file may use what they like.
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        if path.ends_with("/tests.rs") {
+            continue;
+        }
+        for other in used(code) {
+            if modules.contains(other.as_str()) && other != top && !may.contains(&other.as_str()) {
+                back.push(format!("src/{path} uses crate::{other}"));
+            }
+        }
+    }
+    assert!(back.is_empty(), "these arrows run back:\n{}", back.join("\n"));
+}
+
+/// Nothing but `cli` prints.
+#[test]
+fn only_the_command_line_prints() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut printing = Vec::new();
+    for file in files {
+        let path = file.strip_prefix(&root).unwrap().to_str().unwrap().to_string();
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+        let prints = |line: &str| {
+            ["print!(", "println!(", "eprint!(", "eprintln!(", "dbg!("].iter().any(|m| line.contains(m))
+        };
+        if !path.starts_with("cli") && !path.starts_with("bin") && code.into_iter().any(prints) {
+            printing.push(path);
+        }
+    }
+    assert_eq!(printing, [""; 0]);
+}
