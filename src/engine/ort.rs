@@ -2,6 +2,7 @@
 
 mod device;
 mod log;
+mod nvidia;
 mod values;
 
 use std::{
@@ -140,6 +141,7 @@ impl OrtEngine {
                 &self.version,
             )
             .map_err(|what| refused(provider.kind, what))?;
+            nvidia::preload(provider.kind, &self.path);
             self.messages.clear();
             providers::register(&provider, &mut builder).map_err(|reason| {
                 cannot(&plain(&reason), &format!("{}{}", given(&provider), self.messages.joined()))
@@ -158,7 +160,7 @@ impl OrtEngine {
             Origin::Memory(bytes) => builder.commit_from_memory(bytes),
         }
         .map_err(|e| match accelerators.first() {
-            Some(provider) => refused(*provider, plain(e.message())),
+            Some(provider) => refused(*provider, explained(&plain(e.message()), &log.placement())),
             None => failed(plain(e.message())),
         })?;
         let placement = log.placement();
@@ -325,6 +327,21 @@ impl Session for OrtSession {
     }
 }
 
+/// ONNX Runtime's reason for refusing a model, and what to do where CUDA graphs are the reason.
+fn explained(reason: &str, placement: &[Placement]) -> String {
+    if !reason.contains("graph capture") {
+        return reason.to_string();
+    }
+    let nodes: Vec<_> = placement.iter().map(|p| format!("{} of {}", p.nodes, p.provider)).collect();
+    let nodes =
+        if nodes.is_empty() { String::new() } else { format!("\nnodes by provider: {}", nodes.join(", ")) };
+    format!(
+        "{}{nodes}\na CUDA graph can be captured only if no node runs on the CPU: leave the option for CUDA graphs out, or \
+         export the network with torch's dynamo exporter, which leaves no arithmetic on shapes in the graph",
+        reason.trim()
+    )
+}
+
 /// The version that a library calls itself.
 fn library_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers. The file is one that the user named, or is called
@@ -355,6 +372,19 @@ pub(super) fn minor(version: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refused_cuda_graphs_are_explained() {
+        let placement = [
+            Placement { provider: "CPUExecutionProvider".to_string(), nodes: 17 },
+            Placement { provider: "CUDAExecutionProvider".to_string(), nodes: 400 },
+        ];
+        let said = "This session cannot use the graph capture feature as requested by the user\n";
+        let explained = explained(said, &placement);
+        assert!(explained.contains("17 of CPUExecutionProvider, 400 of CUDA"), "{explained}");
+        assert!(explained.contains("dynamo"), "{explained}");
+        assert_eq!(super::explained("out of memory", &placement), "out of memory");
+    }
 
     #[test]
     fn versions() {

@@ -53,12 +53,12 @@ impl ProviderKind {
             Self::Cuda => {
                 "a CUDA build of ONNX Runtime (PyPI: onnxruntime-gpu, its libonnxruntime_providers_*.so in one folder \
                  with libonnxruntime), an NVIDIA driver, and CUDA 13 (cublas, cudart, curand) and cuDNN 9 on the \
-                 library path"
+                 library path or, from PyPI, in the same Python environment"
             }
             Self::TensorRt => {
                 "a CUDA build of ONNX Runtime (PyPI: onnxruntime-gpu), an NVIDIA driver, and TensorRT 10 \
                  (libnvinfer.so.10, libnvonnxparser.so.10; PyPI: tensorrt-cu13<11), CUDA 13 and cuDNN 9 on the \
-                 library path"
+                 library path or in the same Python environment"
             }
             Self::NvTensorRtRtx => {
                 "a build of ONNX Runtime with the NvTensorRtRtx provider, an NVIDIA RTX GPU, and TensorRT for RTX on \
