@@ -32,9 +32,7 @@ pub(crate) mod tree;
 
 pub use crate::{
     analysis::skip::Via,
-    rules::{
-        AttentionRule, BypassRule, DilateRule, Map, Mask, Pattern, Pool, PruneRule, Ratio, Rule, Ties,
-    },
+    rules::{AttentionRule, BypassRule, DilateRule, Map, Mask, Pattern, Pool, PruneRule, Ratio, Rule, Ties},
 };
 pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};

@@ -113,12 +113,7 @@ impl<'g> Walk<'g> {
         found
     }
 
-    fn back(
-        &self,
-        value: ValueId,
-        through: fn(&Node, usize) -> bool,
-        mut visit: impl FnMut(NodeId) -> Step,
-    ) {
+    fn back(&self, value: ValueId, through: fn(&Node, usize) -> bool, mut visit: impl FnMut(NodeId) -> Step) {
         let mut seen: FxHashSet<NodeId> = FxHashSet::default();
         let mut open = VecDeque::from([value]);
         while let Some(value) = open.pop_front() {

@@ -155,9 +155,9 @@ impl Folder {
     ) -> PipelineError {
         let factor = self.downsampling;
         match error {
-            PipelineError::Engine(source @ EngineError::Run { .. })
-                if height % factor != 0 || width % factor != 0 =>
-            {
+            PipelineError::Engine(
+                source @ (EngineError::Run { .. } | EngineError::Load { .. } | EngineError::Provider { .. }),
+            ) if height % factor != 0 || width % factor != 0 => {
                 let up = |n: usize| n.div_ceil(factor) * factor * self.vae.factor;
                 let tried = format!("{}x{}", up(height), up(width));
                 PipelineError::Size { source: Box::new(source), height, width, factor, tried }

@@ -19,10 +19,11 @@ use self::{
     condition::{Prompt, Shared, branches, guidance_embedding},
     noise::{Noise, Precision},
     request::tell,
+    shapes::Part,
 };
 use super::{
     PipelineError,
-    amplify::mixes,
+    amplify::{Mix, mixes},
     device::{DeviceLoop, StepGraphs, StepSessions},
     interleave::{Batching, Guidance, Interleave, Networks},
     sampler::{self, Config, Row, SamplerError, SavedConfig, Table, TimestepType},
@@ -175,7 +176,12 @@ impl Pipeline {
         let sample = self.sample_dims(request)?;
         self.loading = Duration::ZERO;
 
-        let networks = self.networks(request, sample, listener)?;
+        let mixed = match &self.unets {
+            Unets::WithPruned(_) => mixes(&request.amplify, table.rows())?,
+            Unets::Dense | Unets::Instead(_) => Vec::new(),
+        };
+        let networks = self.networks(request, sample, &mixed, listener);
+        let networks = networks.map_err(|error| self.folder.explain_size(error, sample))?;
         let distilled = check_networks(&networks, &self.folder, &table, sample, listener)?;
         let guided = request.guidance > 1.0 && distilled.is_none();
 
@@ -199,15 +205,12 @@ impl Pipeline {
 
         tell(listener, Event::Stage(Stage::Sampling))?;
         let started = Instant::now();
+        let on_device = self.samples_on_device(request);
         let networks = self.networks.insert(networks);
         let guidance = Guidance {
             scale: request.guidance as f32,
             rescale: request.guidance_rescale as f32,
             batching: batching(request, networks),
-        };
-        let mixed = match networks {
-            Networks::One(_) => Vec::new(),
-            Networks::Pair { .. } => mixes(&request.amplify, table.rows())?,
         };
         let mut latents = noise.first(request, sample)?;
         let scale = table.init_noise_sigma() as f32;
@@ -218,11 +221,6 @@ impl Pipeline {
             tell(listener, Event::Call { call, calls, step, steps, timestep })
         };
         let on = request.amplify.on;
-        let on_device = match request.place {
-            Place::Automatic => self.options.runs_on_a_device(),
-            Place::Host => false,
-            Place::Device => true,
-        };
         let (sampled, networks_time) = if on_device {
             let graphs = StepGraphs::new(&*self.engine, &self.options, &mut self.steps);
             let mut device = DeviceLoop::new(networks, graphs, mixed, on, guidance, &branches, sample)?;
@@ -279,36 +277,55 @@ impl Pipeline {
         Ok(dims)
     }
 
-    /// The loaded UNets, taken out of the pipeline. TensorRT's engines are for the sizes of a request: they are loaded
-    /// again for others.
+    fn samples_on_device(&self, request: &Request) -> bool {
+        match request.place {
+            Place::Automatic => self.options.runs_on_a_device(),
+            Place::Host => false,
+            Place::Device => true,
+        }
+    }
+
+    /// The loaded UNets, taken out of the pipeline. On a device they are loaded for the sizes of a request, and again
+    /// for others.
     fn networks(
         &mut self,
         request: &Request,
         sample: [usize; 4],
+        mixes: &[Mix],
         listener: Listener<'_>,
     ) -> Result<Networks, PipelineError> {
-        let sizes = shapes::needed(&self.options.providers).then(|| shapes::Sizes {
+        let on_device = self.options.runs_on_a_device() || self.samples_on_device(request);
+        let sizes = on_device.then(|| shapes::Sizes {
             sample,
             tokens: self.prompters.first().map_or(0, Prompter::length),
             guided: request.guidance > 1.0,
+            batching: request.batching,
+            on: request.amplify.on,
+            replaces: shapes::Sizes::replaces(mixes),
         });
         if let Some(networks) = self.networks.take_if(|_| sizes == self.fitted) {
             return Ok(networks);
         }
         self.networks = None;
         tell(listener, Event::Stage(Stage::Loading))?;
-        let mut unet = |path: &Path| {
+        let mut unet = |path: &Path, part: Part| {
             let mut options = self.options.clone();
             if let Some(sizes) = &sizes {
-                options.profile = shapes::profile(path, sizes)?;
+                shapes::fit(path, part, sizes, &mut options)?;
             }
             Unet::new(load(&*self.engine, path, &options, &mut self.loading)?, path).map(Box::new)
         };
         let networks = match &self.unets {
-            Unets::Dense => Networks::One(unet(&self.dense)?),
-            Unets::Instead(path) => Networks::One(unet(path)?),
-            Unets::WithPruned(path) => Networks::Pair { dense: unet(&self.dense)?, pruned: unet(path)? },
-            Unets::Pair { dense, pruned } => Networks::Pair { dense: unet(dense)?, pruned: unet(pruned)? },
+            Unets::Dense => Networks::One(unet(&self.dense, Part::Dense)?),
+            Unets::Instead(path) => Networks::One(unet(path, Part::Dense)?),
+            Unets::WithPruned(path) => {
+                let dense = unet(&self.dense, Part::Dense)?;
+                Networks::Pair { dense, pruned: unet(path, Part::Pruned)? }
+            }
+            Unets::Pair { dense, pruned } => {
+                let dense = unet(dense, Part::Dense)?;
+                Networks::Pair { dense, pruned: unet(pruned, Part::Pruned)? }
+            }
         };
         self.fitted = sizes;
         Ok(networks)

@@ -150,9 +150,13 @@ fn perturbed_attention_guidance() {
     assert_eq!(cases.len(), 4);
     for place in [Place::Automatic, Place::Device] {
         let unets = Unets::WithPruned(prepared.pruned.clone());
-        let mut pipeline =
-            Pipeline::open(&prepared.pipeline, Runner::OnnxRuntime.engine(), SessionOptions::default(), unets)
-                .unwrap();
+        let mut pipeline = Pipeline::open(
+            &prepared.pipeline,
+            Runner::OnnxRuntime.engine(),
+            SessionOptions::default(),
+            unets,
+        )
+        .unwrap();
         for case in cases {
             let label = case["name"].as_str().unwrap();
             let mut request = Request { place, ..request(&golden, case) };
@@ -162,7 +166,8 @@ fn perturbed_attention_guidance() {
             let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
             let latents = output.latents.to_f32();
             assert_eq!(latents.len(), expected.len(), "{label}");
-            let off = latents.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs() / largest));
+            let off =
+                latents.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs() / largest));
             assert!(off <= 1e-4, "{label}: off by {off:e}");
         }
     }

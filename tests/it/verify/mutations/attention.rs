@@ -2,7 +2,8 @@
 
 use super::*;
 
-const MAP: &str = "{ attention: { modules: mid_block.attentions.0.transformer_blocks.0.attn1, map: identity } }";
+const MAP: &str =
+    "{ attention: { modules: mid_block.attentions.0.transformer_blocks.0.attn1, map: identity } }";
 const ATTENTION: &str = "mid_block.attentions.0.transformer_blocks.0.attn1";
 
 fn to_out(at: &str) -> String {
