@@ -108,6 +108,12 @@ fn trials_that_mask_the_same_weights_share_a_graph() {
     let [mid, again, up] = plans.map(|plan| compiled(&mut compiler, &plan));
     assert_eq!(path(&mid), path(&again), "they differ in their ratio alone");
     assert_ne!(path(&again), path(&up));
+    let dilated =
+        "{ version: 1, rules: [{ dilate: { modules: '**.conv1', by: N } }], amplify: { weight: W } }";
+    let of = |by: &str, w: &str| dilated.replace('N', by).replace('W', w);
+    let [two, same, other] =
+        [of("2", "1"), of("2", "3"), of("3", "1")].map(|plan| compiled(&mut compiler, &plan));
+    assert!(path(&two) == path(&same) && path(&two) != path(&other), "attributes are of the graph");
     let kernels = "{ version: 1, rules: [{ bypass: mid_block.attentions.0 }, \
                    { prune: { weights: '**.resnets.*.conv1', ratio: R } }] }";
     let [little, much] = ["0.1", "0.5"].map(|ratio| compiled(&mut compiler, &kernels.replace('R', ratio)));
