@@ -2,11 +2,12 @@
 //! order means nothing, and weights inside a bypassed module still count in their pool.
 
 use miette::SourceSpan;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Plan, PlanError, PlanSource};
 use crate::{
     analysis::Analysis,
+    ir::NodeId,
     rules::{Change, EditSet, Edits, Model, Rule, no_target},
 };
 
@@ -66,5 +67,11 @@ fn refuse_overlaps(source: &PlanSource, edits: &Edits, errors: &mut Vec<PlanErro
                 errors.push(PlanError::overlap(source, pair.0, pair.1, &weight.path));
             }
         }
+    }
+    let nodes = |change: &Change| change.attributes().map(|edit| edit.node).collect::<Vec<_>>();
+    let always: FxHashSet<NodeId> = edits.always.changes.iter().flat_map(nodes).collect();
+    for change in edits.other.changes.iter().filter(|c| nodes(c).iter().any(|node| always.contains(node))) {
+        let reason = format!("`always` has a `{}` of it, for both networks", change.rule);
+        errors.push(PlanError::not_editable(source, change.span, &change.subject, reason));
     }
 }

@@ -36,6 +36,7 @@ impl Syntax for DilateRule {
     const NAME: &'static str = "dilate";
     const KEYS: &'static [&'static str] = &["modules", "by"];
     const EXAMPLE: &'static str = "dilate: { modules: ..., by: 2 }";
+    const ALWAYS: bool = true;
 
     fn read(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Self> {
         let rule = fields(node, "`dilate`", Self::KEYS, problems)?;

@@ -177,7 +177,7 @@ impl Pipeline {
         self.loading = Duration::ZERO;
 
         let mixed = match &self.unets {
-            Unets::WithPruned(_) => mixes(&request.amplify, table.rows())?,
+            Unets::WithPruned(_) | Unets::Pair { .. } => mixes(&request.amplify, table.rows())?,
             Unets::Dense | Unets::Instead(_) => Vec::new(),
         };
         let networks = self.networks(request, sample, &mixed, listener);
