@@ -26,6 +26,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     let picture = &output.images[0];
     let mut file = File::create(image)?;
-    write!(file, "P6 {} {} 255\n", picture.width, picture.height)?;
+    writeln!(file, "P6 {} {} 255", picture.width, picture.height)?;
     Ok(file.write_all(&picture.pixels)?)
 }

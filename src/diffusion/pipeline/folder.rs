@@ -135,7 +135,7 @@ impl Folder {
     /// [`PipelineError::Request`] if the VAE has no latents for it.
     pub fn check_size(&self, height: usize, width: usize) -> Result<(), PipelineError> {
         let factor = self.vae.factor;
-        if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
+        if height == 0 || width == 0 || !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
             let nearest = |n: usize| n.div_ceil(factor).max(1) * factor;
             let what = format!(
                 "the size {height}x{width} is not divisible by {factor}, the pixels of a latent; try {}x{}",

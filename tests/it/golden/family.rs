@@ -130,7 +130,7 @@ const LARGE: [(&str, &str); 2] = [("sd15", "torchscript"), ("sdxl", "torchscript
 /// The engine of a case: ONNX Runtime, but rten for seven of eight cases on a large export. These run in ONNX Runtime on
 /// the family's other export.
 fn engine(family: &Family, export: &str, index: usize) -> Box<dyn Engine> {
-    match LARGE.contains(&(family.name.as_str(), export)) && index % 8 != 0 {
+    match LARGE.contains(&(family.name.as_str(), export)) && !index.is_multiple_of(8) {
         true => Box::new(RtenEngine),
         false => Box::new(OrtEngine::open(&ort_library()).unwrap()),
     }
