@@ -127,6 +127,7 @@ mod tests {
         assert!(Staging::beside(&place).unwrap().path("a").is_err());
         assert_eq!(fs::read_dir(work.path()).unwrap().count(), 1, "nothing temporary is left");
         assert!(Staging::beside(&place.join("b/file")).is_err());
-        assert!(Staging::beside(&work.path().join("no/repo")).is_err());
+        drop(Staging::beside(&work.path().join("new/repo")).unwrap());
+        assert!(!work.path().join("new").exists(), "folders made for nothing are gone");
     }
 }
