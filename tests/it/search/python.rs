@@ -1,12 +1,21 @@
 //! Python with pinned packages, made once in `target/tmp`.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::{Mutex, PoisonError},
+};
 
 use crate::{common::not_quick, search::command::repository};
+
+/// Environments are made by one test at a time: several want the same one.
+static MADE: Mutex<()> = Mutex::new(());
 
 /// The interpreter of an environment called `name`, which has what a file of the repository requires.
 pub fn python(name: &str, requirements: &str) -> PathBuf {
     not_quick();
+    let _one = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let requirements = repository().join(requirements);
     let wanted = fs::read_to_string(&requirements).unwrap();
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
