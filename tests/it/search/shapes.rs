@@ -7,7 +7,6 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
 };
 
 use serde_json::{Value, json};
@@ -38,9 +37,6 @@ impl Object {
 }
 
 fn scorer() -> PathBuf {
-    // Tests run side by side; the environment is made by one of them.
-    static MADE: Mutex<()> = Mutex::new(());
-    let _one = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     python("shapes", "fixtures/shapes/scorer-requirements.txt")
 }
 
