@@ -22,14 +22,16 @@ fn said(command: &mut Command) -> String {
 
 /// Builds the wheel as `maturin build` does, but without optimisation.
 fn wheel(folder: &Path) -> PathBuf {
-    // The build folder of these tests: its dependencies are there already.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    // What the tests were built from is taken from their build folder. The programs go elsewhere: other tests run the
+    // ones there, and maturin moves those that it packs.
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR"));
     said(
         Command::new(node::python_packages().join("bin/maturin"))
             .args(["build", "--locked", "--profile", "dev", "--quiet", "--out"])
             .arg(folder)
             .args(if cfg!(feature = "tract") { &["--features", "tract"][..] } else { &[] })
-            .env("CARGO_TARGET_DIR", target)
+            .env("CARGO_TARGET_DIR", built.join("wheel"))
+            .env("CARGO_BUILD_BUILD_DIR", built.parent().unwrap())
             .env("CARGO_INCREMENTAL", "0")
             .current_dir(root()),
     );
