@@ -8,7 +8,7 @@ use std::{
 };
 
 use crdiff::{
-    analysis::magnitude::{MagnitudeHistogram, PoolTensor, Ties, no_progress},
+    analysis::magnitude::{MagnitudeHistogram, PoolTensor, TieMask, no_progress},
     ir::{Masked, WeightReader, for_each_piece},
     onnx::{DataFile, DataType, OnnxError},
     passes::mask::MagnitudeMask,
@@ -65,7 +65,7 @@ fn threshold(criterion: &mut Criterion) {
             group.bench_function(name, |b| {
                 b.iter(|| {
                     for tensor in &pool {
-                        let mask = MagnitudeMask::new("w", tensor.data_type, t, Ties::All, scale);
+                        let mask = MagnitudeMask::new("w", tensor.data_type, t, TieMask::All, scale);
                         let transform = Arc::new(mask.expect("a float type"));
                         let masked = Masked { original: tensor.reader.clone(), transform };
                         let each = |_, piece: &[u8]| {

@@ -66,7 +66,7 @@ pub enum CompileError {
     Pass(PassError),
     /// The plan asks for something that the graph to be emitted cannot do.
     #[error("{0}")]
-    Emit(String),
+    Target(String),
     /// The caller said stop; nothing was written.
     #[error("stopped; nothing was written")]
     Stopped,
@@ -98,7 +98,7 @@ pub fn compile(
     let (analysis, source) = rayon::join(|| Analysis::of(graph), || graph.structure_digest());
     let mut edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
     let findings = analysis.findings();
-    let w = target.weight(plan, &edits).map_err(CompileError::Emit)?;
+    let w = target.weight(plan, &edits).map_err(CompileError::Target)?;
     match (target, w) {
         (Target::Amplified, Some(w)) => edits.amplify(w),
         (Target::Dense, _) => edits.other = EditSet::default(),

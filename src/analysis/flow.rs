@@ -1,4 +1,4 @@
-//! Where the picture flows: which values carry it, and which of them depend on which.
+//! Activations: which values carry them, and which of them depend on which.
 
 use rustc_hash::FxHashSet;
 
@@ -43,12 +43,12 @@ impl Flow {
         Self { activation }
     }
 
-    /// Whether `value` carries the picture.
+    /// Whether `value` is an activation.
     pub fn is_activation(&self, value: ValueId) -> bool {
         self.activation.get(value.index()).copied().unwrap_or(false)
     }
 
-    /// The operands of `node` that carry the picture.
+    /// The operands of `node` that are activations.
     pub fn operands<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = ValueId> + 'a {
         node.operands().filter(|v| self.is_activation(*v))
     }

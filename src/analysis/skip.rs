@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     Analysis,
     flow::data_uses,
-    modules::{Kind, ModuleId},
+    modules::{ModuleId, ModuleKind},
     shapes::Agreement,
 };
 use crate::ir::{Graph, NodeId, Use, ValueId};
@@ -148,7 +148,8 @@ impl Analysis<'_> {
 
     /// The modules that no name tells to be blocks, but whose output is their input plus a branch.
     pub(super) fn blocks_by_structure(&self) -> Vec<ModuleId> {
-        let unnamed = self.modules.iter().filter(|(_, m)| m.kind == Kind::Other && !m.children.is_empty());
+        let unnamed =
+            self.modules.iter().filter(|(_, m)| m.kind == ModuleKind::Other && !m.children.is_empty());
         let is_block = |id: ModuleId| {
             let bypass = self.bypass(id, Via::Shortcut);
             bypass.is_ok_and(|b| b.redirects.iter().all(|r| !self.is_inside(r.to, id)))
@@ -156,7 +157,7 @@ impl Analysis<'_> {
         unnamed.map(|(id, _)| id).filter(|id| is_block(*id)).collect()
     }
 
-    /// The values that carry the picture out of `module`.
+    /// The activations that leave `module`.
     pub fn outputs(&self, module: ModuleId) -> Vec<ValueId> {
         let inside = |node: NodeId| self.modules.is_within(self.modules.of_node(node), module);
         let mut outputs = Vec::new();
@@ -174,7 +175,7 @@ impl Analysis<'_> {
         outputs
     }
 
-    /// The values that carry the picture into `module`.
+    /// The activations that enter `module`.
     pub fn inputs(&self, module: ModuleId) -> Vec<ValueId> {
         let mut inputs = Vec::new();
         for id in self.modules.nodes(module) {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     DONE, Failure, Json, Size, columns,
     compiled::{Compiled, Place, compiled},
-    models::{EngineArgs, Memory},
+    engine_args::{EngineArgs, Memory},
     progress::{Visibility, interruptible},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         interleave::Batching,
         pipeline::{Folder, Request, Timings, Unets},
     },
-    plan::{self, Amplify, Mode, Runtime, Weight},
+    plan::{self, Amplify, AmplifyWeight, Mode, Runtime},
     report,
 };
 
@@ -85,12 +85,12 @@ struct Report {
     batch: usize,
     guidance: f64,
     runs: u32,
-    kinds: Vec<Kind>,
+    kinds: Vec<NetworkTimes>,
 }
 
 /// The median run of one kind; times in milliseconds.
 #[derive(Debug, Serialize)]
-struct Kind {
+struct NetworkTimes {
     name: &'static str,
     loading_ms: f64,
     text_ms: f64,
@@ -140,7 +140,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let amplify = plan.map(|plan| plan.amplify).unwrap_or_default();
     let constant = |weight: f64| {
         let mut constant = Amplify::default();
-        constant.weight.value = Weight::Constant(weight);
+        constant.weight.value = AmplifyWeight::Constant(weight);
         constant
     };
     let mut jobs = vec![("dense", Unets::Dense, amplify.clone())];
@@ -189,7 +189,7 @@ fn measure(
     pipeline: &mut Pipeline,
     request: &Request,
     runs: u32,
-) -> Result<Kind, Failure> {
+) -> Result<NetworkTimes, Failure> {
     let mut once = |each_event: &mut dyn FnMut()| -> Result<(Duration, Timings), Failure> {
         let started = Instant::now();
         let output = pipeline.run(request, &mut |_| {
@@ -209,7 +209,7 @@ fn measure(
     let (total, timings) = timed.get(timed.len() / 2).copied().unwrap_or_default();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let networks = timings.networks;
-    Ok(Kind {
+    Ok(NetworkTimes {
         name,
         loading_ms: ms(warm.loading),
         text_ms: ms(timings.text),

@@ -16,7 +16,7 @@ use crate::{
         compare::{self as report, CompareReport},
         outcome::{self, Format},
     },
-    verify::structure::{self, Weights},
+    verify::structure::{self, WeightComparison},
 };
 
 /// Run two models on the same inputs, or one on stored ones, and compare the outputs.
@@ -180,6 +180,6 @@ fn locate(
 ) -> Result<Option<Divergence>, Failure> {
     let Some(case) = cases.iter().find(|case| case.name == failed.case) else { return Ok(None) };
     // Weights play no part in which node is which, and need not be read.
-    let diff = structure::diff(models[0].graph, models[1].graph, Weights::Ignored, &|_| {})?;
+    let diff = structure::diff(models[0].graph, models[1].graph, WeightComparison::Ignored, &|_| {})?;
     Ok(bisect(engine, models, &diff, case, &failed.output, tolerances)?)
 }

@@ -49,7 +49,7 @@ pub struct Args {
     output: Option<PathBuf>,
     /// Where the output's weights are [default: share in the model's folder, copy elsewhere]
     #[arg(long, value_enum)]
-    weights: Option<Weights>,
+    weights: Option<WeightsArg>,
     /// Write what was done: a page for a browser if FILE ends in .html, else JSON; - prints that instead of the summary.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -111,7 +111,7 @@ pub(super) const POA_NEEDS_FUSED: &str =
 
 /// `--weights`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Weights {
+enum WeightsArg {
     /// Untouched weights stay where they are; the output points at them.
     Share,
     /// The output has all its weights.
@@ -121,7 +121,7 @@ enum Weights {
     Compact,
 }
 
-impl Weights {
+impl WeightsArg {
     /// The policy for weights that stay as they are; `None` leaves it to the folder.
     fn policy(self) -> Option<WeightPolicy> {
         match self {
@@ -164,9 +164,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             plan: &plan,
             target: *target,
             output: (!args.dry_run).then_some(&output),
-            weights: args.weights.and_then(Weights::policy),
+            weights: args.weights.and_then(WeightsArg::policy),
             masks: match args.weights {
-                Some(Weights::Compact) => MaskForm::Computed,
+                Some(WeightsArg::Compact) => MaskForm::Computed,
                 _ => MaskForm::Stored,
             },
             at,

@@ -15,7 +15,7 @@ use crate::{
         diff as report, html,
         outcome::{self, Format},
     },
-    verify::structure::{self, Weights},
+    verify::structure::{self, WeightComparison},
 };
 
 /// Show what is different between two models, up to names and order, by module.
@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let (a, b) = (open(&args.a)?, open(&args.b)?);
     let page = args.html.as_deref();
     let page = page.map(|path| Report::create(path, &files::models(&[&args.a, &args.b])?)).transpose()?;
-    let weights = if args.structure { Weights::Ignored } else { Weights::Compared };
+    let weights = if args.structure { WeightComparison::Ignored } else { WeightComparison::Compared };
     let bars = Bars::new(Visibility::Shown);
     let diff = structure::diff(&a, &b, weights, &|bytes| bars.advance("comparing weights", bytes))?;
     drop(bars);

@@ -112,7 +112,7 @@ fn trtexec(args: &TrtexecArgs) -> Result<u8, Failure> {
         let what = "say which pictures the engine is for: --sizes 512x512,768x512, or --plan with a plan that has sizes";
         Failure::Message(what.to_string())
     })?;
-    let job = trtexec::Job { model: &args.model, sizes: &sizes, engine: args.engine.as_deref() };
+    let job = trtexec::TrtexecJob { model: &args.model, sizes: &sizes, engine: args.engine.as_deref() };
     let command = trtexec::shell(&trtexec::command(&job)?);
     match &args.output {
         Some(path) => write(path, &format!("#!/bin/sh\n{command}"))?,
@@ -128,7 +128,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 
 fn web(args: &WebArgs) -> Result<u8, Failure> {
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
-    let job = web::Job {
+    let job = web::WebJob {
         model: &args.model,
         output: &args.output,
         file_limit: args.max_file,

@@ -17,17 +17,18 @@ pub mod compare;
 pub mod compile;
 #[cfg(feature = "runner")]
 mod compiled;
+pub mod completions;
 pub mod diff;
 pub mod digest;
 #[cfg(feature = "runner")]
 pub mod doctor;
 #[cfg(feature = "runner")]
+mod engine_args;
+#[cfg(feature = "runner")]
 pub mod export;
 mod files;
 pub mod inspect;
 mod likeness;
-#[cfg(feature = "runner")]
-mod models;
 #[cfg(feature = "runner")]
 mod picture;
 pub mod print;
@@ -36,7 +37,6 @@ mod progress;
 pub mod run;
 #[cfg(feature = "runner")]
 pub mod search;
-pub mod shell;
 pub mod verify;
 mod version;
 
@@ -85,8 +85,8 @@ enum Command {
     Cache(cache::Args),
     #[cfg(feature = "runner")]
     Export(Box<export::Args>),
-    Completions(shell::CompletionsArgs),
-    Man(shell::ManArgs),
+    Completions(completions::CompletionsArgs),
+    Man(completions::ManArgs),
 }
 
 /// Runs `crdiff` with the arguments of this process.
@@ -113,8 +113,8 @@ pub fn crdiff() -> ExitCode {
         Command::Cache(args) => cache::run(&args),
         #[cfg(feature = "runner")]
         Command::Export(args) => export::run(&args),
-        Command::Completions(args) => shell::completions(&args),
-        Command::Man(args) => shell::man(&args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
     })
 }
 

@@ -21,7 +21,7 @@ use self::{
 use super::{
     DONE, Failure, Json,
     compiled::{Compiled, compiled},
-    models::{EngineArgs, Memory},
+    engine_args::{EngineArgs, Memory},
     picture::{self, Tile, sheet},
     progress::Visibility,
 };
@@ -32,7 +32,7 @@ use crate::{
         pipeline::{Folder, Unets},
     },
     engine::Chosen,
-    plan::{Amplify, Plan, Runtime, Weight},
+    plan::{Amplify, AmplifyWeight, Plan, Runtime},
 };
 
 const EXAMPLES: &str = "\
@@ -220,12 +220,12 @@ impl Run<'_> {
 fn variants(settings: &Settings, amplify: &Amplify) -> Vec<(String, Amplify)> {
     let constant = |weight: f64| {
         let mut constant = Amplify::default();
-        constant.weight.value = Weight::Constant(weight);
+        constant.weight.value = AmplifyWeight::Constant(weight);
         constant
     };
     let amplified = match amplify.weight.value {
-        Weight::Constant(weight) => format!("amplified w {weight}"),
-        Weight::Ramp { .. } | Weight::Steps(_) => "amplified".to_string(),
+        AmplifyWeight::Constant(weight) => format!("amplified w {weight}"),
+        AmplifyWeight::Ramp { .. } | AmplifyWeight::Steps(_) => "amplified".to_string(),
     };
     match settings.compare {
         true => vec![

@@ -17,8 +17,8 @@ use serde_json::json;
 use self::events::Reporter;
 use super::{
     DONE, Failure, Json,
+    engine_args::EngineArgs,
     files::replace,
-    models::EngineArgs,
     progress::{Visibility, interruptible},
 };
 use crate::{

@@ -3,9 +3,9 @@
 //!
 //! Weights are copied, never read or converted. What is written appears complete or not at all.
 
+mod atomic_dir;
 mod profile;
 mod rows;
-mod staging;
 pub mod triton;
 pub mod trtexec;
 pub mod web;

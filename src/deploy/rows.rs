@@ -18,7 +18,7 @@ use crate::{
         DataType,
         proto::{TensorShapeProto, tensor_shape_proto::Dimension, tensor_shape_proto::dimension},
     },
-    passes::sweep,
+    passes::dce,
 };
 
 /// Suffix of the names of nodes that compute for each row what others computed for all.
@@ -58,14 +58,14 @@ pub fn make_rows(graph: &mut Graph) -> Result<Batching, DeployError> {
             Err(why) => return Ok(Batching::Whole(format!("input {input}: {why}"))),
         }
     }
-    let unread = sweep::Unread::of(graph);
+    let unread = dce::Unread::of(graph);
     for value in &scalars {
         widen(graph, *value, *value, &batch, &shapes)?;
         let shape = TensorShapeProto { dim: vec![batch.stated.clone()] };
         graph.edit().set_input_shape(*value, &shape)?;
     }
     if graph.is_edited() {
-        sweep::run(&unread, &mut graph.edit()).map_err(|e| EditError::Unsupported(e.to_string()))?;
+        dce::run(&unread, &mut graph.edit()).map_err(|e| EditError::Unsupported(e.to_string()))?;
         let name = format!("{}{SUFFIX}", graph.name());
         graph.edit().set_graph_name(name);
         graph.check().map_err(|e| {

@@ -10,7 +10,7 @@ use crate::{
 
 /// What to build.
 #[derive(Clone, Debug)]
-pub struct Job<'a> {
+pub struct TrtexecJob<'a> {
     /// The model.
     pub model: &'a Path,
     /// What the engine will be fed.
@@ -26,7 +26,7 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// As [`profile()`], and if the model cannot be read.
-pub fn command(job: &Job<'_>) -> Result<Vec<String>, DeployError> {
+pub fn command(job: &TrtexecJob<'_>) -> Result<Vec<String>, DeployError> {
     let mut graph = Graph::load(onnx::open(job.model)?)?;
     let precision = precision(&graph)?;
     let profile = profile(&mut graph, job.model, job.sizes)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{DeployError, staging::Staging};
+use super::{DeployError, atomic_dir::Staging};
 use crate::{
     engine::TensorInfo,
     ir::Graph,
@@ -31,7 +31,7 @@ const MANIFEST: &str = "/* manifest */ {}";
 
 /// What to make.
 #[derive(Clone, Copy)]
-pub struct Job<'a> {
+pub struct WebJob<'a> {
     /// The model.
     pub model: &'a Path,
     /// The folder to put it in; made if it isn't there.
@@ -60,7 +60,7 @@ pub struct Bundle {
 /// [`DeployError`] if WebAssembly's memory cannot hold the weights, if a tensor is larger than a file may be, if the
 /// weights are of a type that onnxruntime-web doesn't compute in, if one of the files is there already, or if the model
 /// cannot be read.
-pub fn export(job: &Job<'_>) -> Result<Bundle, DeployError> {
+pub fn export(job: &WebJob<'_>) -> Result<Bundle, DeployError> {
     let fail = |what: String| DeployError::model(job.model, what);
     if !(LEAST_LIMIT..=FILE_LIMIT).contains(&job.file_limit) {
         return Err(DeployError::Request(format!(

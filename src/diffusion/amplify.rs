@@ -1,7 +1,7 @@
 //! A plan's `amplify:` for the calls of one sampling: what each call mixes its output from.
 
 use super::{PipelineError, sampler::Row};
-use crate::plan::{Amplify, Curve, During, Mode, Weight};
+use crate::plan::{Amplify, AmplifyWeight, Curve, During, Mode};
 
 /// What the output of a call is made from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,13 +15,13 @@ pub enum Mix {
         /// w.
         weight: f32,
         /// Where `pruned - dense` comes from.
-        difference: Difference,
+        difference: DifferenceSource,
     },
 }
 
 /// Where the difference between the networks comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Difference {
+pub enum DifferenceSource {
     /// The pruned network runs in this call; nothing reads the difference later.
     Fresh,
     /// The pruned network runs in this call, and the difference is kept for later ones.
@@ -61,7 +61,7 @@ pub fn mixes(amplify: &Amplify, rows: &[Row]) -> Result<Vec<Mix>, PipelineError>
             if fresh {
                 fresh_step = Some(row.step);
             }
-            let difference = if fresh { Difference::Fresh } else { Difference::Kept };
+            let difference = if fresh { DifferenceSource::Fresh } else { DifferenceSource::Kept };
             Mix::Amplified { weight: weight as f32, difference }
         });
     }
@@ -75,19 +75,21 @@ fn keep_what_is_read(mixes: &mut [Mix]) {
     for mix in mixes.iter_mut().rev() {
         if let Mix::Amplified { difference, .. } = mix {
             match difference {
-                Difference::Kept => read = true,
-                Difference::Fresh if read => (*difference, read) = (Difference::FreshAndKept, false),
-                Difference::Fresh | Difference::FreshAndKept => {}
+                DifferenceSource::Kept => read = true,
+                DifferenceSource::Fresh if read => {
+                    (*difference, read) = (DifferenceSource::FreshAndKept, false)
+                }
+                DifferenceSource::Fresh | DifferenceSource::FreshAndKept => {}
             }
         }
     }
 }
 
 /// The weight of each step.
-fn weights(weight: &Weight, steps: usize) -> Result<Vec<f64>, PipelineError> {
+fn weights(weight: &AmplifyWeight, steps: usize) -> Result<Vec<f64>, PipelineError> {
     match weight {
-        Weight::Constant(weight) => Ok(vec![*weight; steps]),
-        Weight::Ramp { from, to, curve } => {
+        AmplifyWeight::Constant(weight) => Ok(vec![*weight; steps]),
+        AmplifyWeight::Ramp { from, to, curve } => {
             let last = steps.saturating_sub(1).max(1) as f64;
             let at = |step: usize| {
                 let t = step as f64 / last;
@@ -99,8 +101,8 @@ fn weights(weight: &Weight, steps: usize) -> Result<Vec<f64>, PipelineError> {
             };
             Ok((0..steps).map(at).collect())
         }
-        Weight::Steps(weights) if weights.len() == steps => Ok(weights.clone()),
-        Weight::Steps(weights) => {
+        AmplifyWeight::Steps(weights) if weights.len() == steps => Ok(weights.clone()),
+        AmplifyWeight::Steps(weights) => {
             let what =
                 format!("the plan's `amplify.weight` lists {} steps, but {steps} are run", weights.len());
             Err(PipelineError::Request(what))
@@ -128,29 +130,29 @@ mod tests {
         Table::new(&config, steps, 0.0).unwrap().rows().to_vec()
     }
 
-    fn amplify(weight: Weight, every: u32) -> Amplify {
+    fn amplify(weight: AmplifyWeight, every: u32) -> Amplify {
         let mut amplify = Amplify::default();
         amplify.weight.value = weight;
         amplify.every.value = NonZeroU32::new(every).unwrap();
         amplify
     }
 
-    fn amplified(weight: f32, difference: Difference) -> Mix {
+    fn amplified(weight: f32, difference: DifferenceSource) -> Mix {
         Mix::Amplified { weight, difference }
     }
 
     #[test]
     fn a_weight_of_zero_or_one_is_one_network() {
         let rows = rows("DDIMScheduler", 3);
-        let mixed = mixes(&amplify(Weight::Steps(vec![0.0, 1.0, 1.5]), 1), &rows).unwrap();
-        assert_eq!(mixed, [Dense, Pruned, amplified(1.5, Difference::Fresh)]);
+        let mixed = mixes(&amplify(AmplifyWeight::Steps(vec![0.0, 1.0, 1.5]), 1), &rows).unwrap();
+        assert_eq!(mixed, [Dense, Pruned, amplified(1.5, DifferenceSource::Fresh)]);
     }
 
     #[test]
     fn ramps_reach_both_ends() {
         let rows = rows("DDIMScheduler", 5);
         let weights = |curve| {
-            let mixed = mixes(&amplify(Weight::Ramp { from: 2.0, to: 4.0, curve }, 1), &rows).unwrap();
+            let mixed = mixes(&amplify(AmplifyWeight::Ramp { from: 2.0, to: 4.0, curve }, 1), &rows).unwrap();
             mixed
                 .into_iter()
                 .map(|mix| if let Mix::Amplified { weight, .. } = mix { weight } else { 0.0 })
@@ -165,25 +167,27 @@ mod tests {
     #[test]
     fn every_third_step_is_fresh_and_only_what_is_read_is_kept() {
         let rows = rows("DDIMScheduler", 7);
-        let mixed = mixes(&amplify(Weight::Constant(2.0), 3), &rows).unwrap();
+        let mixed = mixes(&amplify(AmplifyWeight::Constant(2.0), 3), &rows).unwrap();
         let [kept, old, fresh] =
-            [Difference::FreshAndKept, Difference::Kept, Difference::Fresh].map(|d| amplified(2.0, d));
+            [DifferenceSource::FreshAndKept, DifferenceSource::Kept, DifferenceSource::Fresh]
+                .map(|d| amplified(2.0, d));
         assert_eq!(mixed, [kept, old, old, kept, old, old, fresh]);
     }
 
     #[test]
     fn all_calls_of_a_step_are_of_one_kind() {
         let rows = rows("HeunDiscreteScheduler", 3);
-        let mixed = mixes(&amplify(Weight::Constant(2.0), 2), &rows).unwrap();
+        let mixed = mixes(&amplify(AmplifyWeight::Constant(2.0), 2), &rows).unwrap();
         let [kept, old, fresh] =
-            [Difference::FreshAndKept, Difference::Kept, Difference::Fresh].map(|d| amplified(2.0, d));
+            [DifferenceSource::FreshAndKept, DifferenceSource::Kept, DifferenceSource::Fresh]
+                .map(|d| amplified(2.0, d));
         assert_eq!(mixed, [fresh, kept, old, old, fresh]);
     }
 
     #[test]
     fn during_by_fraction_and_by_sigma() {
         let rows = rows("EulerDiscreteScheduler", 4);
-        let mut part = amplify(Weight::Constant(1.0), 1);
+        let mut part = amplify(AmplifyWeight::Constant(1.0), 1);
         part.during = During::Fraction { from: 0.25, to: 0.5 };
         assert_eq!(mixes(&part, &rows).unwrap(), [Dense, Pruned, Pruned, Dense]);
         part.during = During::Sigma { low: rows[3].sigma, high: rows[2].sigma };
@@ -192,7 +196,8 @@ mod tests {
 
     #[test]
     fn a_list_must_have_a_weight_a_step() {
-        let error = mixes(&amplify(Weight::Steps(vec![1.0; 3]), 1), &rows("DDIMScheduler", 4)).unwrap_err();
+        let error =
+            mixes(&amplify(AmplifyWeight::Steps(vec![1.0; 3]), 1), &rows("DDIMScheduler", 4)).unwrap_err();
         assert_eq!(error.to_string(), "the plan's `amplify.weight` lists 3 steps, but 4 are run");
     }
 }

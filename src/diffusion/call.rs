@@ -1,7 +1,7 @@
 //! What a call of the sampler's network runs: which networks on which branches, and what is made of their difference.
 //! The loops on the host and on a device both follow it.
 
-use super::amplify::{Difference, Mix};
+use super::amplify::{DifferenceSource, Mix};
 use crate::plan::On;
 
 /// Some of the branches of guidance.
@@ -46,7 +46,7 @@ pub(super) struct Amplified {
     /// w.
     pub(super) weight: f32,
     /// Where the difference comes from.
-    pub(super) difference: Difference,
+    pub(super) difference: DifferenceSource,
     /// The branches that it is for.
     pub(super) scope: Scope,
 }
@@ -60,7 +60,7 @@ impl CallPlan {
             Mix::Pruned if scope == Scope::All => (Scope::None, Scope::All, None),
             Mix::Pruned => (Scope::Unconditional, Scope::Conditional, None),
             Mix::Amplified { weight, difference } => {
-                let pruned = if difference == Difference::Kept { Scope::None } else { scope };
+                let pruned = if difference == DifferenceSource::Kept { Scope::None } else { scope };
                 (Scope::All, pruned, Some(Amplified { weight, difference, scope }))
             }
         };
@@ -84,11 +84,14 @@ mod tests {
         assert_eq!(plan(Mix::Pruned, On::Both, true), (Nothing, All, None));
         assert_eq!(plan(Mix::Pruned, On::Cond, true), (Unconditional, Conditional, None));
         assert_eq!(plan(Mix::Pruned, On::Cond, false), (Nothing, All, None));
-        assert_eq!(plan(amplified(Difference::Fresh), On::Both, true), (All, All, Some(All)));
+        assert_eq!(plan(amplified(DifferenceSource::Fresh), On::Both, true), (All, All, Some(All)));
         assert_eq!(
-            plan(amplified(Difference::FreshAndKept), On::Cond, true),
+            plan(amplified(DifferenceSource::FreshAndKept), On::Cond, true),
             (All, Conditional, Some(Conditional))
         );
-        assert_eq!(plan(amplified(Difference::Kept), On::Cond, true), (All, Nothing, Some(Conditional)));
+        assert_eq!(
+            plan(amplified(DifferenceSource::Kept), On::Cond, true),
+            (All, Nothing, Some(Conditional))
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     PipelineError,
-    amplify::{Difference, Mix},
+    amplify::{DifferenceSource, Mix},
     call::{Amplified, CallPlan, Scope},
     guidance::{amplify, guide, rescale, split_batch},
     sampler::Row,
@@ -184,14 +184,14 @@ impl<'a> Interleave<'a> {
         };
         let part = if scope == Scope::All { 0 } else { mixed.len() / 2 };
         let part = mixed.get_mut(part..).unwrap_or_default();
-        if difference == Difference::Kept {
+        if difference == DifferenceSource::Kept {
             let kept = same_length(self.kept.as_deref().unwrap_or_default(), part.len())?;
             for (value, difference) in part.iter_mut().zip(kept) {
                 *value += weight * difference;
             }
             return Ok(mixed);
         }
-        if difference == Difference::FreshAndKept {
+        if difference == DifferenceSource::FreshAndKept {
             self.kept = Some(pruned.iter().zip(&*part).map(|(pruned, dense)| pruned - dense).collect());
         }
         let mut out = vec![0.0; part.len()];

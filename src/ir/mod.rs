@@ -22,7 +22,7 @@ pub(crate) use graph::Item;
 pub use graph::{Graph, GraphIo, Initializer, Origin, Use, Value};
 pub use masked::{count_masked, for_each_piece};
 pub use node::{Node, attribute};
-pub use weights::{Masked, NewData, Run, Transform, WeightReader};
+pub use weights::{Masked, NewData, Transform, TransformRun, WeightReader};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {

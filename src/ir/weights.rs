@@ -57,7 +57,7 @@ impl WeightReader {
 }
 
 /// One run of a [`Transform`] over a tensor: edits the next piece in place, returns how many elements it masked.
-pub type Run = Box<dyn FnMut(&mut [u8]) -> u64 + Send>;
+pub type TransformRun = Box<dyn FnMut(&mut [u8]) -> u64 + Send>;
 
 /// Changes a tensor's elements on their way through: called with one piece after the other, in order. Pieces are
 /// whole multiples of [`Transform::granularity`] bytes (but the last may be shorter).
@@ -72,7 +72,7 @@ pub trait Transform: Send + Sync + fmt::Debug {
 
     /// A fresh run over the tensor's bytes. Each call of the closure edits the next piece in place and returns how
     /// many of its elements are masked.
-    fn start(&self) -> Run;
+    fn start(&self) -> TransformRun;
 }
 
 /// New elements for a tensor: the old ones, masked.

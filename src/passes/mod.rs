@@ -1,15 +1,15 @@
 //! The passes, in order. A new pass is one file, one line in `ORDERED` and one test file.
 
 mod attributes;
-mod compact;
-mod feed;
+mod computed_masks;
+pub(crate) mod dce;
 mod fuse;
 pub mod mask;
+mod mask_inputs;
+mod mask_selection;
 mod prune;
-mod rank;
 mod redirect;
 mod stamp;
-pub(crate) mod sweep;
 
 use crate::{
     analysis::magnitude::{MagnitudeError, Progress},
@@ -18,11 +18,11 @@ use crate::{
     plan::Target,
     rules::Edits,
 };
-pub use feed::FedWeight;
 pub use fuse::{Sharing, WEIGHT_INPUT};
 use mask::MaskError;
+pub use mask_inputs::FedWeight;
+pub(crate) use mask_selection::REPORTED_BINS;
 pub use prune::{MaskedTensor, WeightOutcome};
-pub(crate) use rank::REPORTED_BINS;
 
 /// A pass that could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ const ORDERED: [Pass; 8] = [
         },
     },
     // Pools hold the weights of bypassed modules too, so they must still be there. Only descriptions of new elements
-    // are made here: what the sweep removes is never computed.
+    // are made here: what `dce` removes is never computed.
     Pass {
         name: "prune",
         run: |context, editor| {
@@ -126,26 +126,28 @@ const ORDERED: [Pass; 8] = [
             Ok(())
         },
     },
-    // Before the sweep: the original of a masked copy may have no reader until it gets one here.
+    // Before `dce`: the original of a masked copy may have no reader until it gets one here.
     Pass {
-        name: "compact",
+        name: "computed_masks",
         run: |context, editor| match context.recipe.masks {
-            MaskForm::Computed => compact::run(context.recipe.edits.weights(), &mut context.outcomes, editor),
+            MaskForm::Computed => {
+                computed_masks::run(context.recipe.edits.weights(), &mut context.outcomes, editor)
+            }
             MaskForm::Stored | MaskForm::Fed => Ok(()),
         },
     },
-    // Before the sweep, for the same reason turned round: the masked initializers have no reader afterwards.
+    // Before `dce`, for the opposite reason: the masked initializers have no reader afterwards.
     Pass {
-        name: "feed",
+        name: "mask_inputs",
         run: |context, editor| {
             if context.recipe.masks == MaskForm::Fed {
-                context.fed = feed::run(context.recipe.edits.weights(), &context.outcomes, editor)?;
+                context.fed = mask_inputs::run(context.recipe.edits.weights(), &context.outcomes, editor)?;
             }
             Ok(())
         },
     },
     // After everything that takes readers away.
-    Pass { name: "sweep", run: |context, editor| sweep::run(&context.unread, editor) },
+    Pass { name: "dce", run: |context, editor| dce::run(&context.unread, editor) },
     // Last: it looks whether anything changed at all.
     Pass { name: "stamp", run: |context, editor| stamp::run(context.recipe, editor) },
 ];
@@ -153,7 +155,7 @@ const ORDERED: [Pass; 8] = [
 struct Context<'a> {
     recipe: &'a Recipe<'a>,
     progress: &'a Progress<'a>,
-    unread: sweep::Unread,
+    unread: dce::Unread,
     outcomes: Vec<WeightOutcome>,
     sharing: Sharing,
     fed: Vec<FedWeight>,
@@ -193,7 +195,7 @@ pub struct Outcome {
 /// # Errors
 /// [`PassError`]; the graph is then of no use.
 pub fn run(graph: &mut Graph, recipe: &Recipe<'_>, progress: &Progress<'_>) -> Result<Outcome, PassError> {
-    let unread = sweep::Unread::of(graph);
+    let unread = dce::Unread::of(graph);
     let mut context = Context {
         recipe,
         progress,

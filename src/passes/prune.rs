@@ -4,7 +4,7 @@ use rustc_hash::FxHashSet;
 
 use super::{
     PassError,
-    rank::{WeightMask, masks, reader},
+    mask_selection::{WeightMask, masks, reader},
 };
 use crate::{
     analysis::{

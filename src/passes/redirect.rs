@@ -6,7 +6,7 @@ use crate::{
     rules::{Change, Skips},
 };
 
-/// Redirects the readers of values as `changes` say. What is left unread is removed by the sweep.
+/// Redirects the readers of values as `changes` say. What is left unread is removed by `dce`, the dead-code elimination.
 pub(super) fn run<'a>(
     changes: impl Iterator<Item = &'a Change>,
     skips: &Skips,

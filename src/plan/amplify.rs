@@ -1,9 +1,9 @@
 //! Reading `amplify:` and `runtime:`.
 
 use super::diagnostics::Problem;
-use super::fields::{choice, fields, finite, list, number, range, wrong_type, wrong_type_help};
-use super::model::{Amplify, Curve, During, Located, Mode, On, Runtime, Weight};
-use super::tree::{Node, Value};
+use super::model::{Amplify, AmplifyWeight, Curve, During, Located, Mode, On, Runtime};
+use super::read::{choice, fields, finite, list, number, range, wrong_type, wrong_type_help};
+use super::yaml::{Node, Value};
 use miette::SourceSpan;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -43,7 +43,7 @@ pub(super) fn amplify(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>
     Some(Amplify { span: Some(at), mode: mode?, weight: weight?, during: during?, every: every?, on: on? })
 }
 
-fn weight(node: &Node, problems: &mut Vec<Problem>) -> Option<Weight> {
+fn weight(node: &Node, problems: &mut Vec<Problem>) -> Option<AmplifyWeight> {
     match &node.value {
         Value::List(items) if items.is_empty() => {
             let (expected, found) = ("a number for each step".to_owned(), "an empty list".to_owned());
@@ -53,7 +53,7 @@ fn weight(node: &Node, problems: &mut Vec<Problem>) -> Option<Weight> {
         Value::List(items) => {
             let steps: Vec<_> = items.iter().map(|item| finite(item, "`weight`", problems)).collect();
             let steps = steps.into_iter().map(|step| step.map(|step| step.value));
-            steps.collect::<Option<Vec<_>>>().map(Weight::Steps)
+            steps.collect::<Option<Vec<_>>>().map(AmplifyWeight::Steps)
         }
         Value::Map(_) => {
             let ramp = fields(node, "`weight`", &["from", "to", "curve"], problems)?;
@@ -63,9 +63,9 @@ fn weight(node: &Node, problems: &mut Vec<Problem>) -> Option<Weight> {
             let curve = ramp
                 .get("curve")
                 .map_or(Some(Curve::default()), |node| choice(node, "`curve`", &curves, problems));
-            Some(Weight::Ramp { from: from?.value, to: to?.value, curve: curve? })
+            Some(AmplifyWeight::Ramp { from: from?.value, to: to?.value, curve: curve? })
         }
-        _ => finite(node, "`weight`", problems).map(|weight| Weight::Constant(weight.value)),
+        _ => finite(node, "`weight`", problems).map(|weight| AmplifyWeight::Constant(weight.value)),
     }
 }
 

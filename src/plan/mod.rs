@@ -18,17 +18,17 @@
 //! [`PlanFile`] is the same language in the other direction, for writing plans, and the source of the JSON Schema.
 
 mod amplify;
-mod authors;
+mod crdiff_rules;
 pub(crate) mod diagnostics;
-pub(crate) mod fields;
 mod glob;
 mod model;
 mod parse;
+pub(crate) mod read;
 mod resolve;
 mod schema;
 mod select;
 mod target;
-pub(crate) mod tree;
+pub(crate) mod yaml;
 
 pub use crate::{
     analysis::skip::Via,
@@ -37,7 +37,7 @@ pub use crate::{
 pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};
 pub use glob::{BadGlob, Glob};
-pub use model::{Amplify, Curve, During, Located, Mode, On, Plan, Runtime, Weight};
+pub use model::{Amplify, AmplifyWeight, Curve, During, Located, Mode, On, Plan, Runtime};
 #[cfg(feature = "runner")]
 pub(crate) use parse::from_node;
 pub use parse::{MAX_BYTES, load, parse};

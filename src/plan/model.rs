@@ -80,7 +80,7 @@ pub struct Amplify {
     /// Between two outputs, or within the weights.
     pub mode: Mode,
     /// w.
-    pub weight: Located<Weight>,
+    pub weight: Located<AmplifyWeight>,
     /// The part of the sampling it happens in.
     pub during: During,
     /// The pruned network runs each n-th step; in between its last difference is used.
@@ -95,7 +95,7 @@ impl Default for Amplify {
         Self {
             span: None,
             mode: Mode::default(),
-            weight: Located { value: Weight::default(), span },
+            weight: Located { value: AmplifyWeight::default(), span },
             during: During::default(),
             every: Located { value: NonZeroU32::MIN, span },
             on: On::default(),
@@ -116,7 +116,7 @@ pub enum Mode {
 
 /// w over the steps; every number is finite.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Weight {
+pub enum AmplifyWeight {
     /// The same at every step.
     Constant(f64),
     /// From one number at the first step to another at the last.
@@ -132,7 +132,7 @@ pub enum Weight {
     Steps(Vec<f64>),
 }
 
-impl Default for Weight {
+impl Default for AmplifyWeight {
     /// 1.5, the paper's.
     fn default() -> Self {
         Self::Constant(1.5)
@@ -214,9 +214,11 @@ pub(super) fn digest(always: &[Rule], rules: &[Rule], amplify: &Amplify) -> Stri
 
 fn canonical_amplify(amplify: &Amplify) -> Value {
     let weight = match &amplify.weight.value {
-        Weight::Constant(weight) => json!(number(*weight)),
-        Weight::Ramp { from, to, curve } => json!([curve, number(*from), number(*to)]),
-        Weight::Steps(steps) => json!({ "steps": steps.iter().copied().map(number).collect::<Vec<_>>() }),
+        AmplifyWeight::Constant(weight) => json!(number(*weight)),
+        AmplifyWeight::Ramp { from, to, curve } => json!([curve, number(*from), number(*to)]),
+        AmplifyWeight::Steps(steps) => {
+            json!({ "steps": steps.iter().copied().map(number).collect::<Vec<_>>() })
+        }
     };
     let during = match amplify.during {
         During::Fraction { from, to } => json!(["fraction", number(from), number(to)]),

@@ -1,10 +1,10 @@
 //! From the text of a plan to a [`Plan`].
 
 use super::diagnostics::{PlanError, PlanSource, Problem};
-use super::fields::{Fields, fields, list, wrong_type_help};
-use super::model::{Amplify, Mode, Plan, Runtime, Weight, digest};
-use super::tree::{Node, Value};
-use super::{amplify, authors, tree};
+use super::model::{Amplify, AmplifyWeight, Mode, Plan, Runtime, digest};
+use super::read::{Fields, fields, list, wrong_type_help};
+use super::yaml::{Node, Value};
+use super::{amplify, crdiff_rules, yaml};
 use crate::rules::{self, Rule, Section};
 use std::fs::File;
 use std::io::Read;
@@ -26,7 +26,7 @@ pub fn parse(name: &str, text: &str) -> Result<Plan, PlanError> {
         return Err(PlanError::new(&PlanSource::new(name, ""), Problem::TooBig { size, max: MAX_BYTES }));
     }
     let source = PlanSource::new(name, text);
-    let root = tree::read(text).map_err(|problem| PlanError::new(&source, problem))?;
+    let root = yaml::read(text).map_err(|problem| PlanError::new(&source, problem))?;
     from_node(source, &root)
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn from_node(source: PlanSource, root: &Node) -> Result<Plan, PlanErr
             problems.push(Problem::Empty);
             None
         }
-        Value::Map(entries) if authors::is_result(entries) => authors::read(root, &mut problems),
+        Value::Map(entries) if crdiff_rules::is_result(entries) => crdiff_rules::read(root, &mut problems),
         _ => document(root, &mut problems),
     };
     match (PlanError::from_problems(&source, problems), meaning) {
@@ -107,7 +107,7 @@ fn document(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> {
     let always = section(Section::Always, "always", "`always`");
     let mut all = section(Section::Rules, "rules", "`rules`");
     if let Some(node) = given(&plan, "crdiff") {
-        all.extend(authors::crdiff(node, problems));
+        all.extend(crdiff_rules::crdiff(node, problems));
     }
     let amplify = match (plan.entry("amplify"), given(&plan, "amplify")) {
         (Some((key, _)), Some(node)) => amplify::amplify(key.span, node, problems),
@@ -136,7 +136,7 @@ fn version(plan: &Fields<'_>, problems: &mut Vec<Problem>) {
         Value::Float(version) if *version == 1.0 => return,
         Value::Float(version) => version.to_string(),
         _ => {
-            problems.push(super::fields::wrong_type(node, "`version`", "a number"));
+            problems.push(super::read::wrong_type(node, "`version`", "a number"));
             return;
         }
     };
@@ -149,7 +149,7 @@ fn check_mode(rules: &[Rule], amplify: &Amplify, problems: &mut Vec<Problem>) {
     let mut conflict = |message: &str, help: &str, other| {
         problems.push(Problem::conflict(message, Some(help), mode, other));
     };
-    if !matches!(amplify.weight.value, Weight::Constant(_)) {
+    if !matches!(amplify.weight.value, AmplifyWeight::Constant(_)) {
         conflict(
             "`mode: weights` takes one `weight` for all steps",
             "the weights can't change from step to step; use `mode: outputs`",

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{During, On, Plan, Weight};
+use super::{AmplifyWeight, During, On, Plan};
 use crate::rules::{Edit, Edits};
 
 /// Which graph is made of a plan.
@@ -67,8 +67,10 @@ impl Serialize for Target {
 fn constant(plan: &Plan) -> Result<f64, &'static str> {
     let amplify = &plan.amplify;
     let w = match amplify.weight.value {
-        Weight::Constant(w) => w,
-        Weight::Ramp { .. } | Weight::Steps(_) => return Err("amplify.weight changes from step to step"),
+        AmplifyWeight::Constant(w) => w,
+        AmplifyWeight::Ramp { .. } | AmplifyWeight::Steps(_) => {
+            return Err("amplify.weight changes from step to step");
+        }
     };
     match (&amplify.during, amplify.every.value.get(), amplify.on) {
         (During::Fraction { from, to }, 1, On::Both) if *from <= 0.0 && *to >= 1.0 => Ok(w),

@@ -9,7 +9,7 @@ use super::text::{count, fit, table};
 use crate::{
     analysis::{
         Analysis,
-        modules::{Kind, Layout, ModuleId},
+        modules::{ModuleId, ModuleKind, Naming},
         weights::Unplaced,
     },
     plan::{Selector, Via},
@@ -99,9 +99,9 @@ pub fn inspect(name: &str, analysis: &Analysis<'_>, filter: &Filter) -> ModelRep
     let mut report = ModelReport {
         model: name.to_string(),
         layout: match analysis.modules.layout() {
-            Layout::Diffusers => "diffusers",
-            Layout::Ldm => "ldm",
-            Layout::Unknown => "unknown",
+            Naming::Diffusers => "diffusers",
+            Naming::Ldm => "ldm",
+            Naming::Unknown => "unknown",
         },
         wrapper: analysis.modules.wrapper().to_string(),
         nodes: analysis.graph.nodes().count(),
@@ -135,7 +135,7 @@ fn unplaced(analysis: &Analysis<'_>, layer: &Unplaced) -> UnplacedReport {
 fn children(analysis: &Analysis<'_>, id: ModuleId, depth: usize) -> Vec<(ModuleId, usize)> {
     let mut found = Vec::new();
     for child in analysis.modules.get(id).children.iter().rev() {
-        if analysis.modules.get(*child).kind == Kind::List {
+        if analysis.modules.get(*child).kind == ModuleKind::List {
             found.extend(children(analysis, *child, depth));
         } else {
             found.push((*child, depth));

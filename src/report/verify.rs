@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     plan::PlanSource,
-    verify::conformance::{Difference, Verdict},
+    verify::conformance::{Verdict, Violation},
 };
 
 /// The outcome of verifying the file `compiled` against `original`.
@@ -38,7 +38,7 @@ pub fn outcome(original: &str, compiled: &str, plan: &PlanSource, verdict: &Verd
     }
 }
 
-fn finding(plan: &PlanSource, difference: &Difference) -> Finding {
+fn finding(plan: &PlanSource, difference: &Violation) -> Finding {
     let node = match (&difference.found, &difference.expected) {
         (Some(found), Some(expected)) if found != expected => {
             Some(format!("{found}; in the original {expected}"))

@@ -5,13 +5,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Change, Edit, Fate, Kind, Model, Syntax};
+use super::{Change, Edit, Fate, Model, RuleKind, Syntax};
 use crate::{
     analysis::{attention::Attention, modules::ModuleId},
     plan::{
         Glob, PlanError, Problem, Selector,
-        fields::{choice, fields, selector},
-        tree::Node,
+        read::{choice, fields, selector},
+        yaml::Node,
     },
 };
 
@@ -63,7 +63,7 @@ impl Syntax for AttentionRule {
     }
 }
 
-impl Kind for AttentionRule {
+impl RuleKind for AttentionRule {
     fn span(&self) -> SourceSpan {
         self.span
     }

@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Change, Edit, Fate, Kind, Model, Syntax};
+use super::{Change, Edit, Fate, Model, RuleKind, Syntax};
 use crate::{
     analysis::{
         modules::{Module, ModuleId},
@@ -13,8 +13,8 @@ use crate::{
     },
     plan::{
         Glob, PlanError, PlanSource, Problem, Selector,
-        fields::{choice, fields, or_default, selector},
-        tree::{self, Node},
+        read::{choice, fields, or_default, selector},
+        yaml::{self, Node},
     },
 };
 
@@ -46,7 +46,7 @@ impl Syntax for BypassRule {
     const EXAMPLE: &'static str = "bypass: { modules: ..., via: ... }";
 
     fn read(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Self> {
-        if !matches!(node.value, tree::Value::Map(_)) {
+        if !matches!(node.value, yaml::Value::Map(_)) {
             let modules = selector(node, "`bypass`", Glob::module, problems)?;
             return Some(Self { span, modules, via: Via::default() });
         }
@@ -60,7 +60,7 @@ impl Syntax for BypassRule {
     }
 }
 
-impl Kind for BypassRule {
+impl RuleKind for BypassRule {
     fn span(&self) -> SourceSpan {
         self.span
     }

@@ -5,15 +5,15 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Attributes, Change, Edit, Fate, Kind, Model, Syntax};
+use super::{Attributes, Change, Edit, Fate, Model, RuleKind, Syntax};
 use crate::{
     analysis::{Analysis, modules::ModuleId},
     ir::{Node as Operator, NodeId},
     onnx::proto::{AttributeProto, attribute_proto::AttributeType},
     plan::{
         Glob, Located, PlanError, Problem, Selector,
-        fields::{fields, number, selector},
-        tree::Node,
+        read::{fields, number, selector},
+        yaml::Node,
     },
 };
 
@@ -53,7 +53,7 @@ impl Syntax for DilateRule {
     }
 }
 
-impl Kind for DilateRule {
+impl RuleKind for DilateRule {
     fn span(&self) -> SourceSpan {
         self.span
     }

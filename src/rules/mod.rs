@@ -27,9 +27,9 @@ use crate::{
     plan::{
         Located, PlanError, PlanSource, Problem, Selector,
         diagnostics::join,
-        fields::{unknown_key, wrong_type},
         nearest,
-        tree::{self, Key, Node},
+        read::{unknown_key, wrong_type},
+        yaml::{self, Key, Node},
     },
 };
 
@@ -43,7 +43,7 @@ macro_rules! kinds {
         }
 
         impl Rule {
-            pub(crate) fn kind(&self) -> &dyn Kind {
+            pub(crate) fn kind(&self) -> &dyn RuleKind {
                 match self {
                     $(Self::$variant(rule) => rule,)+
                 }
@@ -101,7 +101,7 @@ trait Syntax: Sized {
 }
 
 /// What a rule means.
-pub(crate) trait Kind {
+pub(crate) trait RuleKind {
     /// Returns where the rule's word stands.
     fn span(&self) -> SourceSpan;
 
@@ -202,7 +202,7 @@ pub(crate) fn module_kinds() -> impl Iterator<Item = &'static str> {
 
 /// Reads one item of a list of rules.
 pub(crate) fn read(section: Section, node: &Node, problems: &mut Vec<Problem>) -> Option<Rule> {
-    let tree::Value::Map(entries) = &node.value else {
+    let yaml::Value::Map(entries) = &node.value else {
         problems.push(wrong_type(node, "a rule", "a mapping"));
         return None;
     };

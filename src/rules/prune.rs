@@ -7,14 +7,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::{Change, Edit, Fate, Kind, Model, Syntax, WeightEdit};
+use super::{Change, Edit, Fate, Model, RuleKind, Syntax, WeightEdit};
 use crate::{
     analysis::weights::Weight,
     plan::{
-        Glob, Group, Located, PlanError, Problem, Selector,
-        fields::{Fields, choice, fields, finite, number, or_default, selector, wrong_type},
-        nearest,
-        tree::{self, Node},
+        Glob, Group, Located, PlanError, Problem, Selector, nearest,
+        read::{Fields, choice, fields, finite, number, or_default, selector, wrong_type},
+        yaml::{self, Node},
     },
 };
 
@@ -226,7 +225,7 @@ pub(crate) fn threshold(node: &Node, what: &'static str, problems: &mut Vec<Prob
 }
 
 fn pattern(node: &Node, problems: &mut Vec<Problem>) -> Option<Located<Pattern>> {
-    let tree::Value::Text(text) = &node.value else {
+    let yaml::Value::Text(text) = &node.value else {
         problems.push(wrong_type(node, "`pattern`", "text such as \"2:4\""));
         return None;
     };
@@ -244,7 +243,7 @@ fn pattern(node: &Node, problems: &mut Vec<Problem>) -> Option<Located<Pattern>>
     parsed.map(|value| Located { value, span: node.span })
 }
 
-impl Kind for PruneRule {
+impl RuleKind for PruneRule {
     fn span(&self) -> SourceSpan {
         self.span
     }

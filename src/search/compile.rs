@@ -194,9 +194,9 @@ impl Compiler {
         if both && !edits.other.changes.is_empty() && target == Target::Pruned {
             let what = "a search takes rules under `always` or under `rules`, not under both: its dense network is the \
                         pipeline's";
-            return Err(CompileError::Emit(what.into()).into());
+            return Err(CompileError::Target(what.into()).into());
         }
-        let w = target.weight(plan, &edits).map_err(CompileError::Emit)?;
+        let w = target.weight(plan, &edits).map_err(CompileError::Target)?;
         let progress = |_| match stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),

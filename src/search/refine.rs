@@ -14,7 +14,7 @@ use crate::{
         Pipeline,
         pipeline::{Listener, Output, Request},
     },
-    plan::{self, Glob, Mask, Plan, Ratio, Rule, Selector, Weight},
+    plan::{self, AmplifyWeight, Glob, Mask, Plan, Ratio, Rule, Selector},
 };
 
 /// How far from the plan's w the sweep goes on both sides.
@@ -66,7 +66,7 @@ impl Drawing<'_> {
         listener: Listener<'_>,
     ) -> Result<Tried, SearchError> {
         let mut request = self.request.clone();
-        request.amplify.weight.value = Weight::Constant(weight);
+        request.amplify.weight.value = AmplifyWeight::Constant(weight);
         let output = self.pipeline.run(&request, listener)?;
         let mut sum = 0.0;
         for image in &output.images {

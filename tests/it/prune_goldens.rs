@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, fs::File, path::Path, sync::Arc};
 
 use crdiff::{
     analysis::{
-        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, Ties, no_progress},
+        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, TieMask, no_progress},
         modules::modules,
-        weights::{Layout, Weight, weights},
+        weights::{MatrixLayout, Weight, weights},
     },
     ir::{Graph, Masked, Transform, count_masked, for_each_piece},
     onnx::{self, DataType, OnnxError},
@@ -74,7 +74,7 @@ fn check_rule(graph: &Graph, rule: &Value, weights: &[&Weight], what: &str) -> V
     let elements: u64 = weights.iter().map(|w| w.elements()).sum();
     assert_eq!(elements, rule["n"].as_u64().unwrap(), "{what}");
     let mask = |weight: &Weight, t| -> Arc<dyn Transform> {
-        Arc::new(MagnitudeMask::new(&weight.path, weight.data_type, t, Ties::All, scale).unwrap())
+        Arc::new(MagnitudeMask::new(&weight.path, weight.data_type, t, TieMask::All, scale).unwrap())
     };
     match (rule["mode"].as_str().unwrap(), rule["pool"].as_str()) {
         ("ratio", Some("all")) => {
@@ -130,7 +130,7 @@ fn check_ratio(
 
 /// A mask of nothing: no weight is below 0, and those that are 0 stay.
 fn nothing(weight: &Weight) -> Arc<dyn Transform> {
-    let mask = MagnitudeMask::new(&weight.path, weight.data_type, Magnitude::of(0.0), Ties::First(0), 0.0);
+    let mask = MagnitudeMask::new(&weight.path, weight.data_type, Magnitude::of(0.0), TieMask::First(0), 0.0);
     Arc::new(mask.unwrap())
 }
 
@@ -162,7 +162,7 @@ fn check_elements(weight: &Weight, masked: &Masked, kept: &[u8], what: &str) {
     let count = before.len() / size;
     for torch_index in 0..count {
         let file_index = match (weight.layout, weight.dims.as_slice()) {
-            (Layout::InputFirst, [input, output]) => {
+            (MatrixLayout::InputFirst, [input, output]) => {
                 let (input, output) = (*input as usize, *output as usize);
                 torch_index % input * output + torch_index / input
             }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustc_hash::FxHashMap;
 
 use super::{
-    FloatType, INFINITY, Magnitude, MagnitudeError, NAN, PoolTensor, Progress, Threshold, Ties,
+    FloatType, INFINITY, Magnitude, MagnitudeError, NAN, PoolTensor, Progress, Threshold, TieMask,
     scan::scan,
     table::{BINS, Counts, LOW, Table, Tables, add},
 };
@@ -139,15 +139,19 @@ impl MagnitudeHistogram {
     ///
     /// # Errors
     /// [`MagnitudeError::Read`], [`MagnitudeError::Stopped`].
-    pub fn ties(&self, threshold: &Threshold, progress: &Progress<'_>) -> Result<Vec<Ties>, MagnitudeError> {
+    pub fn ties(
+        &self,
+        threshold: &Threshold,
+        progress: &Progress<'_>,
+    ) -> Result<Vec<TieMask>, MagnitudeError> {
         let mut left = threshold.k.saturating_sub(threshold.below);
         if left == threshold.at {
-            return Ok(vec![Ties::All; self.tensors.len()]);
+            return Ok(vec![TieMask::All; self.tensors.len()]);
         }
         let mut ties = Vec::with_capacity(self.tensors.len());
         for tensor in &self.tensors {
             let here = if left == 0 { 0 } else { count_equal(tensor, threshold.t, progress)? };
-            ties.push(Ties::First(here.min(left)));
+            ties.push(TieMask::First(here.min(left)));
             left -= here.min(left);
         }
         Ok(ties)

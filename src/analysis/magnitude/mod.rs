@@ -57,7 +57,7 @@ pub struct Threshold {
 
 /// Which of the weights whose magnitude is exactly the threshold are masked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ties {
+pub enum TieMask {
     /// All, as CR-Diff does: more than `k` can be masked then.
     All,
     /// So many of the tensor's, in the order of the file.

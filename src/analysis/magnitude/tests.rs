@@ -204,10 +204,10 @@ fn ties_are_given_out_in_the_order_of_the_pool() {
         assert_eq!((threshold.t.value(), threshold.below, threshold.at), (1.0, 1, 6));
         histogram.ties(&threshold, &no_progress).unwrap()
     };
-    assert_eq!(ties(2), [1, 0, 0, 0].map(Ties::First));
-    assert_eq!(ties(5), [2, 0, 2, 0].map(Ties::First));
-    assert_eq!(ties(6), [2, 0, 3, 0].map(Ties::First));
-    assert_eq!(ties(7), [Ties::All; 4]);
+    assert_eq!(ties(2), [1, 0, 0, 0].map(TieMask::First));
+    assert_eq!(ties(5), [2, 0, 2, 0].map(TieMask::First));
+    assert_eq!(ties(6), [2, 0, 3, 0].map(TieMask::First));
+    assert_eq!(ties(7), [TieMask::All; 4]);
 }
 
 /// The values in the comments are `torch.tensor(x, dtype=...)`'s.

@@ -184,7 +184,7 @@ impl Found {
                 continue;
             }
             let node = graph.node(id);
-            // What computes the picture tells more than what computes a shape.
+            // Nodes that compute activations tell more than those that compute shapes.
             let latest = |operands: &mut dyn Iterator<Item = ValueId>| {
                 operands.filter_map(|v| graph.producer(v)).filter(|p| !graph.node(*p).is("Constant")).max()
             };

@@ -7,7 +7,7 @@ use crate::ir::Graph;
 
 /// What a module is. The names are those of diffusers' classes; LDM modules get the name of their counterpart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ModuleKind {
     /// The whole model.
     Root,
     /// A `ModuleList` or `Sequential`: `resnets`, `attentions`, `net`.
@@ -42,7 +42,7 @@ pub enum Kind {
     Other,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ModuleKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Root => "model",
@@ -71,23 +71,24 @@ pub(super) fn assign(graph: &Graph, modules: &mut [Module], attentions: &[Module
         modules[index].kind = kind_of(graph, modules, index);
     }
     for id in attentions {
-        let unknown = |id: ModuleId| matches!(modules[id.0 as usize].kind, Kind::Other | Kind::List);
+        let unknown =
+            |id: ModuleId| matches!(modules[id.0 as usize].kind, ModuleKind::Other | ModuleKind::List);
         if *id == ModuleId(0) || !unknown(*id) {
             continue;
         }
         let around = modules[id.0 as usize].parent.filter(|p| *p != ModuleId(0) && unknown(*p));
-        modules[id.0 as usize].kind = Kind::Attention;
+        modules[id.0 as usize].kind = ModuleKind::Attention;
         if let Some(around) = around.filter(|p| has_feed_forward(modules, *p)) {
-            modules[around.0 as usize].kind = Kind::TransformerBlock;
+            modules[around.0 as usize].kind = ModuleKind::TransformerBlock;
         }
     }
 }
 
 fn has_feed_forward(modules: &[Module], id: ModuleId) -> bool {
-    modules[id.0 as usize].children.iter().any(|c| modules[c.0 as usize].kind == Kind::FeedForward)
+    modules[id.0 as usize].children.iter().any(|c| modules[c.0 as usize].kind == ModuleKind::FeedForward)
 }
 
-fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> Kind {
+fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> ModuleKind {
     let module = &modules[index];
     let mut segments = module.path.rsplit('.');
     let last = segments.next().unwrap_or_default();
@@ -97,48 +98,48 @@ fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> Kind {
         module.children.iter().any(|c| modules[c.0 as usize].path.rsplit('.').next() == Some(name))
     };
     match (before, numbered) {
-        ("down_blocks" | "input_blocks", true) => return Kind::DownBlock,
-        ("up_blocks" | "output_blocks", true) => return Kind::UpBlock,
-        ("resnets", true) => return Kind::Resnet,
-        ("attentions", true) if has_child("transformer_blocks") => return Kind::Transformer,
-        ("attentions", true) => return Kind::Attention,
+        ("down_blocks" | "input_blocks", true) => return ModuleKind::DownBlock,
+        ("up_blocks" | "output_blocks", true) => return ModuleKind::UpBlock,
+        ("resnets", true) => return ModuleKind::Resnet,
+        ("attentions", true) if has_child("transformer_blocks") => return ModuleKind::Transformer,
+        ("attentions", true) => return ModuleKind::Attention,
         ("transformer_blocks" | "single_transformer_blocks" | "joint_transformer_blocks", true) => {
-            return Kind::TransformerBlock;
+            return ModuleKind::TransformerBlock;
         }
-        ("downsamplers", true) => return Kind::Downsampler,
-        ("upsamplers", true) => return Kind::Upsampler,
+        ("downsamplers", true) => return ModuleKind::Downsampler,
+        ("upsamplers", true) => return ModuleKind::Upsampler,
         _ => {}
     }
     if matches!(last, "mid_block" | "middle_block") {
-        return Kind::MidBlock;
+        return ModuleKind::MidBlock;
     }
     if is_numbered_attention(last) {
-        return Kind::Attention;
+        return ModuleKind::Attention;
     }
     if is_feed_forward(last) && !module.children.is_empty() {
-        return Kind::FeedForward;
+        return ModuleKind::FeedForward;
     }
     // LDM: `input_blocks.4.1`, `middle_block.0`.
     if has_child("in_layers") && has_child("out_layers") {
-        return Kind::Resnet;
+        return ModuleKind::Resnet;
     }
     if has_child("transformer_blocks") {
-        return Kind::Transformer;
+        return ModuleKind::Transformer;
     }
     if numbered && has_child("op") {
-        return Kind::Downsampler;
+        return ModuleKind::Downsampler;
     }
     let ops = |op: &str| module.own_nodes.iter().any(|n| graph.node(*n).is(op));
     if module.children.is_empty() && ops("Conv") {
-        return Kind::Conv;
+        return ModuleKind::Conv;
     }
     if module.children.is_empty() && (ops("MatMul") || ops("Gemm")) {
-        return Kind::Linear;
+        return ModuleKind::Linear;
     }
     if !module.children.is_empty() && module.own_nodes.is_empty() && !numbered {
-        return Kind::List;
+        return ModuleKind::List;
     }
-    Kind::Other
+    ModuleKind::Other
 }
 
 /// `ff`, `ff_context`, `ffn`, `feed_forward`, `mlp`.
@@ -151,7 +152,7 @@ fn is_numbered_attention(name: &str) -> bool {
     name.strip_prefix("attn").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()))
 }
 
-impl Kind {
+impl ModuleKind {
     /// Whether modules of this kind are built around a skip path.
     pub fn is_block(self) -> bool {
         matches!(

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 
 use super::attention;
 use crate::ir::{Graph, NodeId};
-pub use kind::Kind;
+pub use kind::ModuleKind;
 
 /// A module's place in [`Modules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,7 +25,7 @@ pub struct Modules {
     by_path: FxHashMap<String, ModuleId>,
     of_node: Vec<ModuleId>,
     evidence: Vec<Evidence>,
-    layout: Layout,
+    layout: Naming,
     wrapper: String,
 }
 
@@ -35,7 +35,7 @@ pub struct Module {
     /// Dotted path, a wrapper prefix dropped.
     pub path: String,
     /// What it is, as far as its path and contents tell.
-    pub kind: Kind,
+    pub kind: ModuleKind,
     /// The module around it; `None` for the root.
     pub parent: Option<ModuleId>,
     /// The modules in it, in order of first appearance.
@@ -46,7 +46,7 @@ pub struct Module {
 
 /// Whose names the modules have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum Naming {
     /// `down_blocks`, `mid_block`, `up_blocks` (diffusers' `UNet2DConditionModel`).
     Diffusers,
     /// `input_blocks`, `middle_block`, `output_blocks` (the original Latent Diffusion code).
@@ -140,11 +140,11 @@ impl Modules {
 
     /// Makes `module` a block, by whatever name it goes.
     pub(super) fn set_block(&mut self, module: ModuleId) {
-        self.modules[module.0 as usize].kind = Kind::Block;
+        self.modules[module.0 as usize].kind = ModuleKind::Block;
     }
 
     /// Whose names the modules have.
-    pub fn layout(&self) -> Layout {
+    pub fn layout(&self) -> Naming {
         self.layout
     }
 
@@ -167,7 +167,7 @@ pub fn modules(graph: &Graph) -> Modules {
     let mut modules = Modules {
         modules: vec![Module {
             path: String::new(),
-            kind: Kind::Root,
+            kind: ModuleKind::Root,
             parent: None,
             children: Vec::new(),
             own_nodes: Vec::new(),
@@ -205,7 +205,7 @@ impl Modules {
         let id = ModuleId(self.modules.len() as u32);
         self.modules.push(Module {
             path: path.to_string(),
-            kind: Kind::Other,
+            kind: ModuleKind::Other,
             parent: Some(parent),
             children: Vec::new(),
             own_nodes: Vec::new(),

@@ -1,6 +1,6 @@
 //! Reading module paths from names and metadata.
 
-use super::Layout;
+use super::Naming;
 
 /// Modules that stand at the top of a model: where one of them is met below something else, that is a wrapper.
 const TOP: [&str; 9] = [
@@ -109,12 +109,12 @@ pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// Whose names these are.
-pub fn layout<'a>(paths: impl IntoIterator<Item = &'a str>) -> Layout {
-    let mut layout = Layout::Unknown;
+pub fn layout<'a>(paths: impl IntoIterator<Item = &'a str>) -> Naming {
+    let mut layout = Naming::Unknown;
     for path in paths {
         match path.split('.').next() {
-            Some("down_blocks" | "mid_block" | "up_blocks") => return Layout::Diffusers,
-            Some("input_blocks" | "middle_block" | "output_blocks") => layout = Layout::Ldm,
+            Some("down_blocks" | "mid_block" | "up_blocks") => return Naming::Diffusers,
+            Some("input_blocks" | "middle_block" | "output_blocks") => layout = Naming::Ldm,
             _ => {}
         }
     }

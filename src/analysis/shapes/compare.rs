@@ -20,14 +20,14 @@ pub enum Agreement {
         symbols: Vec<Arc<str>>,
     },
     /// Not the same, at least at some sizes that are not excluded by divisibility.
-    Different(Difference),
+    Different(ShapeDifference),
     /// Neither proven equal nor shown to differ: an operator without a rule, or expressions that are too involved.
     Unknown,
 }
 
 /// The first thing in which two shapes differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Difference {
+pub enum ShapeDifference {
     /// The number of dimensions.
     Rank,
     /// The size of this dimension.
@@ -44,9 +44,9 @@ impl fmt::Display for Agreement {
                 let verb = if symbols.len() == 1 { "is" } else { "are" };
                 write!(f, "equal when {} {verb} divisible by {by}", symbols.join(" and "))
             }
-            Self::Different(Difference::Rank) => write!(f, "different numbers of dimensions"),
-            Self::Different(Difference::Dim(axis)) => write!(f, "different in dimension {axis}"),
-            Self::Different(Difference::DataType) => write!(f, "different element types"),
+            Self::Different(ShapeDifference::Rank) => write!(f, "different numbers of dimensions"),
+            Self::Different(ShapeDifference::Dim(axis)) => write!(f, "different in dimension {axis}"),
+            Self::Different(ShapeDifference::DataType) => write!(f, "different element types"),
             Self::Unknown => write!(f, "not known to be equal"),
         }
     }
@@ -55,10 +55,10 @@ impl fmt::Display for Agreement {
 /// How two shapes of one graph relate.
 pub fn compare(a: &Shape, b: &Shape) -> Agreement {
     if a.dims.len() != b.dims.len() {
-        return Agreement::Different(Difference::Rank);
+        return Agreement::Different(ShapeDifference::Rank);
     }
     match (a.data_type, b.data_type) {
-        (Some(x), Some(y)) if x != y => return Agreement::Different(Difference::DataType),
+        (Some(x), Some(y)) if x != y => return Agreement::Different(ShapeDifference::DataType),
         _ => {}
     }
     let dims = compare_dims(&a.dims, &b.dims);
@@ -80,7 +80,7 @@ pub(super) fn compare_dims(a: &[Dim], b: &[Dim]) -> Agreement {
         return agreement;
     }
     match unequal.iter().find(|(_, x, y)| differ_somewhere(x, y)) {
-        Some((axis, ..)) => Agreement::Different(Difference::Dim(*axis)),
+        Some((axis, ..)) => Agreement::Different(ShapeDifference::Dim(*axis)),
         None => Agreement::Unknown,
     }
 }

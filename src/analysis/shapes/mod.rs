@@ -11,7 +11,6 @@
 //! Loop and Scan, and sizes that depend on data.
 
 mod atom;
-mod bridge;
 mod compare;
 mod dim;
 mod division;
@@ -21,6 +20,7 @@ mod infer;
 mod inputs;
 mod movement;
 mod reshaping;
+mod rten;
 mod rules;
 mod slicing;
 mod tensor;
@@ -33,7 +33,7 @@ use rustc_hash::FxHashMap;
 
 use tensor::Element;
 
-pub use compare::{Agreement, Difference, compare};
+pub use compare::{Agreement, ShapeDifference, compare};
 pub use dim::Dim;
 pub use evaluate::ConcreteShapes;
 pub use infer::shapes;

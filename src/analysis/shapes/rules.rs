@@ -5,10 +5,10 @@
 use rten_shape_inference::{ReductionOp, ops};
 
 use super::{
-    bridge::{Operand, apply},
     dim::Dim,
     elementwise::text,
     infer::{Call, Failure, Results, axis},
+    rten::{Operand, apply},
     tensor::{Element, Tensor},
 };
 

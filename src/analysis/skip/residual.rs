@@ -5,7 +5,7 @@ use crate::{
     analysis::{
         Analysis, constants,
         flow::data_uses,
-        modules::{Kind, ModuleId},
+        modules::{ModuleId, ModuleKind},
         moves,
         shapes::Dim,
     },
@@ -38,8 +38,10 @@ impl Analysis<'_> {
     /// Follows the residual Adds in `module` back from `output` until they lead out of it, or, if it may be `joined`, to
     /// a Concat of what comes from outside.
     fn skip_inside(&self, module: ModuleId, output: ValueId, joined: bool) -> Result<Origin, Illegal> {
-        let composite =
-            matches!(self.modules.get(module).kind, Kind::MidBlock | Kind::DownBlock | Kind::UpBlock);
+        let composite = matches!(
+            self.modules.get(module).kind,
+            ModuleKind::MidBlock | ModuleKind::DownBlock | ModuleKind::UpBlock
+        );
         let (mut at, mut from, mut residuals) = (output, output, 0usize);
         let mut path = Vec::new();
         loop {

@@ -52,14 +52,14 @@ pub struct Weight {
     /// Dimensions in the file.
     pub dims: Vec<i64>,
     /// What the dimensions are.
-    pub layout: Layout,
+    pub layout: MatrixLayout,
     /// The module that the same multiplication serves too, where an optimizer has merged two equal layers into one.
     pub merged_with: Option<String>,
 }
 
 /// How a weight lies in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum MatrixLayout {
     /// `[out, in]` for Linear, `[out, in / groups, height, width]` for Conv2d: as torch has it.
     OutputFirst,
     /// `[in, out]`: a Linear that the exporter transposed for MatMul.
@@ -86,8 +86,8 @@ impl Weight {
     /// Number of inputs of the layer (of each group, for a grouped convolution).
     pub fn input_len(&self) -> i64 {
         let axis = match self.layout {
-            Layout::OutputFirst => 1,
-            Layout::InputFirst => 0,
+            MatrixLayout::OutputFirst => 1,
+            MatrixLayout::InputFirst => 0,
         };
         self.dims.get(axis).copied().unwrap_or(0)
     }
@@ -134,7 +134,7 @@ struct Finder<'a> {
 
 impl Finder<'_> {
     /// Adds the layer of `id`, whose operand `slot` leads to the weight.
-    fn layer(&mut self, id: NodeId, slot: usize, operand: ValueId, layout: Layout) {
+    fn layer(&mut self, id: NodeId, slot: usize, operand: ValueId, layout: MatrixLayout) {
         let (initializer, layout) = match trace(self.graph, operand, layout) {
             Ok(found) => found,
             Err(reason) if self.matrices.is_matrix(operand) => return self.block(id, reason),
@@ -237,17 +237,21 @@ impl Finder<'_> {
 }
 
 /// The operand of `node` that is a weight, if `node` is the multiplication of a Linear or Conv2d layer.
-fn weight_operand(node: &Node) -> Option<(usize, Layout)> {
+fn weight_operand(node: &Node) -> Option<(usize, MatrixLayout)> {
     let transposed = match node.op_type.as_str() {
         _ if !operators::is_plain(node) && !operators::is_fused(node) => return None,
         "Conv" | "FusedConv" => true,
         _ => node.int("transB").unwrap_or(0) != 0,
     };
-    Some((1, if transposed { Layout::OutputFirst } else { Layout::InputFirst }))
+    Some((1, if transposed { MatrixLayout::OutputFirst } else { MatrixLayout::InputFirst }))
 }
 
 /// Follows a weight operand back through what exporters put between an initializer and its use.
-fn trace(graph: &Graph, mut value: ValueId, mut layout: Layout) -> Result<(InitializerId, Layout), String> {
+fn trace(
+    graph: &Graph,
+    mut value: ValueId,
+    mut layout: MatrixLayout,
+) -> Result<(InitializerId, MatrixLayout), String> {
     loop {
         let node = match graph.value(value).origin {
             Origin::Initializer(id) => return Ok((id, layout)),
@@ -260,8 +264,8 @@ fn trace(graph: &Graph, mut value: ValueId, mut layout: Layout) -> Result<(Initi
             // The element type in the file is what counts; a Cast after it changes nothing about the mask.
         } else if node.is("Transpose") && reverses() {
             layout = match layout {
-                Layout::OutputFirst => Layout::InputFirst,
-                Layout::InputFirst => Layout::OutputFirst,
+                MatrixLayout::OutputFirst => MatrixLayout::InputFirst,
+                MatrixLayout::InputFirst => MatrixLayout::OutputFirst,
             };
         } else if node.is("Constant") {
             return Err(format!("its weight is in a Constant ({})", node.describe()));

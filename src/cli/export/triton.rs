@@ -12,7 +12,9 @@ use crate::{
     },
     deploy::{
         Range,
-        triton::{Accelerator, Devices, Entry, Job, Pipeline, Precision, Served, Serving, TensorRt, export},
+        triton::{
+            Accelerator, Devices, Entry, Pipeline, Precision, Served, Serving, TensorRt, TritonJob, export,
+        },
     },
 };
 
@@ -70,7 +72,7 @@ pub(super) struct Args {
 struct AcceleratorArgs {
     /// What runs the graphs on a GPU.
     #[arg(long, value_enum, default_value_t)]
-    accelerator: Kind,
+    accelerator: AcceleratorKind,
     /// In what TensorRT may compute [default: the graph's]
     #[arg(long, value_enum)]
     precision: Option<Floats>,
@@ -87,7 +89,7 @@ struct AcceleratorArgs {
 
 /// `--accelerator`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Kind {
+enum AcceleratorKind {
     /// ONNX Runtime as it is: CUDA on a GPU.
     #[default]
     None,
@@ -125,17 +127,17 @@ impl Args {
         let tensorrt_only = given.precision.is_some() || given.engine_cache.is_some() || sizes.is_some();
         let options = given.option.iter().cloned().collect();
         let accelerator = match given.accelerator {
-            Kind::None | Kind::Cuda if tensorrt_only => {
+            AcceleratorKind::None | AcceleratorKind::Cuda if tensorrt_only => {
                 return refuse(
                     "--precision, --engine-cache and --sizes are for TensorRT: add --accelerator tensorrt",
                 );
             }
-            Kind::None if !given.option.is_empty() => {
+            AcceleratorKind::None if !given.option.is_empty() => {
                 return refuse("--option is for an accelerator: add --accelerator cuda or tensorrt");
             }
-            Kind::None => Accelerator::None,
-            Kind::Cuda => Accelerator::Cuda(options),
-            Kind::Tensorrt => Accelerator::TensorRt(TensorRt {
+            AcceleratorKind::None => Accelerator::None,
+            AcceleratorKind::Cuda => Accelerator::Cuda(options),
+            AcceleratorKind::Tensorrt => Accelerator::TensorRt(TensorRt {
                 precision: given.precision.map(|precision| match precision {
                     Floats::Fp32 => Precision::Fp32,
                     Floats::Fp16 => Precision::Fp16,
@@ -180,7 +182,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let serving = args.serving()?;
     let (entries, pipeline) = args.models()?;
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
-    let job = Job {
+    let job = TritonJob {
         entries: &entries,
         pipeline: pipeline.as_ref(),
         serving: &serving,

@@ -16,7 +16,7 @@ use crate::{
         pipeline::{Folder, Request},
     },
     engine::SessionOptions,
-    plan::{Plan, Runtime, Weight},
+    plan::{AmplifyWeight, Plan, Runtime},
     search::{
         compile::Compiler,
         objective::{open, open_graph},
@@ -42,7 +42,7 @@ pub(super) fn run(
     request: &Request,
 ) -> Result<u8, Failure> {
     let Run { args, settings, plan, reporter, .. } = *run;
-    let Weight::Constant(center) = request.amplify.weight.value else {
+    let AmplifyWeight::Constant(center) = request.amplify.weight.value else {
         let what =
             "--refine sweeps one w for all steps, but the plan changes it from step to step; give --weight";
         return Err(Failure::Message(what.to_string()));

@@ -24,7 +24,7 @@ use crate::{
         vae::Tiling,
     },
     engine::io::read_npy,
-    plan::{self, Mode, Plan, Weight},
+    plan::{self, AmplifyWeight, Mode, Plan},
 };
 
 /// The settings of a run. Whatever is added gets a default, so that older pictures can be repeated.
@@ -314,7 +314,7 @@ impl Settings {
         request.noise = self.noise.as_deref().map(read_npy).transpose()?;
         request.amplify = plan.map(|plan| plan.amplify.clone()).unwrap_or_default();
         if let Some(weight) = self.weight {
-            request.amplify.weight.value = Weight::Constant(weight);
+            request.amplify.weight.value = AmplifyWeight::Constant(weight);
         }
         if self.tile {
             request.tiling = Tiling::Tiles;

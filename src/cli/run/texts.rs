@@ -8,7 +8,7 @@ use super::{Failure, Settings};
 use crate::{
     cli::picture::Texts,
     diffusion::{pipeline::Output, sampler::Class},
-    plan::{Amplify, Plan, Weight},
+    plan::{Amplify, AmplifyWeight, Plan},
 };
 
 /// What made a run's images beside its settings.
@@ -82,8 +82,8 @@ impl Settings {
 
 fn weight(amplify: &Amplify) -> Option<String> {
     match amplify.weight.value {
-        Weight::Constant(weight) => Some(weight.to_string()),
-        Weight::Ramp { .. } | Weight::Steps(_) => None,
+        AmplifyWeight::Constant(weight) => Some(weight.to_string()),
+        AmplifyWeight::Ramp { .. } | AmplifyWeight::Steps(_) => None,
     }
 }
 

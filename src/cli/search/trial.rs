@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{DONE, Engines, Failure, MEMORY, bound};
 use crate::{
-    cli::{models::EngineArgs, progress::interruptible},
+    cli::{engine_args::EngineArgs, progress::interruptible},
     diffusion::pipeline::Folder,
     search::{
         SearchError,

@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::{Entry, Served, config::Config, config::Port, config::type_name};
 use crate::{
-    deploy::{DeployError, staging::Staging},
+    deploy::{DeployError, atomic_dir::Staging},
     diffusion::{
         PipelineError,
-        pipeline::{Folder, Kind},
+        pipeline::{Folder, PipelineKind},
         sampler::{Class, Table},
     },
     engine::{Dim, TensorInfo},
@@ -66,10 +66,10 @@ impl Pipeline {
     }
 }
 
-fn encoders(kind: Kind) -> &'static [&'static str] {
+fn encoders(kind: PipelineKind) -> &'static [&'static str] {
     match kind {
-        Kind::StableDiffusion => &["text_encoder"],
-        Kind::StableDiffusionXl => &["text_encoder", "text_encoder_2"],
+        PipelineKind::StableDiffusion => &["text_encoder"],
+        PipelineKind::StableDiffusionXl => &["text_encoder", "text_encoder_2"],
     }
 }
 
@@ -151,15 +151,15 @@ fn config(pipeline: &Pipeline, mixes: bool) -> Config {
     Config::of_python(&pipeline.name, inputs, outputs)
 }
 
-fn encoder(served: &Served, kind: Kind) -> Result<Value, String> {
+fn encoder(served: &Served, kind: PipelineKind) -> Result<Value, String> {
     let signature = served.signature();
     let [input] = signature.inputs.as_slice() else {
         return Err(format!("a text encoder has one input, but this has {}", signature.inputs.len()));
     };
     let has = |name: &str| signature.outputs.iter().any(|output| output.name == name);
     let hidden = match kind {
-        Kind::StableDiffusion => "last_hidden_state".to_string(),
-        Kind::StableDiffusionXl => {
+        PipelineKind::StableDiffusion => "last_hidden_state".to_string(),
+        PipelineKind::StableDiffusionXl => {
             let number =
                 |output: &TensorInfo| output.name.strip_prefix("hidden_states.")?.parse::<usize>().ok();
             // The last but one: the one before the last layer.

@@ -19,7 +19,7 @@ pub use accelerator::{Accelerator, Precision, TensorRt};
 pub use bls::Pipeline;
 use config::Config;
 
-use super::{Batching, DeployError, make_rows, staging::Staging};
+use super::{Batching, DeployError, atomic_dir::Staging, make_rows};
 use crate::{
     engine::Signature,
     ir::Graph,
@@ -77,7 +77,7 @@ pub enum Devices {
 
 /// What to write, and how.
 #[derive(Clone, Copy)]
-pub struct Job<'a> {
+pub struct TritonJob<'a> {
     /// The models.
     pub entries: &'a [Entry],
     /// A pipeline whose models are among the entries, to be served as one.
@@ -111,7 +111,7 @@ pub struct Served {
 /// # Errors
 /// [`DeployError`]: a name is taken or not a name, a model cannot be read or has types that the backend doesn't take,
 /// what was asked for contradicts itself, or the disk is full.
-pub fn export(job: &Job<'_>) -> Result<Vec<Served>, DeployError> {
+pub fn export(job: &TritonJob<'_>) -> Result<Vec<Served>, DeployError> {
     job.serving.check()?;
     let staging = Staging::beside(job.repository)?;
     let mut served: Vec<Served> = Vec::with_capacity(job.entries.len() + 1);
@@ -160,7 +160,7 @@ fn check_name(name: &str) -> Result<(), DeployError> {
     )))
 }
 
-fn serve(entry: &Entry, job: &Job<'_>, staging: &Staging) -> Result<Served, DeployError> {
+fn serve(entry: &Entry, job: &TritonJob<'_>, staging: &Staging) -> Result<Served, DeployError> {
     let load = || -> Result<Graph, DeployError> { Ok(Graph::load(onnx::open(&entry.model)?)?) };
     let mut graph = load()?;
     let mut notes = Vec::new();

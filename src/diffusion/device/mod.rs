@@ -18,7 +18,7 @@ pub use sessions::{StepGraphs, StepSessions};
 
 use super::{
     PipelineError,
-    amplify::{Difference, Mix},
+    amplify::{DifferenceSource, Mix},
     call::{CallPlan, Scope},
     interleave::{Batching, Branches, Guidance, NetworkTime, Networks},
     sampler::{Operand, Row, Table},
@@ -211,9 +211,9 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
             pruned: source(plan.pruned, pruned_places, at),
             difference: match plan.amplified {
                 Some(amplified) if amplified.scope.has(at) => match amplified.difference {
-                    Difference::FreshAndKept => KeptDifference::Written,
-                    Difference::Kept => KeptDifference::Read,
-                    Difference::Fresh => KeptDifference::Unused,
+                    DifferenceSource::FreshAndKept => KeptDifference::Written,
+                    DifferenceSource::Kept => KeptDifference::Read,
+                    DifferenceSource::Fresh => KeptDifference::Unused,
                 },
                 _ => KeptDifference::Unused,
             },

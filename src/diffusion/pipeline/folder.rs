@@ -20,7 +20,7 @@ use crate::{
 
 /// The kinds of pipelines that run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PipelineKind {
     /// Stable Diffusion 1 and 2, their turbo and consistency descendants: one text encoder.
     StableDiffusion,
     /// SDXL: two text encoders, pooled text, sizes.
@@ -33,7 +33,7 @@ pub struct Folder {
     /// The folder.
     pub path: PathBuf,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: PipelineKind,
     /// Without a negative prompt, zeros take the place of the empty prompt's encoding.
     pub zeros_for_empty_prompt: bool,
     /// The scheduler.
@@ -94,7 +94,7 @@ impl Folder {
         Ok(Self {
             path: path.to_path_buf(),
             kind,
-            zeros_for_empty_prompt: kind == Kind::StableDiffusionXl
+            zeros_for_empty_prompt: kind == PipelineKind::StableDiffusionXl
                 && flag("force_zeros_for_empty_prompt", true),
             scheduler,
             default_size: (height * vae.factor, width * vae.factor),
@@ -114,8 +114,8 @@ impl Folder {
             (self.path.join(format!("tokenizer{suffix}")), self.path.join(format!("text_encoder{suffix}")))
         };
         match self.kind {
-            Kind::StableDiffusion => vec![part("")],
-            Kind::StableDiffusionXl => vec![part(""), part("_2")],
+            PipelineKind::StableDiffusion => vec![part("")],
+            PipelineKind::StableDiffusionXl => vec![part(""), part("_2")],
         }
     }
 
@@ -210,13 +210,13 @@ fn is_onnx_layout(index: &Value) -> bool {
     index.get("_class_name").and_then(Value::as_str) == Some("OnnxStableDiffusionPipeline")
 }
 
-fn kind(index: &Value, path: &Path) -> Result<Kind, PipelineError> {
+fn kind(index: &Value, path: &Path) -> Result<PipelineKind, PipelineError> {
     let class = index.get("_class_name").and_then(Value::as_str);
     let class = class.ok_or_else(|| PipelineError::file(path, "it has no `_class_name`"))?;
     let known = class.trim_start_matches("ORT").trim_start_matches("Onnx");
     match known {
-        "StableDiffusionPipeline" | "LatentConsistencyModelPipeline" => Ok(Kind::StableDiffusion),
-        "StableDiffusionXLPipeline" => Ok(Kind::StableDiffusionXl),
+        "StableDiffusionPipeline" | "LatentConsistencyModelPipeline" => Ok(PipelineKind::StableDiffusion),
+        "StableDiffusionXLPipeline" => Ok(PipelineKind::StableDiffusionXl),
         _ => Err(PipelineError::file(
             path,
             format!(

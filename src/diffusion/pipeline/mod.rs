@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use folder::{Folder, Kind};
+pub use folder::{Folder, PipelineKind};
 pub use request::{Event, Listener, Output, Place, Random, Request, Stage, Timings};
 
 use self::{
@@ -197,7 +197,7 @@ impl Pipeline {
         let size = [request.height as f32, request.width as f32];
         let shared = Shared {
             batch: request.batch,
-            time_ids: (self.folder.kind == Kind::StableDiffusionXl)
+            time_ids: (self.folder.kind == PipelineKind::StableDiffusionXl)
                 .then(|| [size[0], size[1], 0.0, 0.0, size[0], size[1]]),
             timestep_cond: distilled.map(|width| guidance_embedding(request.guidance, width)),
         };
@@ -339,13 +339,15 @@ impl Pipeline {
         listener: Listener<'_>,
     ) -> Result<(Prompt, Option<Prompt>), PipelineError> {
         let state = match (self.folder.kind, request.clip_skip) {
-            (Kind::StableDiffusion, None) => HiddenState::Last,
-            (Kind::StableDiffusion, Some(_)) => {
+            (PipelineKind::StableDiffusion, None) => HiddenState::Last,
+            (PipelineKind::StableDiffusion, Some(_)) => {
                 let what = "`clip_skip` needs the last norm of the text encoder on its own, which exports of Stable \
                             Diffusion 1 and 2 don't have";
                 return Err(PipelineError::Request(what.to_string()));
             }
-            (Kind::StableDiffusionXl, skip) => HiddenState::FromEnd(skip.unwrap_or(0).saturating_add(2)),
+            (PipelineKind::StableDiffusionXl, skip) => {
+                HiddenState::FromEnd(skip.unwrap_or(0).saturating_add(2))
+            }
         };
         let conditional = self.encode(&request.prompt, state, listener)?;
         let unconditional = match &request.negative_prompt {

@@ -1,7 +1,7 @@
 //! What can be wrong with a scheduler config, or with what is asked of it.
 
 use super::{Class, Preset};
-use crate::plan::fields::similar;
+use crate::plan::read::similar;
 
 /// A sampler table that cannot be made.
 #[derive(Debug, thiserror::Error)]

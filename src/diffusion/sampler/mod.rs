@@ -21,7 +21,7 @@ mod error;
 mod euler;
 mod heun;
 mod lcm;
-mod pnm;
+mod pndm;
 mod prediction;
 mod preset;
 mod run;
@@ -135,7 +135,7 @@ impl Table {
             Class::EulerAncestral => euler::ancestral_table(config, steps),
             Class::Heun => heun::table(config, steps),
             Class::DpmSolverMultistep => dpm_solver::table(config, steps),
-            Class::Pndm => pnm::table(config, steps),
+            Class::Pndm => pndm::table(config, steps),
             Class::UniPc => unipc::table(config, steps),
             Class::Lcm => lcm::table(config, steps),
         }?;

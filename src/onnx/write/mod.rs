@@ -26,7 +26,7 @@ use std::{
 use copy::{Destination, MaskedCount, Ticker};
 use files::{Pending, Taken, Target};
 use message::Message;
-use tensors::{Layout, Placement};
+use tensors::{Placement, WeightLayout};
 
 use super::{DataFile, OnnxError, Payload, Source, TensorHeader, graph_field};
 use crate::ir::{Graph, InitializerId};
@@ -224,10 +224,10 @@ fn lay_out<'g>(
     limit: u64,
 ) -> Result<(Message<'g>, Placement<'g>), OnnxError> {
     let layout = match policy {
-        WeightPolicy::Share => Layout::Share,
-        WeightPolicy::Copy if external => Layout::Gather(u64::MAX),
-        WeightPolicy::Copy | WeightPolicy::Inline => Layout::Inline,
-        WeightPolicy::Split(most) => Layout::Gather(most),
+        WeightPolicy::Share => WeightLayout::Share,
+        WeightPolicy::Copy if external => WeightLayout::Gather(u64::MAX),
+        WeightPolicy::Copy | WeightPolicy::Inline => WeightLayout::Inline,
+        WeightPolicy::Split(most) => WeightLayout::Gather(most),
     };
     let fits = |message: &Message<'_>| message.len() <= limit;
     let laid_out = model::model(graph, target, layout, external)?;
@@ -244,7 +244,7 @@ fn lay_out<'g>(
     }
     let laid_out = match policy {
         WeightPolicy::Split(_) => laid_out,
-        _ => model::model(graph, target, Layout::Gather(u64::MAX), external)?,
+        _ => model::model(graph, target, WeightLayout::Gather(u64::MAX), external)?,
     };
     if fits(&laid_out.0) {
         return Ok(laid_out);

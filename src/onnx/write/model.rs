@@ -7,8 +7,8 @@ use rustc_hash::FxHashSet;
 use super::{
     files::Target,
     message::Message,
-    nested::Kind,
-    tensors::{Layout, Placement},
+    nested::MessageKind,
+    tensors::{Placement, WeightLayout},
 };
 use crate::{
     ir::{Graph, GraphIo, InitializerId, Item, NodeId, Origin, ValueId},
@@ -29,7 +29,7 @@ const MODEL_HASH: &str = "model_hash";
 pub fn model<'g>(
     graph: &'g Graph,
     target: &'g Target,
-    layout: Layout,
+    layout: WeightLayout,
     external: bool,
 ) -> Result<(Message<'g>, Placement<'g>), OnnxError> {
     let mut placement = Placement::new(graph, target, layout, external);
@@ -56,11 +56,13 @@ pub fn model<'g>(
                     None => out.push(&field.raw),
                 }
             }
-            number => match Kind::of_model_field(number).map(|kind| placement.nested(&field.value(), kind)) {
-                Some(Ok(Some(changed))) => out.push_field(number, &changed),
-                Some(Err(error)) => return Err(error),
-                Some(Ok(None)) | None => out.push(&field.raw),
-            },
+            number => {
+                match MessageKind::of_model_field(number).map(|kind| placement.nested(&field.value(), kind)) {
+                    Some(Ok(Some(changed))) => out.push_field(number, &changed),
+                    Some(Err(error)) => return Err(error),
+                    Some(Ok(None)) | None => out.push(&field.raw),
+                }
+            }
         }
     }
     for (key, _) in &graph.metadata {
@@ -156,7 +158,7 @@ fn push_node(
     placement: &mut Placement<'_>,
 ) -> Result<(), OnnxError> {
     let Some(node) = graph.get(id) else { return Ok(()) };
-    match (placement.nested(&node.raw, Kind::Node)?, original) {
+    match (placement.nested(&node.raw, MessageKind::Node)?, original) {
         (Some(changed), _) => out.push_field(graph_field::NODE, &changed),
         (None, Some(field)) if is_content_of(&node.raw, field) => out.push(&field.raw),
         (None, _) => out.push_field(graph_field::NODE, &node.raw),
@@ -210,7 +212,7 @@ fn push_about(
 }
 
 fn push_other(out: &mut Message<'_>, field: &Field, placement: &mut Placement<'_>) -> Result<(), OnnxError> {
-    let changed = match Kind::Graph.of_field(field.number) {
+    let changed = match MessageKind::Graph.of_field(field.number) {
         Some(kind) => placement.nested(&field.value(), kind)?,
         None => None,
     };

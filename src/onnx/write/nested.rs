@@ -13,7 +13,7 @@ const DEPTH: usize = 100;
 
 /// A message type that can hold tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     Training,
     Graph,
     Function,
@@ -23,7 +23,7 @@ pub enum Kind {
     Tensor,
 }
 
-impl Kind {
+impl MessageKind {
     /// The type of a field of `ModelProto`.
     pub fn of_model_field(number: u32) -> Option<Self> {
         match number {
@@ -54,7 +54,7 @@ impl Kind {
 /// [`OnnxError`] for a broken message, messages nested too deep, and whatever `edit` fails with.
 pub fn edit_external_tensors(
     message: &Bytes,
-    kind: Kind,
+    kind: MessageKind,
     edit: &mut dyn FnMut(TensorHeader) -> Result<Option<Bytes>, OnnxError>,
 ) -> Result<Option<Bytes>, OnnxError> {
     edit_at(message, kind, edit, 0)
@@ -62,7 +62,7 @@ pub fn edit_external_tensors(
 
 fn edit_at(
     message: &Bytes,
-    kind: Kind,
+    kind: MessageKind,
     edit: &mut dyn FnMut(TensorHeader) -> Result<Option<Bytes>, OnnxError>,
     depth: usize,
 ) -> Result<Option<Bytes>, OnnxError> {
@@ -70,7 +70,7 @@ fn edit_at(
         return Err(OnnxError::invalid("the model", "its subgraphs are nested too deep"));
     }
     let fields = wire::split(message)?;
-    if kind == Kind::Tensor {
+    if kind == MessageKind::Tensor {
         let external =
             fields.iter().any(|f| f.number == tensor::field::DATA_LOCATION && f.as_varint() == Some(1));
         return if external { edit(TensorHeader::parse(message.clone())?) } else { Ok(None) };
@@ -103,7 +103,7 @@ fn edit_at(
 pub fn external_tensors(source: &Source) -> Result<Vec<TensorHeader>, OnnxError> {
     let mut found = Vec::new();
     for field in source.fields.iter().filter(|f| f.wire_type == WireType::LengthDelimited) {
-        if let Some(kind) = Kind::of_model_field(field.number) {
+        if let Some(kind) = MessageKind::of_model_field(field.number) {
             edit_external_tensors(&field.value(), kind, &mut |header| {
                 found.push(header);
                 Ok(None)

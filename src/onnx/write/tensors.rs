@@ -14,7 +14,7 @@ use super::{
     data::DataLayout,
     files::Target,
     message::Message,
-    nested::{self, Kind},
+    nested::{self, MessageKind},
 };
 use crate::{
     ir::{Graph, Initializer, InitializerId, NewData},
@@ -31,7 +31,7 @@ const INLINE_BELOW: u64 = 1024;
 
 /// How weights are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum WeightLayout {
     /// Old elements stay in the files where they are, new ones go to the output's data file.
     Share,
     /// Everything inside the model.
@@ -55,7 +55,7 @@ enum Elements {
 pub struct Placement<'a> {
     graph: &'a Graph,
     target: &'a Target,
-    layout: Layout,
+    layout: WeightLayout,
     /// Whether any tensor of the source is external; if not, nested messages need not be searched.
     external: bool,
     /// The output's data files; the last one grows.
@@ -70,7 +70,7 @@ pub struct Placement<'a> {
 
 impl<'a> Placement<'a> {
     /// A placement with nothing placed.
-    pub fn new(graph: &'a Graph, target: &'a Target, layout: Layout, external: bool) -> Self {
+    pub fn new(graph: &'a Graph, target: &'a Target, layout: WeightLayout, external: bool) -> Self {
         let (data, shared, locations, still_right) = Default::default();
         Self { graph, target, layout, external, data, shared, locations, still_right }
     }
@@ -103,7 +103,7 @@ impl<'a> Placement<'a> {
     ///
     /// # Errors
     /// As [`Self::initializer`].
-    pub fn nested(&mut self, message: &Bytes, kind: Kind) -> Result<Option<Bytes>, OnnxError> {
+    pub fn nested(&mut self, message: &Bytes, kind: MessageKind) -> Result<Option<Bytes>, OnnxError> {
         if !self.external {
             return Ok(None);
         }
@@ -144,16 +144,18 @@ impl<'a> Placement<'a> {
                 let source = self.graph.source();
                 let len = bytes.len() as u64;
                 match (self.layout, &source.file, source.offset_of(bytes)) {
-                    (Layout::Inline, ..) => Ok(Elements::Unchanged),
-                    (Layout::Gather(_), Some(file), Some(at)) => {
+                    (WeightLayout::Inline, ..) => Ok(Elements::Unchanged),
+                    (WeightLayout::Gather(_), Some(file), Some(at)) => {
                         self.put(&header.name, len, Content::File(Arc::clone(file), at))
                     }
-                    (Layout::Gather(_), ..) => self.put(&header.name, len, Content::Bytes(bytes.clone())),
-                    (Layout::Share, Some(file), Some(offset)) => {
+                    (WeightLayout::Gather(_), ..) => {
+                        self.put(&header.name, len, Content::Bytes(bytes.clone()))
+                    }
+                    (WeightLayout::Share, Some(file), Some(offset)) => {
                         let location = self.share(&header.name, &file.path, len)?;
                         Ok(Elements::External(ExternalRange { location, offset, length: Some(len) }))
                     }
-                    (Layout::Share, ..) => Ok(Elements::Unchanged),
+                    (WeightLayout::Share, ..) => Ok(Elements::Unchanged),
                 }
             }
         }
@@ -171,7 +173,7 @@ impl<'a> Placement<'a> {
             what: format!("elements of type {} need a stated length", header.data_type.name()),
         })?;
         let file = files.locate(&header.name, range, stated)?;
-        if self.layout != Layout::Share {
+        if self.layout != WeightLayout::Share {
             return self.put(&header.name, stated, Content::File(file, range.offset));
         }
         let location = self.share(&header.name, &file.path, stated)?;
@@ -196,12 +198,12 @@ impl<'a> Placement<'a> {
 
     /// New or copied elements.
     fn put(&mut self, tensor: &str, len: u64, content: Content) -> Result<Elements, OnnxError> {
-        if self.layout == Layout::Inline || len < INLINE_BELOW {
+        if self.layout == WeightLayout::Inline || len < INLINE_BELOW {
             return Ok(Elements::Inline(len, content));
         }
         let most = match self.layout {
-            Layout::Gather(most) => most,
-            Layout::Share | Layout::Inline => u64::MAX,
+            WeightLayout::Gather(most) => most,
+            WeightLayout::Share | WeightLayout::Inline => u64::MAX,
         };
         if len > most {
             let what = format!("tensor `{tensor}` takes {len} bytes, but a file may have only {most}");

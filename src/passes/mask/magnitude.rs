@@ -2,11 +2,11 @@
 
 use super::{
     MaskError,
-    replace::{self, Mask, Run},
-    word::Word,
+    float_bits::Word,
+    replace::{self, Mask, TransformRun},
 };
 use crate::{
-    analysis::magnitude::{FloatType, Magnitude, Ties},
+    analysis::magnitude::{FloatType, Magnitude, TieMask},
     ir::Transform,
     onnx::DataType,
 };
@@ -16,7 +16,7 @@ use crate::{
 pub struct MagnitudeMask {
     float: FloatType,
     t: Magnitude,
-    ties: Ties,
+    ties: TieMask,
     scale: f32,
 }
 
@@ -30,7 +30,7 @@ impl MagnitudeMask {
         weight: &str,
         data_type: DataType,
         t: Magnitude,
-        ties: Ties,
+        ties: TieMask,
         scale: f32,
     ) -> Result<Self, MaskError> {
         let float = FloatType::try_from(data_type)
@@ -46,22 +46,22 @@ impl Transform for MagnitudeMask {
 
     fn threshold(&self) -> Option<f32> {
         // An engine's comparison drops NaN where this mask keeps it; with a threshold of NaN nothing would be kept.
-        let plain = self.ties == Ties::All && self.scale == 0.0 && !self.t.is_nan();
+        let plain = self.ties == TieMask::All && self.scale == 0.0 && !self.t.is_nan();
         (plain && self.t.exact_bits(self.float).is_some()).then_some(self.t.value())
     }
 
-    fn start(&self) -> Run {
+    fn start(&self) -> TransformRun {
         replace::start(self, self.float, self.scale)
     }
 }
 
 impl Mask for MagnitudeMask {
-    fn run<W: Word>(&self, replace: impl Fn(W) -> W + Send + 'static) -> Run {
+    fn run<W: Word>(&self, replace: impl Fn(W) -> W + Send + 'static) -> TransformRun {
         let limit = W::truncate(self.t.floor_bits(self.float));
         let after_limit = W::truncate(self.t.floor_bits(self.float) + 1);
         // No element equals a threshold that the type doesn't have: all up to the limit are below it.
         let quota = match (self.ties, self.t.exact_bits(self.float)) {
-            (Ties::First(quota), Some(_)) => Some(quota),
+            (TieMask::First(quota), Some(_)) => Some(quota),
             _ => None,
         };
         let Some(mut left) = quota else {

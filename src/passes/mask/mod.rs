@@ -4,12 +4,12 @@
 //! does for `half * python float`. With a scale of 0 it becomes +0.0, also where torch's `w * mask` gives -0.0, and
 //! where that gives NaN for an infinite weight.
 
+mod float_bits;
 mod magnitude;
 mod pattern;
 mod replace;
 #[cfg(test)]
 mod tests;
-mod word;
 
 pub use magnitude::MagnitudeMask;
 pub use pattern::PatternMask;

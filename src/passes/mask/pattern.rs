@@ -2,13 +2,13 @@
 
 use super::{
     MaskError,
-    replace::{self, Mask, Run},
-    word::Word,
+    float_bits::Word,
+    replace::{self, Mask, TransformRun},
 };
 use crate::{
     analysis::{
         magnitude::{FloatType, Magnitude},
-        weights::{Layout, Weight},
+        weights::{MatrixLayout, Weight},
     },
     ir::Transform,
 };
@@ -44,8 +44,8 @@ impl PatternMask {
         }
         let dims = || MaskError::Dims { weight: name(), dims: weight.dims.clone() };
         let (input, inner) = match (weight.layout, weight.dims.as_slice()) {
-            (Layout::InputFirst, [input, output]) => (*input, std::slice::from_ref(output)),
-            (Layout::OutputFirst, [_, input, kernel @ ..]) => (*input, kernel),
+            (MatrixLayout::InputFirst, [input, output]) => (*input, std::slice::from_ref(output)),
+            (MatrixLayout::OutputFirst, [_, input, kernel @ ..]) => (*input, kernel),
             _ => return Err(dims()),
         };
         if !usize::try_from(input).map_err(|_| dims())?.is_multiple_of(of) {
@@ -65,13 +65,13 @@ impl Transform for PatternMask {
         self.of * self.stride * self.float.size()
     }
 
-    fn start(&self) -> Run {
+    fn start(&self) -> TransformRun {
         replace::start(self, self.float, self.scale)
     }
 }
 
 impl Mask for PatternMask {
-    fn run<W: Word>(&self, replace: impl Fn(W) -> W + Send + 'static) -> Run {
+    fn run<W: Word>(&self, replace: impl Fn(W) -> W + Send + 'static) -> TransformRun {
         let &Self { keep, of, stride, .. } = self;
         let nan = W::truncate(Magnitude::of(f32::INFINITY).floor_bits(self.float) + 1);
         let mut magnitudes = vec![[W::default(); TILE]; of];

@@ -2,20 +2,20 @@
 
 use half::{bf16, f16};
 
-use super::word::Word;
+use super::float_bits::Word;
 use crate::analysis::magnitude::FloatType;
 
 /// A closure over one tensor's pieces, as [`Transform::start`](crate::ir::Transform::start) returns it.
-pub(super) type Run = Box<dyn FnMut(&mut [u8]) -> u64 + Send>;
+pub(super) type TransformRun = Box<dyn FnMut(&mut [u8]) -> u64 + Send>;
 
 /// A mask, without what becomes of the masked weights.
 pub(super) trait Mask {
     /// A run over elements of type `W`, in which `replace` makes the bits of a masked weight from those it had.
-    fn run<W: Word>(&self, replace: impl Fn(W) -> W + Send + 'static) -> Run;
+    fn run<W: Word>(&self, replace: impl Fn(W) -> W + Send + 'static) -> TransformRun;
 }
 
 /// A run of `mask` over a tensor of this type, in which masked weights are multiplied by `scale`.
-pub(super) fn start(mask: &impl Mask, float: FloatType, scale: f32) -> Run {
+pub(super) fn start(mask: &impl Mask, float: FloatType, scale: f32) -> TransformRun {
     match float {
         _ if scale == 0.0 && float.size() == 4 => mask.run(|_: u32| 0),
         _ if scale == 0.0 => mask.run(|_: u16| 0),
@@ -30,7 +30,7 @@ pub(super) fn start(mask: &impl Mask, float: FloatType, scale: f32) -> Run {
 }
 
 /// Conversions of 16-bit floats are slow, and there are few magnitudes: makes each once.
-fn by_table(mask: &impl Mask, scaled: impl Fn(u16) -> u16) -> Run {
+fn by_table(mask: &impl Mask, scaled: impl Fn(u16) -> u16) -> TransformRun {
     const SIGN: u16 = 1 << 15;
     let table: Vec<u16> = (0..SIGN).map(scaled).collect();
     mask.run(move |bits: u16| {

@@ -8,8 +8,8 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::{
     analysis::{
-        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, Ties, no_progress},
-        weights::{Layout, Weight},
+        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, TieMask, no_progress},
+        weights::{MatrixLayout, Weight},
     },
     ir::{InitializerId, Masked, Transform, WeightReader, count_masked, for_each_piece},
     onnx::{DataType, OnnxError},
@@ -70,7 +70,7 @@ fn scaled(w: f32, scale: f32, data_type: DataType) -> f32 {
 fn masked_weights_become_positive_zero_and_nan_stays() {
     for data_type in TYPES {
         let before = bytes(&[1.0, -1.0, 0.5, -0.0, f32::NAN, 2.0, f32::NEG_INFINITY, -0.25], data_type);
-        let mask = |t| MagnitudeMask::new("w", data_type, t, Ties::All, 0.0).unwrap();
+        let mask = |t| MagnitudeMask::new("w", data_type, t, TieMask::All, 0.0).unwrap();
         let (after, count) = run(before.clone(), mask(Magnitude::of(1.0)), 4);
         let after = floats(&after, data_type);
         assert!(same(&after[..4], &[0.0; 4]) && after[4].is_nan());
@@ -87,7 +87,7 @@ fn masked_weights_become_positive_zero_and_nan_stays() {
 #[test]
 fn zeros_count_as_masked() {
     let zeros = bytes(&[0.0, -0.0, 1.0], DataType::FLOAT);
-    let mask = MagnitudeMask::new("w", DataType::FLOAT, Magnitude::of(0.0), Ties::All, 0.0).unwrap();
+    let mask = MagnitudeMask::new("w", DataType::FLOAT, Magnitude::of(0.0), TieMask::All, 0.0).unwrap();
     let (after, count) = run(zeros, mask, 4);
     assert!(same(&floats(&after, DataType::FLOAT), &[0.0, 0.0, 1.0]));
     assert_eq!(count, 2);
@@ -98,7 +98,7 @@ fn zeros_count_as_masked() {
 fn scaling_rounds_to_nearest_even() {
     let scale = |w: u16, data_type, scale| {
         let t = Magnitude::of(f32::INFINITY);
-        let mask = MagnitudeMask::new("w", data_type, t, Ties::All, scale).unwrap();
+        let mask = MagnitudeMask::new("w", data_type, t, TieMask::All, scale).unwrap();
         let (after, _) = run(w.to_le_bytes().to_vec(), mask, 2);
         u16::from_le_bytes([after[0], after[1]])
     };
@@ -128,7 +128,7 @@ fn every_16_bit_value_is_scaled_as_torch_does() {
     ] {
         let numbers = (0..=u16::MAX).filter(|w| w & 0x7fff <= infinity);
         let t = Magnitude::of(f32::INFINITY);
-        let mask = MagnitudeMask::new("w", data_type, t, Ties::All, scale).unwrap();
+        let mask = MagnitudeMask::new("w", data_type, t, TieMask::All, scale).unwrap();
         let (after, _) = run(numbers.flat_map(u16::to_le_bytes).collect(), mask, 1000);
         let fnv = |hash: u64, word: &[u8; 2]| {
             (hash ^ u64::from(u16::from_le_bytes(*word))).wrapping_mul(0x0100_0000_01b3)
@@ -141,7 +141,7 @@ fn every_16_bit_value_is_scaled_as_torch_does() {
 fn a_threshold_between_the_values_of_the_type_has_no_ties() {
     let before = bytes(&[1.0, 1.0, 1.001, 0.5], DataType::FLOAT16);
     let mask =
-        MagnitudeMask::new("w", DataType::FLOAT16, Magnitude::of(1.0005), Ties::First(0), 0.0).unwrap();
+        MagnitudeMask::new("w", DataType::FLOAT16, Magnitude::of(1.0005), TieMask::First(0), 0.0).unwrap();
     let (after, count) = run(before, mask, 2);
     assert_eq!(count, 3);
     assert_eq!(floats(&after, DataType::FLOAT16)[..2], [0.0; 2]);
@@ -149,14 +149,15 @@ fn a_threshold_between_the_values_of_the_type_has_no_ties() {
 
 #[test]
 fn only_floats_can_be_masked() {
-    let error = MagnitudeMask::new("a.b", DataType::INT64, Magnitude::of(1.0), Ties::All, 0.0).unwrap_err();
+    let error =
+        MagnitudeMask::new("a.b", DataType::INT64, Magnitude::of(1.0), TieMask::All, 0.0).unwrap_err();
     assert_eq!(
         error.to_string(),
         "a.b: weights of type int64 cannot be pruned, only float32, float16 and bfloat16"
     );
 }
 
-fn weight(dims: &[i64], layout: Layout, data_type: DataType) -> Weight {
+fn weight(dims: &[i64], layout: MatrixLayout, data_type: DataType) -> Weight {
     Weight {
         path: "mid_block.proj".into(),
         uses: Vec::new(),
@@ -185,12 +186,14 @@ fn by_sorting(weight: &[f32], input: usize, inner: usize, keep: usize, of: usize
 #[test]
 fn a_pattern_runs_along_the_inputs() {
     let transposed: Vec<f32> = [[4.0, 1.0], [3.0, -2.0], [2.0, 3.0], [-1.0, 4.0]].concat();
-    let mask = PatternMask::new(&weight(&[4, 2], Layout::InputFirst, DataType::FLOAT), 2, 4, 0.0).unwrap();
+    let mask =
+        PatternMask::new(&weight(&[4, 2], MatrixLayout::InputFirst, DataType::FLOAT), 2, 4, 0.0).unwrap();
     let (after, count) = run(bytes(&transposed, DataType::FLOAT), mask, 8);
     assert_eq!(floats(&after, DataType::FLOAT), [4.0, 0.0, 3.0, 0.0, 0.0, 3.0, 0.0, 4.0]);
     assert_eq!(count, 4);
     // The two earlier ones of equal magnitudes stay.
-    let mask = PatternMask::new(&weight(&[1, 4], Layout::OutputFirst, DataType::FLOAT), 2, 4, -1.0).unwrap();
+    let mask =
+        PatternMask::new(&weight(&[1, 4], MatrixLayout::OutputFirst, DataType::FLOAT), 2, 4, -1.0).unwrap();
     let (after, _) = run(bytes(&[1.0, -1.0, 1.0, -1.0], DataType::FLOAT), mask, 8);
     assert_eq!(floats(&after, DataType::FLOAT), [1.0, -1.0, -1.0, 1.0]);
 }
@@ -202,14 +205,14 @@ fn patterns_that_do_not_fit_are_errors() {
     };
     let indivisible =
         "mid_block.proj: its 6 inputs cannot be divided into groups of 4, as the pattern 2:4 needs";
-    assert_eq!(new(&[8, 6], Layout::OutputFirst, 2, 4), indivisible);
-    assert_eq!(new(&[6, 8], Layout::InputFirst, 2, 4), indivisible);
-    assert_eq!(new(&[4, 6, 2, 2], Layout::OutputFirst, 2, 4), indivisible);
+    assert_eq!(new(&[8, 6], MatrixLayout::OutputFirst, 2, 4), indivisible);
+    assert_eq!(new(&[6, 8], MatrixLayout::InputFirst, 2, 4), indivisible);
+    assert_eq!(new(&[4, 6, 2, 2], MatrixLayout::OutputFirst, 2, 4), indivisible);
     for (keep, of) in [(0, 4), (4, 4), (5, 4), (0, 0), (1, 1 << 20)] {
-        assert!(new(&[8, 8], Layout::OutputFirst, keep, of).contains("is not possible"));
+        assert!(new(&[8, 8], MatrixLayout::OutputFirst, keep, of).contains("is not possible"));
     }
-    assert!(new(&[8], Layout::OutputFirst, 2, 4).contains("not those of a Linear"));
-    assert!(new(&[8, 8, 1, 1], Layout::InputFirst, 2, 4).contains("not those of a Linear"));
+    assert!(new(&[8], MatrixLayout::OutputFirst, 2, 4).contains("not those of a Linear"));
+    assert!(new(&[8, 8, 1, 1], MatrixLayout::InputFirst, 2, 4).contains("not those of a Linear"));
 }
 
 fn any_value() -> impl Strategy<Value = f32> {
@@ -228,7 +231,7 @@ proptest! {
         let data_type = TYPES[of];
         let before = floats(&bytes(&values, data_type), data_type);
         prop_assume!(!t.is_nan());
-        let mask = MagnitudeMask::new("w", data_type, Magnitude::of(t), Ties::All, scale).unwrap();
+        let mask = MagnitudeMask::new("w", data_type, Magnitude::of(t), TieMask::All, scale).unwrap();
         let (after, count) = run(bytes(&values, data_type), mask, piece);
         let masked = |w: &f32| w.abs() <= t.abs();
         let expected: Vec<f32> =
@@ -290,7 +293,7 @@ proptest! {
         let expected: Vec<f32> = torch.iter().zip(&kept).map(|(w, k)| masked(*w, *k)).collect();
 
         let dims = [output, input, inner, 1].map(|d| d as i64);
-        let mask = PatternMask::new(&weight(&dims, Layout::OutputFirst, data_type), keep, of, 0.0).unwrap();
+        let mask = PatternMask::new(&weight(&dims, MatrixLayout::OutputFirst, data_type), keep, of, 0.0).unwrap();
         let (after, count) = run(bytes(&torch, data_type), mask, piece);
         prop_assert!(same(&floats(&after, data_type), &expected));
         prop_assert_eq!(count, kept.iter().filter(|keep| !**keep).count() as u64);
@@ -298,13 +301,13 @@ proptest! {
         // The same weight of a Linear, as it is and transposed.
         if inner == 1 {
             let dims = [output as i64, input as i64];
-            let mask = PatternMask::new(&weight(&dims, Layout::OutputFirst, data_type), keep, of, 0.0).unwrap();
+            let mask = PatternMask::new(&weight(&dims, MatrixLayout::OutputFirst, data_type), keep, of, 0.0).unwrap();
             prop_assert!(same(&floats(&run(bytes(&torch, data_type), mask, piece).0, data_type), &expected));
             let transpose = |w: &[f32]| -> Vec<f32> {
                 (0..w.len()).map(|i| w[i % output * input + i / output]).collect()
             };
             let dims = [input as i64, output as i64];
-            let mask = PatternMask::new(&weight(&dims, Layout::InputFirst, data_type), keep, of, 0.0).unwrap();
+            let mask = PatternMask::new(&weight(&dims, MatrixLayout::InputFirst, data_type), keep, of, 0.0).unwrap();
             let (after, _) = run(bytes(&transpose(&torch), data_type), mask, piece);
             prop_assert!(same(&floats(&after, data_type), &transpose(&expected)));
         }

@@ -4,12 +4,12 @@
 //! numbers and all states are decided here; the scripts only lay them out. Names from models and plans reach the page
 //! as text in that JSON and nowhere else, so nothing in them is ever read as HTML.
 
-mod anatomy;
+mod model_page;
 mod states;
 
 use serde::Serialize;
 
-pub use anatomy::{Anatomy, Part};
+pub use model_page::{Anatomy, Part};
 pub use states::{State, What};
 
 use super::{ChangeReport, CompileReport, diff::message};
@@ -38,7 +38,7 @@ const DIFFERENCES_LIMIT: usize = 5000;
 #[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Page<'a> {
-    kind: Kind,
+    kind: PageKind,
     title: String,
     tool: String,
     models: Vec<Anatomy>,
@@ -51,7 +51,7 @@ pub struct Page<'a> {
 
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Kind {
+enum PageKind {
     Compile,
     Inspect,
     Diff,
@@ -103,7 +103,7 @@ struct DifferenceRow {
 pub fn inspect(model: Anatomy) -> Page<'static> {
     let view =
         View { name: String::new(), model: 0, states: states::plain(&model), report: None, changes: &[] };
-    page(Kind::Inspect, model.name.clone(), vec![model], vec![view])
+    page(PageKind::Inspect, model.name.clone(), vec![model], vec![view])
 }
 
 /// The page about what `plan` made of `model`: one report for each graph that was emitted.
@@ -120,7 +120,7 @@ pub fn compile<'a>(model: Anatomy, plan: &'a Plan, reports: &'a [CompileReport])
     let text = if text.len() <= PLAN_LIMIT { text } else { "" };
     Page {
         plan: Some(PlanText { name: plan.source.name(), digest: &plan.digest, text }),
-        ..page(Kind::Compile, model.name.clone(), vec![model], views)
+        ..page(PageKind::Compile, model.name.clone(), vec![model], views)
     }
 }
 
@@ -148,10 +148,10 @@ pub fn diff(models: [Anatomy; 2], diff: &Diff) -> Page<'static> {
         rows: diff.differences.iter().take(DIFFERENCES_LIMIT).map(row).collect(),
     };
     let title = format!("{} and {}", a.name, b.name);
-    Page { diff: Some(differences), ..page(Kind::Diff, title, models.into(), views) }
+    Page { diff: Some(differences), ..page(PageKind::Diff, title, models.into(), views) }
 }
 
-fn page<'a>(kind: Kind, title: String, models: Vec<Anatomy>, views: Vec<View<'a>>) -> Page<'a> {
+fn page<'a>(kind: PageKind, title: String, models: Vec<Anatomy>, views: Vec<View<'a>>) -> Page<'a> {
     let tool = format!("crdiff {}", env!("CARGO_PKG_VERSION"));
     Page { kind, title, tool, models, views, plan: None, diff: None }
 }

@@ -10,7 +10,7 @@ use crate::{
     engine::{Engine, HostTensor, Session, SessionOptions, TensorInfo},
     search::{
         SearchError,
-        space::{Crop, ImageSpec, Layout, OnnxSpec, Resize, TextSpec},
+        space::{ChannelOrder, Crop, ImageSpec, OnnxSpec, Resize, TextSpec},
     },
 };
 
@@ -151,13 +151,13 @@ fn image_tensor(image: &Image, spec: &ImageSpec) -> Result<HostTensor, String> {
         (f32::from(value.unwrap_or_default()) / 255.0 - spec.mean[c]) / spec.std[c]
     };
     let dims = match spec.layout {
-        Layout::Nchw => {
+        ChannelOrder::Nchw => {
             for c in 0..3 {
                 (0..height).for_each(|y| values.extend((0..width).map(|x| at(y, x, c))));
             }
             [1, 3, height, width]
         }
-        Layout::Nhwc => {
+        ChannelOrder::Nhwc => {
             for y in 0..height {
                 (0..width).for_each(|x| values.extend((0..3).map(|c| at(y, x, c))));
             }

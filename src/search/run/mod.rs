@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use self::{
-    pool::{Answer, Pool, Work, work},
+    pool::{Answer, Work, WorkerPool, work},
     queue::Queue,
 };
 use super::{
@@ -136,7 +136,7 @@ impl Search<'_> {
                 scope.spawn(move || work(worker, number, shots, queue, &answers, stop, times));
             }
             drop(answers);
-            let mut pool = Pool::new(&queue, answered, shots);
+            let mut pool = WorkerPool::new(&queue, answered, shots);
             pool.ready(jobs)?;
             found.dense = match kept.dense {
                 Some(dense) => dense,
@@ -158,7 +158,7 @@ impl Search<'_> {
     fn trials(
         &mut self,
         strategy: &mut dyn Strategy,
-        pool: &mut Pool<'_>,
+        pool: &mut WorkerPool<'_>,
         journal: &mut Journal,
         found: &mut Found,
         listener: &mut impl FnMut(Event<'_>),
@@ -226,7 +226,7 @@ impl Search<'_> {
         &mut self,
         number: u64,
         settings: Settings,
-        pool: &mut Pool<'_>,
+        pool: &mut WorkerPool<'_>,
         found: &mut Found,
     ) -> Result<(), SearchError> {
         let values = settings_json(&settings);

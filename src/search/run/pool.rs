@@ -12,7 +12,7 @@ use std::{
 use super::queue::Queue;
 use crate::{
     diffusion::pipeline::Unets,
-    plan::{Amplify, Weight},
+    plan::{Amplify, AmplifyWeight},
     search::{
         SearchError,
         compile::TrialGraph,
@@ -56,20 +56,20 @@ pub(super) enum Answer {
 }
 
 /// The workers as seen from the search.
-pub(super) struct Pool<'a> {
+pub(super) struct WorkerPool<'a> {
     queue: &'a Queue,
     answered: Receiver<Answer>,
     running: VecDeque<Running>,
     shots: &'a [Shot],
 }
 
-impl Drop for Pool<'_> {
+impl Drop for WorkerPool<'_> {
     fn drop(&mut self) {
         self.queue.close();
     }
 }
 
-impl<'a> Pool<'a> {
+impl<'a> WorkerPool<'a> {
     pub(super) fn new(queue: &'a Queue, answered: Receiver<Answer>, shots: &'a [Shot]) -> Self {
         Self { queue, answered, running: VecDeque::new(), shots }
     }
@@ -93,7 +93,7 @@ impl<'a> Pool<'a> {
     /// Scores the dense pipeline.
     pub(super) fn dense(&mut self) -> Result<Scores, SearchError> {
         let mut amplify = Amplify::default();
-        amplify.weight.value = Weight::Constant(0.0);
+        amplify.weight.value = AmplifyWeight::Constant(0.0);
         let graph = TrialGraph::none();
         self.send(0, Settings::new(), Networks { unets: Unets::Dense, fed: Arc::default(), amplify }, graph);
         let trial = self.finish_first()?;

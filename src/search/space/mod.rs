@@ -35,7 +35,8 @@ pub(super) use bind::settings_json;
 pub use bind::{Bound, Setting, Settings};
 pub use diagnostics::SpaceError;
 pub use objective::{
-    CommandSpec, Crop, ImageSpec, Layout, ObjectiveSpec, OnnxSpec, Over, Part, Resample, Resize, TextSpec,
+    ChannelOrder, CommandSpec, Crop, ImageSpec, ObjectiveSpec, OnnxSpec, Over, Part, Resample, Resize,
+    TextSpec,
 };
 pub use parse::{load, load_objective, parse};
 pub use schema::json_schema;

@@ -80,7 +80,7 @@ pub struct ImageSpec {
     /// What each channel is divided by then.
     pub std: [f32; 3],
     /// Where the channels are.
-    pub layout: Layout,
+    pub layout: ChannelOrder,
 }
 
 impl Default for ImageSpec {
@@ -92,7 +92,7 @@ impl Default for ImageSpec {
             crop: Crop::None,
             mean: [0.0; 3],
             std: [1.0; 3],
-            layout: Layout::Nchw,
+            layout: ChannelOrder::Nchw,
         }
     }
 }
@@ -135,7 +135,7 @@ pub enum Crop {
 
 /// Where the channels of a picture are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
+pub enum ChannelOrder {
     /// Before the pixels.
     #[default]
     Nchw,

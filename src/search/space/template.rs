@@ -8,7 +8,7 @@ use rustc_hash::FxHashSet;
 use super::bind::Setting;
 use crate::plan::{
     Plan, PlanError, PlanSource, Problem, from_node,
-    tree::{Key, Node, Value},
+    yaml::{Key, Node, Value},
 };
 
 /// A plan in which a value may be `$name`, the variable of that name.

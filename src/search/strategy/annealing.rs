@@ -70,11 +70,11 @@ pub struct Annealing {
 #[derive(Clone, Debug)]
 struct Trial {
     point: Point,
-    kind: Kind,
+    kind: MoveKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum MoveKind {
     Start,
     Neighbour,
     Restart,
@@ -132,9 +132,9 @@ impl Annealing {
         point
     }
 
-    fn accepts(&mut self, score: f64, kind: Kind) -> bool {
+    fn accepts(&mut self, score: f64, kind: MoveKind) -> bool {
         let Some((_, current)) = &self.current else { return true };
-        if kind == Kind::Restart || score > *current {
+        if kind == MoveKind::Restart || score > *current {
             return true;
         }
         self.random.uniform() < ((score - current) / self.temperature).exp()
@@ -167,9 +167,9 @@ impl Strategy for Annealing {
         let restart = std::mem::take(&mut self.restart_next);
         let from = if restart { self.best.clone() } else { self.current.clone() };
         let trial = match from {
-            None => Trial { point: self.axes.iter().map(Axis::start).collect(), kind: Kind::Start },
-            Some((best, _)) if restart => Trial { point: self.perturbed(&best), kind: Kind::Restart },
-            Some((current, _)) => Trial { point: self.neighbour(&current), kind: Kind::Neighbour },
+            None => Trial { point: self.axes.iter().map(Axis::start).collect(), kind: MoveKind::Start },
+            Some((best, _)) if restart => Trial { point: self.perturbed(&best), kind: MoveKind::Restart },
+            Some((current, _)) => Trial { point: self.neighbour(&current), kind: MoveKind::Neighbour },
         };
         let point = trial.point.clone();
         self.out = Some(trial);
@@ -187,7 +187,7 @@ impl Strategy for Annealing {
         } else {
             self.since_best += 1;
         }
-        if kind != Kind::Start {
+        if kind != MoveKind::Start {
             self.temperature *= self.schedule.cooling;
         }
         self.lose_patience();

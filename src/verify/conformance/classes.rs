@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{
     signature::{Signature, signature, sparse},
     substitution::Substitution,
-    value::{self, Kind},
+    value::{self, ValueKind},
 };
 use crate::{
     ir::{Graph, NodeId, ValueId},
@@ -58,7 +58,7 @@ impl Interner {
 pub(super) struct Side<'g> {
     pub graph: &'g Graph,
     nodes: Vec<Option<Shape>>,
-    kinds: Vec<Kind>,
+    kinds: Vec<ValueKind>,
     leaves: Vec<Option<Class>>,
 }
 
@@ -79,9 +79,9 @@ impl<'g> Side<'g> {
     pub fn new(graph: &'g Graph, interner: &mut Interner) -> Result<Self, OnnxError> {
         let mut nodes: Vec<Option<Shape>> = Vec::new();
         nodes.resize_with(graph.node_capacity(), || None);
-        let kinds: Vec<Kind> = graph.value_ids().map(|value| value::kind(graph, value)).collect();
+        let kinds: Vec<ValueKind> = graph.value_ids().map(|value| value::kind(graph, value)).collect();
         for (id, node) in graph.nodes() {
-            if node.results().any(|v| kinds[v.index()] == Kind::Result) {
+            if node.results().any(|v| kinds[v.index()] == ValueKind::Result) {
                 let Signature { bytes, reads, is_random: random } = signature(graph, id, &node.attributes)?;
                 let commutative =
                     (node.is("Add") || node.is("Mul")) && matches!(reads[..], [Some(_), Some(_)]);
@@ -93,14 +93,14 @@ impl<'g> Side<'g> {
         for id in graph.value_ids() {
             let name = || graph.value(id).name.clone();
             let key = match kinds[id.index()] {
-                Kind::Input => Key::Input(name()),
-                Kind::Tensor => match value::tensor_type(graph, id) {
+                ValueKind::Input => Key::Input(name()),
+                ValueKind::Tensor => match value::tensor_type(graph, id) {
                     Some((data_type, dims)) => Key::Tensor(data_type.0, dims),
                     None => Key::Nothing(name()),
                 },
-                Kind::Sparse => Key::Sparse(sparse(graph, &name())?),
-                Kind::Nothing => Key::Nothing(name()),
-                Kind::Result => continue,
+                ValueKind::Sparse => Key::Sparse(sparse(graph, &name())?),
+                ValueKind::Nothing => Key::Nothing(name()),
+                ValueKind::Result => continue,
             };
             leaves[id.index()] = Some(interner.class(key));
         }
@@ -108,7 +108,7 @@ impl<'g> Side<'g> {
     }
 
     /// What `value` is.
-    pub fn kind(&self, value: ValueId) -> Kind {
+    pub fn kind(&self, value: ValueId) -> ValueKind {
         self.kinds[value.index()]
     }
 

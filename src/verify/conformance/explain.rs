@@ -3,10 +3,10 @@
 use rustc_hash::FxHashMap;
 
 use super::{
-    Difference,
+    Violation,
     classes::{Class, Side},
     signature::counted,
-    value::{self, Kind},
+    value::{self, ValueKind},
     walk::{Cause, Cone, Mismatch, Reader},
 };
 use crate::{
@@ -90,17 +90,17 @@ impl Names<'_, '_> {
     }
 
     /// `mismatch` as a difference.
-    pub fn explain(&self, mismatch: &Mismatch, cone: &Cone, compiled_class: Option<Class>) -> Difference {
+    pub fn explain(&self, mismatch: &Mismatch, cone: &Cone, compiled_class: Option<Class>) -> Violation {
         let (original, compiled) = (self.original.graph, self.compiled.graph);
         let (want, have) = (describe(original, mismatch.original), describe(compiled, mismatch.compiled));
         let (_, reader) = self.reader(mismatch.reader);
         let producer = original.producer(mismatch.original);
         let made_in = || producer.and_then(|node| self.module(node));
-        let mut difference = Difference {
+        let mut difference = Violation {
             rank: self.rank(mismatch),
             expected: Some(want.clone()),
             found: Some(have.clone()),
-            ..Difference::default()
+            ..Violation::default()
         };
         match mismatch.cause {
             Cause::NotBypassed(index) => {
@@ -167,7 +167,7 @@ impl Names<'_, '_> {
         let (original, compiled) = (self.original.graph, self.compiled.graph);
         let (want, have) = (describe(original, mismatch.original), describe(compiled, mismatch.compiled));
         if (self.original.kind(mismatch.original), self.compiled.kind(mismatch.compiled))
-            == (Kind::Tensor, Kind::Tensor)
+            == (ValueKind::Tensor, ValueKind::Tensor)
         {
             let text = |graph, value| match value::tensor_type(graph, value) {
                 Some((data_type, dims)) => format!("{}{dims:?}", data_type.name()),

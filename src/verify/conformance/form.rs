@@ -1,9 +1,9 @@
 //! The forms in which a graph can hold a plan.
 
-use super::{Difference, Roots, interface::Stamp, interface::WEIGHT_INPUT, mix, walk::Cone};
+use super::{Roots, Violation, fused_output, interface::Stamp, interface::WEIGHT_INPUT, walk::Cone};
 use crate::{
     ir::Graph,
-    plan::{During, On, Plan, Target, Weight},
+    plan::{AmplifyWeight, During, On, Plan, Target},
     rules::{Edit, Edits},
 };
 
@@ -37,7 +37,8 @@ impl Target {
             None => {}
         }
         let is_mixed = |(index, io): (usize, &crate::ir::GraphIo)| {
-            pruned.reach.has(original, [pruned, dense], io.value) && mix::mix(compiled, index).is_ok()
+            pruned.reach.has(original, [pruned, dense], io.value)
+                && fused_output::mix(compiled, index).is_ok()
         };
         if fused == Self::FusedWithInput || original.outputs().iter().enumerate().any(is_mixed) {
             return vec![fused];
@@ -50,13 +51,13 @@ impl Target {
     }
 
     /// Reports what of the plan a graph of this form cannot follow.
-    pub(super) fn fits(self, plan: &Plan, edits: &Edits, differences: &mut Vec<Difference>) {
+    pub(super) fn fits(self, plan: &Plan, edits: &Edits, differences: &mut Vec<Violation>) {
         if !matches!(self, Self::Fused | Self::Amplified) {
             return;
         }
         let mut report = |why: &str| {
             let message = format!("{why}: one graph does not know which step or branch it runs in");
-            differences.push(Difference::last(message));
+            differences.push(Violation::last(message));
         };
         let amplify = &plan.amplify;
         if constant_weight(plan).is_none() {
@@ -73,7 +74,7 @@ impl Target {
         if self == Self::Amplified && !edits.other.changes.iter().flat_map(|c| &c.edits).all(is_weights) {
             let message = "an amplified graph stands for masked weights only, not for modules that are left out or \
                            changed otherwise";
-            differences.push(Difference::last(message.into()));
+            differences.push(Violation::last(message.into()));
         }
     }
 
@@ -94,7 +95,7 @@ impl Target {
         plan: &Plan,
         outputs: &[(usize, usize)],
         [pruned, dense]: [&Cone; 2],
-        differences: &mut Vec<Difference>,
+        differences: &mut Vec<Violation>,
     ) -> Roots {
         let mut roots = Roots::default();
         for (found, wanted) in outputs {
@@ -121,8 +122,8 @@ impl Target {
                 continue;
             }
             let constant = if self == Self::Fused { constant_weight(plan) } else { None };
-            let mix = mix::mix(compiled, *found).and_then(|mix| {
-                mix::check_weight(compiled, mix.w, constant)?;
+            let mix = fused_output::mix(compiled, *found).and_then(|mix| {
+                fused_output::check_weight(compiled, mix.w, constant)?;
                 Ok(mix)
             });
             match mix {
@@ -132,7 +133,7 @@ impl Target {
                 }
                 Err(why) => {
                     let name = want.info.name();
-                    differences.push(Difference::last(format!(
+                    differences.push(Violation::last(format!(
                         "output `{name}` is not the mix of both networks: {why}"
                     )));
                 }
@@ -144,7 +145,7 @@ impl Target {
 
 fn constant_weight(plan: &Plan) -> Option<f64> {
     match plan.amplify.weight.value {
-        Weight::Constant(weight) => Some(weight),
+        AmplifyWeight::Constant(weight) => Some(weight),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::Difference;
+use super::Violation;
 use crate::{
     ir::{Graph, GraphIo},
     onnx::{
@@ -23,14 +23,14 @@ use crate::{
 pub(super) const WEIGHT_INPUT: &str = "poa_weight";
 
 /// Compares everything of the two models that is not a node, a tensor, an input or an output.
-pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &mut Vec<Difference>) {
+pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &mut Vec<Violation>) {
     versions(original, compiled, differences);
     // `ModelProto` domain, model_version, training_info and configuration.
     for (number, what) in [(4, "domain"), (5, "version"), (20, "training info"), (26, "device configuration")]
     {
         let of = |graph: &Graph| values(&graph.source().fields, number);
         if of(original) != of(compiled) {
-            differences.push(Difference::first(format!("the model's {what} differs")));
+            differences.push(Violation::first(format!("the model's {what} differs")));
         }
     }
     let annotations =
@@ -38,11 +38,11 @@ pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &m
     let known = annotations(original);
     if annotations(compiled).iter().any(|annotation| !known.contains(annotation)) {
         differences
-            .push(Difference::first("there is a quantization annotation that is not the original's".into()));
+            .push(Violation::first("there is a quantization annotation that is not the original's".into()));
     }
     let known: BTreeSet<&Unknown> = original.source().unknown.iter().collect();
     for unknown in compiled.source().unknown.iter().filter(|unknown| !known.contains(unknown)) {
-        differences.push(Difference::first(format!(
+        differences.push(Violation::first(format!(
             "there is a field {} in a {} that this version does not know, and that the original does not have",
             unknown.number, unknown.message
         )));
@@ -83,10 +83,10 @@ impl Stamp {
         compiled: &Graph,
         plan: &Plan,
         form: Target,
-        differences: &mut Vec<Difference>,
+        differences: &mut Vec<Violation>,
         notes: &mut Vec<String>,
     ) {
-        let mut report = |message: String| differences.push(Difference::last(message));
+        let mut report = |message: String| differences.push(Violation::last(message));
         let digest = plan.digest.as_str();
         let source = original.structure_digest();
         for (key, right, what) in [("crdiff.plan", digest, "plan"), ("crdiff.source", &source, "model")] {
@@ -126,7 +126,7 @@ fn compare_metadata(
     original: &BTreeMap<String, String>,
     compiled: &BTreeMap<String, String>,
     place: &str,
-    differences: &mut Vec<Difference>,
+    differences: &mut Vec<Violation>,
 ) {
     let may_go = |key: &str| key.starts_with("pkg.") || key == "model_hash" || key.starts_with("crdiff.");
     let keys: BTreeSet<&String> = original.keys().chain(compiled.keys()).collect();
@@ -141,7 +141,7 @@ fn compare_metadata(
             (None, Some(_)) => "is not in the original".into(),
             _ => continue,
         };
-        differences.push(Difference::last(format!("the {place}'s metadata key `{key}` {what}")));
+        differences.push(Violation::last(format!("the {place}'s metadata key `{key}` {what}")));
     }
 }
 
@@ -151,24 +151,24 @@ fn metadata(fields: &[Field], number: u32) -> BTreeMap<String, String> {
     entries.map(|e| (e.key().to_string(), e.value().to_string())).collect()
 }
 
-fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Difference>) {
+fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Violation>) {
     let text =
         |graph: &Graph| graph.source().ir_version().map_or_else(|| "missing".into(), |v| v.to_string());
     if original.source().ir_version() != compiled.source().ir_version() {
         let (found, expected) = (text(compiled), text(original));
-        differences.push(Difference::first(format!("the IR version is {found}, expected {expected}")));
+        differences.push(Violation::first(format!("the IR version is {found}, expected {expected}")));
     }
     let domains: BTreeSet<&String> = original.opsets.keys().chain(compiled.opsets.keys()).collect();
     for domain in domains {
         let name = if domain.is_empty() { "ai.onnx" } else { domain };
         match (original.opset(domain), compiled.opset(domain)) {
-            (Some(expected), Some(found)) if expected != found => differences.push(Difference::first(
+            (Some(expected), Some(found)) if expected != found => differences.push(Violation::first(
                 format!("operator set `{name}` has version {found}, expected {expected}"),
             )),
-            (Some(expected), None) if uses(original, domain) => differences.push(Difference::first(format!(
+            (Some(expected), None) if uses(original, domain) => differences.push(Violation::first(format!(
                 "operator set `{name}`, version {expected}, is not imported"
             ))),
-            (None, Some(found)) => differences.push(Difference::first(format!(
+            (None, Some(found)) => differences.push(Violation::first(format!(
                 "operator set `{name}`, version {found}, is imported, but not by the original"
             ))),
             _ => {}
@@ -181,7 +181,7 @@ fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Difference
         functions
     };
     if functions(original.source()) != functions(compiled.source()) {
-        differences.push(Difference::first("the model's functions differ".into()));
+        differences.push(Violation::first("the model's functions differ".into()));
     }
 }
 
@@ -202,14 +202,14 @@ pub(super) fn compare_inputs(
     original: &Graph,
     compiled: &Graph,
     weight: bool,
-    differences: &mut Vec<Difference>,
+    differences: &mut Vec<Violation>,
 ) -> Vec<(crate::ir::ValueId, crate::ir::ValueId)> {
     let expected: Vec<&GraphIo> = original.inputs().collect();
     let mut found: Vec<&GraphIo> = compiled.inputs().collect();
     if weight {
         match found.pop_if(|io| io.info.name() == WEIGHT_INPUT) {
             Some(io) => types("input", &scalar_input(), &io.info, differences),
-            None => differences.push(Difference::first(format!(
+            None => differences.push(Violation::first(format!(
                 "the last input is not `{WEIGHT_INPUT}`, which w is to be read from"
             ))),
         }
@@ -224,7 +224,7 @@ pub(super) fn compare_inputs(
 pub(super) fn compare_outputs(
     original: &Graph,
     compiled: &Graph,
-    differences: &mut Vec<Difference>,
+    differences: &mut Vec<Violation>,
 ) -> Vec<(usize, usize)> {
     let all = |graph: &'_ Graph| -> Vec<GraphIo> { graph.outputs().to_vec() };
     let (expected, found) = (all(original), all(compiled));
@@ -237,7 +237,7 @@ fn pairs(
     what: &str,
     expected: &[&GraphIo],
     found: &[&GraphIo],
-    differences: &mut Vec<Difference>,
+    differences: &mut Vec<Violation>,
 ) -> Vec<(usize, usize)> {
     let same_number = expected.len() == found.len();
     let before = differences.len();
@@ -249,7 +249,7 @@ fn pairs(
             Some(at) => {
                 if at != index && same_number {
                     let message = format!("{what} `{name}` is number {}, expected {}", at + 1, index + 1);
-                    differences.push(Difference::first(message));
+                    differences.push(Violation::first(message));
                 }
                 types(what, &wanted.info, &found[at].info, differences);
                 pairs.push((at, index));
@@ -257,20 +257,20 @@ fn pairs(
             None if same_number => {
                 let other = found[index].info.name();
                 let message = format!("an {what} is called `{other}`, expected `{name}`");
-                differences.push(Difference::first(message));
+                differences.push(Violation::first(message));
                 pairs.push((index, index));
             }
-            None => differences.push(Difference::first(format!("the {what} `{name}` is missing"))),
+            None => differences.push(Violation::first(format!("the {what} `{name}` is missing"))),
         }
     }
     if !same_number {
         for io in found.iter().filter(|io| !expected.iter().any(|x| x.info.name() == io.info.name())) {
             let message = format!("there is an {what} `{}` that the original doesn't have", io.info.name());
-            differences.push(Difference::first(message));
+            differences.push(Violation::first(message));
         }
         if differences.len() == before {
             let message = format!("there are {} {what}s, expected {}", found.len(), expected.len());
-            differences.push(Difference::first(message));
+            differences.push(Violation::first(message));
         }
     }
     pairs
@@ -288,9 +288,9 @@ fn scalar_input() -> ValueInfoProto {
     }
 }
 
-fn types(what: &str, expected: &ValueInfoProto, found: &ValueInfoProto, differences: &mut Vec<Difference>) {
+fn types(what: &str, expected: &ValueInfoProto, found: &ValueInfoProto, differences: &mut Vec<Violation>) {
     if expected.r#type != found.r#type {
-        differences.push(Difference::first(format!(
+        differences.push(Violation::first(format!(
             "{what} `{}` is {}, expected {}",
             expected.name(),
             type_text(found.r#type.as_ref()),

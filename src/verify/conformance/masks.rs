@@ -11,7 +11,7 @@ use super::{
     value::OperatorMask,
 };
 use crate::{
-    analysis::weights::{Layout, Weight},
+    analysis::weights::{MatrixLayout, Weight},
     ir::{Graph, NodeId, WeightReader},
     onnx::OnnxError,
     rules::{Mask, Pool, Ties, WeightEdit},
@@ -186,8 +186,8 @@ fn given(threshold: f64, float: Float) -> u32 {
 /// How far apart, in elements, the weights of neighbouring inputs lie.
 fn input_stride(weight: &Weight) -> usize {
     let inner = match weight.layout {
-        Layout::InputFirst => weight.dims.get(1..),
-        Layout::OutputFirst => weight.dims.get(2..),
+        MatrixLayout::InputFirst => weight.dims.get(1..),
+        MatrixLayout::OutputFirst => weight.dims.get(2..),
     };
     let elements: u64 = inner.unwrap_or_default().iter().map(|d| d.unsigned_abs()).product();
     usize::try_from(elements.max(1)).unwrap_or(usize::MAX)
@@ -212,23 +212,23 @@ impl Expected {
     }
 
     /// Something that makes the expected elements from the original's, piece after piece.
-    pub fn start(self) -> Run {
+    pub fn start(self) -> TransformRun {
         let ties = match self.masked {
             Masked::UpTo { ties, .. } => ties,
             Masked::Pattern { .. } => None,
         };
-        Run { expected: self, ties }
+        TransformRun { expected: self, ties }
     }
 }
 
 /// One run of [`Expected`] over a tensor.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct TransformRun {
     expected: Expected,
     ties: Option<u64>,
 }
 
-impl Run {
+impl TransformRun {
     /// Makes the next piece, of a whole multiple of the granularity, what it must be.
     pub fn apply(&mut self, piece: &mut [u8]) {
         let Expected { masked, scale, float } = self.expected;

@@ -11,19 +11,19 @@
 //! other doc strings, operands of Add and Mul that change places (both operators give the same bits either way,
 //! IEEE 754; where they differ by nothing but the elements of tensors, only if values kept their names), masks made by operators in front of a weight, and lost metadata of exporters (`pkg.`).
 
-mod claim;
 mod classes;
 mod explain;
 mod form;
+mod fused_output;
 mod interface;
 mod masks;
-mod mix;
-mod pairs;
 mod reach;
 mod select;
 mod signature;
 mod substitution;
+mod tensor_checks;
 mod tensors;
+mod threshold_check;
 mod value;
 mod walk;
 
@@ -39,9 +39,9 @@ use self::{
     classes::{Class, Classes, Interner, Overrides, Side},
     explain::Names,
     interface::Stamp,
-    pairs::Pairs,
     reach::Reach,
     substitution::Substitution,
+    tensor_checks::Pairs,
     walk::{Cause, Cone, Mismatch, Reader, Sides, Walk},
 };
 use crate::{
@@ -60,7 +60,7 @@ pub struct Verdict {
     /// What agrees.
     pub proof: Proof,
     /// What doesn't, the one furthest up in the graph first. Nothing means proven.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<Violation>,
     /// Worth knowing, but no difference.
     pub notes: Vec<String>,
 }
@@ -92,7 +92,7 @@ pub struct Proof {
 
 /// One way in which the compiled graph is not the original plus the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Difference {
+pub struct Violation {
     /// What is wrong, as a sentence without its full stop.
     pub message: String,
     /// The path of the module in which it is wrong.
@@ -114,7 +114,7 @@ pub struct Difference {
     rank: usize,
 }
 
-impl Difference {
+impl Violation {
     /// One that is about the whole model and comes before all others.
     fn first(message: String) -> Self {
         Self { message, ..Self::default() }
@@ -295,7 +295,7 @@ fn match_nodes(
     cones: &[Cone],
     mut overrides: Overrides,
     interner: &mut Interner,
-    differences: &mut Vec<Difference>,
+    differences: &mut Vec<Violation>,
 ) -> Walk {
     let mut told: FxHashSet<(ValueId, ValueId, bool)> = FxHashSet::default();
     let mut last = Walk::default();

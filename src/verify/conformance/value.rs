@@ -10,7 +10,7 @@ use crate::{
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ValueKind {
     /// A graph input that has no default.
     Input,
     /// A tensor: an initializer, a Constant, or either behind a mask made by operators.
@@ -24,17 +24,17 @@ pub(super) enum Kind {
 }
 
 /// What `value` is.
-pub(super) fn kind(graph: &Graph, value: ValueId) -> Kind {
+pub(super) fn kind(graph: &Graph, value: ValueId) -> ValueKind {
     match graph.value(value).origin {
-        Origin::Input(_) => Kind::Input,
-        Origin::Initializer(_) => Kind::Tensor,
-        Origin::SparseInitializer => Kind::Sparse,
-        Origin::Removed => Kind::Nothing,
+        Origin::Input(_) => ValueKind::Input,
+        Origin::Initializer(_) => ValueKind::Tensor,
+        Origin::SparseInitializer => ValueKind::Sparse,
+        Origin::Removed => ValueKind::Nothing,
         Origin::Node { node, .. } => {
             let node = graph.node(node);
             let is_tensor =
                 node.is("Constant") && constant(node).is_some() || mask_by_operators(graph, node).is_some();
-            if is_tensor { Kind::Tensor } else { Kind::Result }
+            if is_tensor { ValueKind::Tensor } else { ValueKind::Result }
         }
     }
 }
@@ -66,7 +66,7 @@ pub(super) struct Tensor {
     pub input: Option<String>,
 }
 
-/// Type and dimensions of the tensor `value`, of [`Kind::Tensor`].
+/// Type and dimensions of the tensor `value`, of [`ValueKind::Tensor`].
 pub(super) fn tensor_type(graph: &Graph, value: ValueId) -> Option<(DataType, Vec<i64>)> {
     match graph.value(value).origin {
         Origin::Initializer(id) => {
@@ -84,7 +84,7 @@ pub(super) fn tensor_type(graph: &Graph, value: ValueId) -> Option<(DataType, Ve
     }
 }
 
-/// The tensor `value`, of [`Kind::Tensor`].
+/// The tensor `value`, of [`ValueKind::Tensor`].
 ///
 /// # Errors
 /// [`OnnxError`] if its elements cannot be read.
@@ -204,7 +204,7 @@ fn mask_by_operators(graph: &Graph, node: &Node) -> Option<(ValueId, OperatorMas
             None => true,
             Some(producer) => graph.node(producer).is("Constant"),
         };
-        (plain && kind(graph, value) == Kind::Tensor).then_some(value)
+        (plain && kind(graph, value) == ValueKind::Tensor).then_some(value)
     };
     if !(node.is("Shrink") || node.is("Where")) || node.outputs.len() != 1 || !is_plain(node) {
         return None;

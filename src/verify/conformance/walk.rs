@@ -7,7 +7,7 @@ use super::{
     masks::MaskedOperands,
     reach::Reach,
     substitution::Substitution,
-    value::{self, Kind},
+    value::{self, ValueKind},
 };
 use crate::ir::{NodeId, ValueId};
 
@@ -155,14 +155,15 @@ impl Walker<'_, '_> {
             return self.differ(item, have, want);
         }
         match (compiled.kind(have), original.kind(want)) {
-            (Kind::Input, Kind::Input) | (Kind::Sparse, Kind::Sparse) if item.mask.is_none() => {}
-            (Kind::Tensor, Kind::Tensor) => {
+            (ValueKind::Input, ValueKind::Input) | (ValueKind::Sparse, ValueKind::Sparse)
+                if item.mask.is_none() => {}
+            (ValueKind::Tensor, ValueKind::Tensor) => {
                 let pair = TensorPair { compiled: have, original: want, mask: item.mask };
                 if self.tensors.insert(pair) {
                     self.found.tensors.push((pair, item.reader));
                 }
             }
-            (Kind::Result, Kind::Result) => {
+            (ValueKind::Result, ValueKind::Result) => {
                 let (Some(a), Some(b)) = (compiled.graph.producer(have), original.graph.producer(want))
                 else {
                     return self.differ(item, have, want);
@@ -243,7 +244,7 @@ impl Walker<'_, '_> {
         let class = classes.get(have);
         let known = class.is_some_and(|class| self.expected.contains_key(&class));
         let present = self.cone.classes.get(want).is_some_and(|class| self.present.contains_key(&class));
-        let tensors = (compiled.kind(have), original.kind(want)) == (Kind::Tensor, Kind::Tensor);
+        let tensors = (compiled.kind(have), original.kind(want)) == (ValueKind::Tensor, ValueKind::Tensor);
         let cause = match (self.bypass_not_done(item.original, class), known, present) {
             (Some(bypass), ..) => Cause::NotBypassed(bypass),
             _ if tensors => Cause::Different,

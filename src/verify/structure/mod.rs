@@ -31,7 +31,7 @@ use fingerprint::{Fingerprints, Hashed};
 
 /// Whether weights are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Weights {
+pub enum WeightComparison {
     /// Every element of every tensor counts.
     #[default]
     Compared,
@@ -43,7 +43,7 @@ pub enum Weights {
 /// SHA-256 digests of a model, in hexadecimal: equal for graphs between which [`diff`] finds nothing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Digests {
-    /// Of the structure, with [`Weights::Ignored`].
+    /// Of the structure, with [`WeightComparison::Ignored`].
     pub structure: String,
     /// Of structure and weights.
     pub weights: String,
@@ -101,15 +101,15 @@ impl Diff {
 ///
 /// # Errors
 /// [`OnnxError`] if a tensor or a function of a model is broken or missing.
-pub fn diff(a: &Graph, b: &Graph, weights: Weights, read: Read<'_>) -> Result<Diff, OnnxError> {
+pub fn diff(a: &Graph, b: &Graph, weights: WeightComparison, read: Read<'_>) -> Result<Diff, OnnxError> {
     let graphs = [a, b];
     let [constants_a, constants_b] = [constants::constants(a)?, constants::constants(b)?];
     let constants = [&constants_a, &constants_b];
     let structural =
         [constants::structural_contents(a, &constants_a)?, constants::structural_contents(b, &constants_b)?];
     let contents = match weights {
-        Weights::Compared => constants::shared_contents((a, &constants_a), (b, &constants_b), read)?,
-        Weights::Ignored => structural.clone(),
+        WeightComparison::Compared => constants::shared_contents((a, &constants_a), (b, &constants_b), read)?,
+        WeightComparison::Ignored => structural.clone(),
     };
     let canonical = [Canonical::new(a)?, Canonical::new(b)?];
     let fingerprints = |side: usize, contents: &[Option<hash::Hash>]| -> Result<Fingerprints, OnnxError> {
@@ -119,8 +119,8 @@ pub fn diff(a: &Graph, b: &Graph, weights: Weights, read: Read<'_>) -> Result<Di
     let of_side = |side: usize| -> Result<(Fingerprints, Fingerprints, Modules), OnnxError> {
         let structure = fingerprints(side, &structural[side])?;
         let full = match weights {
-            Weights::Compared => fingerprints(side, &contents[side])?,
-            Weights::Ignored => structure.clone(),
+            WeightComparison::Compared => fingerprints(side, &contents[side])?,
+            WeightComparison::Ignored => structure.clone(),
         };
         Ok((structure, full, modules(graphs[side])))
     };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crdiff::{
-    deploy::triton::{Job, Pipeline, Serving, export},
+    deploy::triton::{Pipeline, Serving, TritonJob, export},
     diffusion::{random::TorchGenerator, text::ClipTokenizer},
     engine::{HostTensor, Signature, io},
     onnx, plan,
@@ -21,7 +21,7 @@ const NAME: &str = "draw";
 fn serve(pipeline: &str, unet: Option<&Path>, serving: &Serving, repository: &Path) {
     let folder = fixture("pipelines").join(pipeline);
     let (pipeline, entries) = Pipeline::open(NAME, &folder, unet).unwrap();
-    let job = Job {
+    let job = TritonJob {
         entries: &entries,
         pipeline: Some(&pipeline),
         serving,
@@ -299,7 +299,7 @@ fn what_the_loop_cannot_run_is_refused() {
     let repository = folder.path().join("models");
     let lcm = fixture("pipelines/lcm/unet/model.onnx");
     let (pipeline, entries) = Pipeline::open(NAME, &fixture("pipelines/sd15"), Some(&lcm)).unwrap();
-    let job = Job {
+    let job = TritonJob {
         entries: &entries,
         pipeline: Some(&pipeline),
         serving: &serving(),

@@ -12,7 +12,7 @@ use std::{
 use crdiff::{
     compile::{self, Hooks, Target, compile_file},
     deploy::DeployError,
-    deploy::triton::{Accelerator, Devices, Entry, Job, Served, Serving, export},
+    deploy::triton::{Accelerator, Devices, Entry, Served, Serving, TritonJob, export},
     engine::{Engine, HostTensor, Optimization, OrtEngine, Session, SessionOptions, io},
     onnx::WeightPolicy,
     plan,
@@ -51,7 +51,7 @@ pub fn export_to(
 ) -> Result<Vec<Served>, DeployError> {
     let entry = |(name, model): &(&str, &Path)| Entry { name: name.to_string(), model: model.to_path_buf() };
     let entries: Vec<Entry> = models.iter().map(entry).collect();
-    export(&Job {
+    export(&TritonJob {
         entries: &entries,
         pipeline: None,
         serving,

@@ -16,7 +16,7 @@ fn sizes(pictures: &[(i64, i64)], batch: Range) -> Sizes {
 }
 
 fn command(model: &Path, sizes: &Sizes) -> Result<Vec<String>, DeployError> {
-    trtexec::command(&trtexec::Job { model, sizes, engine: None })
+    trtexec::command(&trtexec::TrtexecJob { model, sizes, engine: None })
 }
 
 /// The value of an option.

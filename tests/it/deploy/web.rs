@@ -19,7 +19,7 @@ const TOLERANCE: f32 = 1e-5;
 const VERSION: &str = "1.30.0";
 
 fn export(model: &Path, output: &Path, file_limit: u64) -> Result<web::Bundle, DeployError> {
-    web::export(&web::Job { model, output, file_limit, progress: &|_| {}, stop: &NOT_STOPPED })
+    web::export(&web::WebJob { model, output, file_limit, progress: &|_| {}, stop: &NOT_STOPPED })
 }
 
 /// Node, about to run `node/run.js`.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use crdiff::{
     analysis::{modules::modules, weights::weights},
-    verify::structure::{Difference, Weights, What},
+    verify::structure::{Difference, WeightComparison, What},
 };
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ fn a_bypass_removes_its_module_and_rewires_what_read_it() {
     let model = fixture("sd15-mini/torchscript");
     let folder = tempfile::tempdir().unwrap();
     let plan = "version: 1\nrules: [{ bypass: mid_block.attentions.0 }]\n";
-    let diff = compared(&model, &compiled(&model, plan, folder.path()), Weights::Compared);
+    let diff = compared(&model, &compiled(&model, plan, folder.path()), WeightComparison::Compared);
 
     let graph = load(&model);
     let tree = modules(&graph);
@@ -66,7 +66,7 @@ fn of_two_equal_modules_the_right_one_is_gone() {
             let folder = tempfile::tempdir().unwrap();
             let plan = format!("version: 1\nrules: [{{ bypass: {gone} }}]\n");
             let output = compiled(&model, &plan, folder.path());
-            for weights in [Weights::Compared, Weights::Ignored] {
+            for weights in [WeightComparison::Compared, WeightComparison::Ignored] {
                 let diff = compared(&model, &output, weights);
                 for difference in &diff.differences {
                     match &difference.what {
@@ -105,7 +105,7 @@ fn changed_elements_are_torchs_zeros() {
             let model = fixture(export);
             let folder = tempfile::tempdir().unwrap();
             let plan = serde_json::to_string(&case["plan"]).unwrap();
-            let diff = compared(&model, &compiled(&model, &plan, folder.path()), Weights::Compared);
+            let diff = compared(&model, &compiled(&model, &plan, folder.path()), WeightComparison::Compared);
             let graph = load(&model);
             let all = weights(&graph, &modules(&graph)).editable;
             let mut found = BTreeMap::new();
@@ -135,7 +135,7 @@ fn an_attribute() {
         name = norm.name().to_string();
         norm.attribute.iter_mut().find(|a| a.name() == "epsilon").unwrap().f = Some(0.5);
     });
-    for weights in [Weights::Compared, Weights::Ignored] {
+    for weights in [WeightComparison::Compared, WeightComparison::Ignored] {
         let diff = compared(&model, &other, weights);
         let [only] = diff.differences.as_slice() else { panic!("{:?}", diff.differences) };
         assert_eq!(only.node.as_deref(), Some(format!("LayerNormalization node `{name}`").as_str()));
@@ -150,7 +150,7 @@ fn one_element_of_one_tensor() {
     let model = fixture("sd15-mini/torchscript");
     let folder = tempfile::tempdir().unwrap();
     let other = changed(&model, folder.path(), |g| nudge(g, "conv_in.weight", 3, 0.5));
-    let diff = compared(&model, &other, Weights::Compared);
+    let diff = compared(&model, &other, WeightComparison::Compared);
     let [only] = diff.differences.as_slice() else { panic!("{:?}", diff.differences) };
     assert_eq!(only.module, "conv_in");
     let What::Tensor { difference, .. } = &only.what else { panic!("{only:?}") };
@@ -165,7 +165,7 @@ fn an_operand_and_an_input() {
     let other = changed(&model, folder.path(), |graph| {
         node(graph, "/mid_block/resnets.1/Add_1").input[0] = "/mid_block/resnets.0/Div_output_0".into();
     });
-    let diff = compared(&model, &other, Weights::Compared);
+    let diff = compared(&model, &other, WeightComparison::Compared);
     let [only] = diff.differences.as_slice() else { panic!("{:?}", diff.differences) };
     assert_eq!(only.module, "mid_block.resnets.1");
     assert!(matches!(only.what, What::Rewired { .. }), "{only:?}");
@@ -177,7 +177,7 @@ fn an_operand_and_an_input() {
             *name = "t".into();
         }
     });
-    let diff = compared(&model, &other, Weights::Compared);
+    let diff = compared(&model, &other, WeightComparison::Compared);
     let interface = diff.differences.iter().filter(|d| matches!(d.what, What::Interface { .. }));
     assert_eq!(interface.count(), 2, "{:?}", diff.differences);
     assert_eq!(diff.nodes_a, diff.matched);
@@ -196,7 +196,7 @@ fn optimised_copies() {
         let diff = compared(
             &fixture(&format!("sd15-mini/{a}")),
             &fixture(&format!("sd15-mini/{b}")),
-            Weights::Compared,
+            WeightComparison::Compared,
         );
         assert!(!diff.is_same());
         let common = diff.nodes_a.min(diff.nodes_b);

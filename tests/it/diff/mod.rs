@@ -11,14 +11,14 @@ use std::path::Path;
 use crdiff::{
     ir::Graph,
     onnx,
-    verify::structure::{Diff, Digests, Weights, diff, digests},
+    verify::structure::{Diff, Digests, WeightComparison, diff, digests},
 };
 
 fn load(path: &Path) -> Graph {
     Graph::load(onnx::open(path).unwrap()).unwrap()
 }
 
-fn compared(a: &Path, b: &Path, weights: Weights) -> Diff {
+fn compared(a: &Path, b: &Path, weights: WeightComparison) -> Diff {
     diff(&load(a), &load(b), weights, &|_| {}).unwrap()
 }
 

@@ -8,7 +8,7 @@ use crdiff::{
         proto::{ModelProto, StringStringEntryProto, attribute_proto::AttributeType},
         text::parse_model,
     },
-    verify::structure::Weights,
+    verify::structure::WeightComparison,
 };
 
 use crate::{
@@ -34,7 +34,7 @@ const EXPORTS: [&str; 8] = [
 fn a_model_and_itself() {
     for export in EXPORTS {
         let path = fixture(export);
-        for weights in [Weights::Compared, Weights::Ignored] {
+        for weights in [WeightComparison::Compared, WeightComparison::Ignored] {
             let diff = compared(&path, &path, weights);
             assert!(diff.is_same() && diff.matched == diff.nodes_a, "{export}: {:?}", diff.differences);
         }
@@ -47,7 +47,7 @@ fn names_and_order_do_not_count() {
         let path = fixture(export);
         let folder = tempfile::tempdir().unwrap();
         let copy = changed(&path, folder.path(), rename_and_reorder);
-        for weights in [Weights::Compared, Weights::Ignored] {
+        for weights in [WeightComparison::Compared, WeightComparison::Ignored] {
             let diff = compared(&path, &copy, weights);
             assert!(diff.is_same(), "{export} {weights:?}: {:?}", diff.differences);
         }
@@ -64,7 +64,7 @@ fn other_exports_of_the_same_network() {
         ("sd15-mini/dynamo", "sd15-mini/wrapped-dynamo"),
         ("sd15-mini/torchscript", "sd15-mini/split"),
     ] {
-        let diff = compared(&fixture(a), &fixture(b), Weights::Compared);
+        let diff = compared(&fixture(a), &fixture(b), WeightComparison::Compared);
         assert!(diff.is_same(), "{a}, {b}: {:?}", diff.differences);
         assert_eq!(digest(&fixture(a)), digest(&fixture(b)), "{a}, {b}");
     }
@@ -90,7 +90,7 @@ fn where_weights_are_kept_does_not_count() {
     assert!(moved > 50, "only {moved} tensors were external");
     let inline = save(&model, folder.path(), "inline.onnx");
     assert_eq!(digest(&path), digest(&inline));
-    assert!(compared(&path, &inline, Weights::Compared).is_same());
+    assert!(compared(&path, &inline, WeightComparison::Compared).is_same());
 }
 
 #[test]
@@ -102,8 +102,8 @@ fn digests_tell_weights_from_structure() {
     let after = digest(&other_weight);
     assert_eq!(before.structure, after.structure);
     assert_ne!(before.weights, after.weights);
-    assert!(compared(&path, &other_weight, Weights::Ignored).is_same());
-    assert!(!compared(&path, &other_weight, Weights::Compared).is_same());
+    assert!(compared(&path, &other_weight, WeightComparison::Ignored).is_same());
+    assert!(!compared(&path, &other_weight, WeightComparison::Compared).is_same());
 
     let other_stride = changed(&path, folder.path(), |g| {
         let conv = node(g, "/down_blocks.0/downsamplers.0/conv/Conv");
@@ -146,11 +146,11 @@ fn subgraphs_count_by_what_they_compute() {
         .replace("r = Abs", "inner = Abs")
         .replace("Add(r,", "Add(inner,");
     let renamed = saved(&renamed, folder.path(), "b.onnx");
-    assert!(compared(&original, &renamed, Weights::Compared).is_same());
+    assert!(compared(&original, &renamed, WeightComparison::Compared).is_same());
     assert_eq!(digest(&original), digest(&renamed));
     for (name, from, to) in [("body", "Abs(b)", "Sqrt(b)"), ("capture", "Abs(b)", "Abs(a)")] {
         let other = saved(&BRANCHES.replace(from, to), folder.path(), "c.onnx");
-        assert!(!compared(&original, &other, Weights::Compared).is_same(), "{name}");
+        assert!(!compared(&original, &other, WeightComparison::Compared).is_same(), "{name}");
         assert_ne!(digest(&original), digest(&other), "{name}");
     }
 }
@@ -169,10 +169,10 @@ fn functions_count_by_what_they_compute() {
         folder.path(),
         "b.onnx",
     );
-    assert!(compared(&original, &renamed, Weights::Compared).is_same());
+    assert!(compared(&original, &renamed, WeightComparison::Compared).is_same());
     assert_eq!(digest(&original), digest(&renamed));
     let other = saved(&CALL.replace("Add(u, u)", "Mul(u, u)"), folder.path(), "c.onnx");
-    assert!(!compared(&original, &other, Weights::Compared).is_same());
+    assert!(!compared(&original, &other, WeightComparison::Compared).is_same());
     assert_ne!(digest(&original), digest(&other));
 }
 
@@ -196,7 +196,7 @@ fn a_constant_node_is_an_initializer() {
         assert!(moved.len() > 100, "only {} Constant nodes", moved.len());
         graph.initializer.extend(moved.into_iter().map(|tensor| *tensor));
     });
-    assert!(compared(&path, &copy, Weights::Compared).is_same());
+    assert!(compared(&path, &copy, WeightComparison::Compared).is_same());
     assert_eq!(digest(&path), digest(&copy));
 }
 

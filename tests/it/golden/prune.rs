@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use crdiff::{
     analysis::{
         modules,
-        weights::{self, Layout},
+        weights::{self, MatrixLayout},
     },
     engine::io,
     ir::Graph,
@@ -143,8 +143,8 @@ impl Weights {
         let size = (header.data_type.bits().unwrap() / 8) as usize;
         let element = |i: usize| bytes[i * size..(i + 1) * size].to_vec();
         match weight.layout {
-            Layout::OutputFirst => (0..bytes.len() / size).map(element).collect(),
-            Layout::InputFirst => {
+            MatrixLayout::OutputFirst => (0..bytes.len() / size).map(element).collect(),
+            MatrixLayout::InputFirst => {
                 let (input, output) = (header.dims[0] as usize, header.dims[1] as usize);
                 (0..output).flat_map(|o| (0..input).map(move |i| i * output + o)).map(element).collect()
             }

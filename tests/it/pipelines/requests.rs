@@ -61,7 +61,7 @@ fn what_does_not_fit_is_refused() {
         r.noise = Some(few.clone());
     };
     assert_eq!(refused(&ancestral), "the noise has 2 draws; the sampler makes 3");
-    let listed = |r: &mut Request| r.amplify.weight.value = crdiff::plan::Weight::Steps(vec![1.0]);
+    let listed = |r: &mut Request| r.amplify.weight.value = crdiff::plan::AmplifyWeight::Steps(vec![1.0]);
     assert!(refused(&listed).contains("lists 1 steps, but 3 are run"));
 }
 

@@ -1,8 +1,8 @@
 //! What plans mean once they are read.
 
 use crdiff::plan::{
-    Amplify, Curve, During, Group, Mask, Mode, On, Plan, Pool, PruneRule, Rule, Selector, Ties, Via, Weight,
-    parse,
+    Amplify, AmplifyWeight, Curve, During, Group, Mask, Mode, On, Plan, Pool, PruneRule, Rule, Selector,
+    Ties, Via, parse,
 };
 
 fn plan(text: &str) -> Plan {
@@ -103,13 +103,13 @@ fn amplification_reads_as_written() {
     let default = amplify("{}");
     assert_eq!(
         (default.mode, default.weight.value, default.on),
-        (Mode::Outputs, Weight::Constant(1.5), On::Both)
+        (Mode::Outputs, AmplifyWeight::Constant(1.5), On::Both)
     );
     assert_eq!((default.during, default.every.value.get()), (During::Fraction { from: 0.0, to: 1.0 }, 1));
 
-    assert_eq!(amplify("{weight: 2}").weight.value, Weight::Constant(2.0));
-    assert_eq!(amplify("{weight: [1, 1.5, -2]}").weight.value, Weight::Steps(vec![1.0, 1.5, -2.0]));
-    let ramp = |curve| Weight::Ramp { from: 1.0, to: 2.0, curve };
+    assert_eq!(amplify("{weight: 2}").weight.value, AmplifyWeight::Constant(2.0));
+    assert_eq!(amplify("{weight: [1, 1.5, -2]}").weight.value, AmplifyWeight::Steps(vec![1.0, 1.5, -2.0]));
+    let ramp = |curve| AmplifyWeight::Ramp { from: 1.0, to: 2.0, curve };
     assert_eq!(amplify("{weight: {from: 1, to: 2}}").weight.value, ramp(Curve::Linear));
     assert_eq!(amplify("{weight: {from: 1, to: 2, curve: cosine}}").weight.value, ramp(Curve::Cosine));
     assert_eq!(amplify("{during: [0.25, 0.75]}").during, During::Fraction { from: 0.25, to: 0.75 });

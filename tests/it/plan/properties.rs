@@ -221,12 +221,12 @@ fn same_crdiff(read: &[Rule], written: Option<&CrDiffFile>) {
 
 fn same_amplify(read: &Amplify, written: &AmplifyFile) {
     let weight = match &written.weight {
-        None => Weight::Constant(1.5),
-        Some(WeightFile::Constant(weight)) => Weight::Constant(*weight),
+        None => AmplifyWeight::Constant(1.5),
+        Some(WeightFile::Constant(weight)) => AmplifyWeight::Constant(*weight),
         Some(WeightFile::Ramp(Ramp { from, to, curve })) => {
-            Weight::Ramp { from: *from, to: *to, curve: curve.unwrap_or_default() }
+            AmplifyWeight::Ramp { from: *from, to: *to, curve: curve.unwrap_or_default() }
         }
-        Some(WeightFile::Steps(steps)) => Weight::Steps(steps.clone()),
+        Some(WeightFile::Steps(steps)) => AmplifyWeight::Steps(steps.clone()),
     };
     let during = match written.during {
         None => During::Fraction { from: 0.0, to: 1.0 },

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::plan::{
     MAX_BYTES, PlanError, PlanSource, Problem,
-    fields::{Fields, fields, number, wrong_type},
-    tree::{Key, Node, Value, read},
+    read::{Fields, fields, number, wrong_type},
+    yaml::{Key, Node, Value, read},
 };
 
 const KEYS: [&str; 10] = [

@@ -8,11 +8,12 @@ use super::text;
 use crate::{
     plan::{
         Problem,
-        fields::{Fields, choice, fields, finite, list, number},
-        tree::{Node, Value},
+        read::{Fields, choice, fields, finite, list, number},
+        yaml::{Node, Value},
     },
     search::space::{
-        CommandSpec, Crop, ImageSpec, Layout, ObjectiveSpec, OnnxSpec, Over, Part, Resample, Resize, TextSpec,
+        ChannelOrder, CommandSpec, Crop, ImageSpec, ObjectiveSpec, OnnxSpec, Over, Part, Resample, Resize,
+        TextSpec,
     },
 };
 
@@ -179,7 +180,7 @@ fn image(node: &Node, problems: &mut Vec<Problem>) -> Option<ImageSpec> {
         spec.std = channels(node, "`std`", |std| std.is_finite() && std > 0.0, problems)?;
     }
     if let Some(node) = section.get("layout") {
-        let layouts = [("nchw", Layout::Nchw), ("nhwc", Layout::Nhwc)];
+        let layouts = [("nchw", ChannelOrder::Nchw), ("nhwc", ChannelOrder::Nhwc)];
         spec.layout = choice(node, "`layout`", &layouts, problems)?;
     }
     Some(spec)

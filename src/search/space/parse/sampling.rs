@@ -7,8 +7,8 @@ use crate::{
     diffusion::sampler::Preset,
     plan::{
         Problem,
-        fields::{fields, list, number},
-        tree::{Key, Node, Value},
+        read::{fields, list, number},
+        yaml::{Key, Node, Value},
     },
     search::space::{Sampling, SpaceError},
 };

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     plan::{
         Problem,
-        fields::{choice, fields, number},
-        tree::{Node, Value},
+        read::{choice, fields, number},
+        yaml::{Node, Value},
     },
     search::{
         space::{Budget, StrategySpec},

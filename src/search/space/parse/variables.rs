@@ -6,10 +6,9 @@ use serde_json::Value as Json;
 use super::{entries, scalar, text};
 use crate::{
     plan::{
-        Glob, Problem,
-        fields::{Fields, choice, fields, list, number, range},
-        join, nearest,
-        tree::{Node, Value},
+        Glob, Problem, join, nearest,
+        read::{Fields, choice, fields, list, number, range},
+        yaml::{Node, Value},
     },
     search::space::{Choose, Member, Template, Variable, VariableKind, template::unused},
 };

@@ -35,7 +35,7 @@ impl Maps {
         verdict(&self.model.path(), &path, &self.plan)
     }
 
-    fn find(&self, name: &str, change: impl FnOnce(&mut ModelProto)) -> Difference {
+    fn find(&self, name: &str, change: impl FnOnce(&mut ModelProto)) -> Violation {
         assert!(self.verdict(&self.compiled).is_proven(), "{:#?}", self.verdict(&self.compiled).differences);
         let mut changed = self.compiled.clone();
         change(&mut changed);

@@ -18,7 +18,7 @@ use crdiff::{
         ValueInfoProto, type_proto,
     },
     plan::Plan,
-    verify::conformance::{Difference, Verdict},
+    verify::conformance::{Verdict, Violation},
 };
 use prost::Message;
 
@@ -72,7 +72,7 @@ impl Bench {
         message: &str,
         module: &str,
         change: impl FnOnce(&mut ModelProto),
-    ) -> Difference {
+    ) -> Violation {
         let mut changed = self.compiled.clone();
         change(&mut changed);
         assert!(changed != self.compiled, "{name} changes nothing");

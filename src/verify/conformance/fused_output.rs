@@ -71,7 +71,7 @@ pub(super) fn check_weight(graph: &Graph, w: ValueId, constant: Option<f64>) -> 
     let w = value::through_identities(graph, w);
     let name = &graph.value(w).name;
     let Some(constant) = constant else {
-        let is_input = value::kind(graph, w) == value::Kind::Input && name == WEIGHT_INPUT;
+        let is_input = value::kind(graph, w) == value::ValueKind::Input && name == WEIGHT_INPUT;
         return if is_input {
             Ok(())
         } else {

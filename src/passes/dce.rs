@@ -1,10 +1,10 @@
-//! Sweep: removes what the other passes left without a reader. Graph inputs stay, and so does whatever nothing read in
-//! the model as it came.
+//! Dead-code elimination: removes what the other passes left without a reader. Graph inputs stay, and so does whatever
+//! nothing read in the model as it came.
 
 use super::PassError;
 use crate::ir::{Editor, Graph, InitializerId, NodeId};
 
-/// What was read by nothing in the model as it came, and is therefore none of our business.
+/// Results and initializers that nothing read in the model as it came, which must therefore stay.
 #[derive(Clone, Debug)]
 pub(crate) struct Unread {
     nodes: Vec<bool>,

@@ -1,5 +1,5 @@
 //! Comparing every pair of tensors that a walk found: most by a pass over their bytes, the pools of ratios by
-//! [`claim`] where it can tell.
+//! [`threshold_check`] where it can tell.
 
 use std::ops::Range;
 
@@ -7,11 +7,11 @@ use rayon::prelude::*;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    Difference, Proof, claim,
+    Proof, Violation,
     explain::{self, Names},
     masks::{self, Expected},
     tensors::{self, Comparison},
-    value,
+    threshold_check, value,
     walk::{Reader, TensorPair, Walk},
 };
 use crate::{
@@ -44,7 +44,7 @@ enum Wanted {
 }
 
 /// Weights of one rule whose masks depend on each other, at least one of which is in the compiled graph.
-struct Pool<'a> {
+struct RankedPool<'a> {
     edit: &'a WeightEdit,
     /// Whether it is masked in both networks.
     always: bool,
@@ -59,7 +59,7 @@ impl Pairs<'_, '_> {
     ///
     /// # Errors
     /// [`OnnxError`] if elements cannot be read.
-    pub fn compare_all(&self, walk: &Walk, differences: &mut Vec<Difference>) -> Result<Proof, OnnxError> {
+    pub fn compare_all(&self, walk: &Walk, differences: &mut Vec<Violation>) -> Result<Proof, OnnxError> {
         let wanted = self.wanted(walk)?;
         let mut known = FxHashSet::default();
         let mut jobs = Vec::new();
@@ -93,8 +93,8 @@ impl Pairs<'_, '_> {
         for (index, pool) in pools.iter().enumerate() {
             claims.extend(self.claim(pool)?.map(|claim| (index, claim)));
         }
-        let (of, claims): (Vec<usize>, Vec<claim::Pool>) = claims.into_iter().unzip();
-        let found = claim::proven(&claims, self.read)?;
+        let (of, claims): (Vec<usize>, Vec<threshold_check::PoolCheck>) = claims.into_iter().unzip();
+        let found = threshold_check::proven(&claims, self.read)?;
         let proven: FxHashSet<usize> =
             of.into_iter().zip(found).filter_map(|(pool, is_right)| is_right.then_some(pool)).collect();
         let mut wanted = FxHashMap::default();
@@ -113,7 +113,7 @@ impl Pairs<'_, '_> {
         Ok(wanted)
     }
 
-    fn pools(&self, walk: &Walk) -> Vec<Pool<'_>> {
+    fn pools(&self, walk: &Walk) -> Vec<RankedPool<'_>> {
         let mut pairs: FxHashMap<usize, Vec<TensorPair>> = FxHashMap::default();
         let mut known = FxHashSet::default();
         for (pair, _) in &walk.tensors {
@@ -132,7 +132,7 @@ impl Pairs<'_, '_> {
                     .map(|weight| (mask(weight), pairs.remove(&mask(weight)).unwrap_or_default()))
                     .collect();
                 if weights.iter().any(|(_, pairs)| !pairs.is_empty()) {
-                    pools.push(Pool { edit, always: index < always, range, weights });
+                    pools.push(RankedPool { edit, always: index < always, range, weights });
                 }
             }
             first += edit.weights.len();
@@ -141,7 +141,7 @@ impl Pairs<'_, '_> {
     }
 
     /// What `pool` claims to be; `None` if it is not of a ratio, or has a form that cannot be checked as one.
-    fn claim(&self, pool: &Pool<'_>) -> Result<Option<claim::Pool>, OnnxError> {
+    fn claim(&self, pool: &RankedPool<'_>) -> Result<Option<threshold_check::PoolCheck>, OnnxError> {
         let Mask::Ratio { ratio, ties, .. } = pool.edit.mask else { return Ok(None) };
         let scale = masks::scale(pool.edit, self.factor(pool));
         let mut members = Vec::with_capacity(pool.weights.len());
@@ -150,37 +150,42 @@ impl Pairs<'_, '_> {
         {
             let original = masks::elements_of(self.names.original.graph, weight)?;
             let form = match pairs.as_slice() {
-                [] => claim::Form::Gone,
+                [] => threshold_check::Form::Gone,
                 [pair] => match self.form(weight, pair, scale)? {
                     Some(form) => form,
                     None => return Ok(None),
                 },
                 _ => return Ok(None),
             };
-            members.push(claim::Member { original, float: masks::float_of(weight)?, form });
+            members.push(threshold_check::Member { original, float: masks::float_of(weight)?, form });
         }
         let n = members.iter().map(|m| m.original.len() / m.float.size() as u64).sum();
         let k = masks::rank(n, ratio.value.get());
-        Ok((k > 0).then_some(claim::Pool { members, k, ties, scale }))
+        Ok((k > 0).then_some(threshold_check::PoolCheck { members, k, ties, scale }))
     }
 
-    fn factor(&self, pool: &Pool<'_>) -> &(dyn Fn(f64) -> f64 + Sync) {
+    fn factor(&self, pool: &RankedPool<'_>) -> &(dyn Fn(f64) -> f64 + Sync) {
         if pool.always { &|scale| scale } else { self.factor }
     }
 
-    fn form(&self, weight: &Weight, pair: &TensorPair, scale: f32) -> Result<Option<claim::Form>, OnnxError> {
+    fn form(
+        &self,
+        weight: &Weight,
+        pair: &TensorPair,
+        scale: f32,
+    ) -> Result<Option<threshold_check::Form>, OnnxError> {
         let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
         if original.value(pair.original).origin != Origin::Initializer(weight.initializer) {
             return Ok(None);
         }
         let (wanted, found) =
             (value::tensor(original, pair.original)?, value::tensor(compiled, pair.compiled)?);
-        let Some(mask) = found.mask else { return Ok(Some(claim::Form::Stored(found.elements))) };
+        let Some(mask) = found.mask else { return Ok(Some(threshold_check::Form::Stored(found.elements))) };
         if scale != 0.0 {
             return Ok(None);
         }
         let shared = tensors::is_same_range(&wanted.elements, &found.elements)?;
-        Ok(Some(claim::Form::Computed { t: mask.t, copy: (!shared).then_some(found.elements) }))
+        Ok(Some(threshold_check::Form::Computed { t: mask.t, copy: (!shared).then_some(found.elements) }))
     }
 
     fn compare(
@@ -188,7 +193,7 @@ impl Pairs<'_, '_> {
         pair: &TensorPair,
         reader: Reader,
         wanted: Wanted,
-    ) -> Result<(Comparison, Option<Difference>), OnnxError> {
+    ) -> Result<(Comparison, Option<Violation>), OnnxError> {
         let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
         let (tensor, found) =
             (value::tensor(original, pair.original)?, value::tensor(compiled, pair.compiled)?);
@@ -199,13 +204,13 @@ impl Pairs<'_, '_> {
                 (tensors::compare(&tensor, &found, Some(expected), self.read)?, Some(expected))
             }
         };
-        let mut difference = Difference {
+        let mut difference = Violation {
             module: self.names.module_of(reader),
             expected: Some(explain::describe(original, pair.original)),
             found: Some(explain::describe(compiled, pair.compiled)),
             tensor: Some(found.name.clone()),
             rank: self.names.rank_of(reader),
-            ..Difference::default()
+            ..Violation::default()
         };
         let (_, reads) = self.names.reader(reader);
         let masked = pair.mask.and_then(|mask| self.masks.get(mask));

@@ -42,7 +42,7 @@ pub(super) enum Form {
 
 /// Weights that are ranked together.
 #[derive(Clone, Debug)]
-pub(super) struct Pool {
+pub(super) struct PoolCheck {
     pub members: Vec<Member>,
     /// How many elements are masked, at least.
     pub k: u64,
@@ -62,16 +62,16 @@ const BLOCK: usize = 4096;
 ///
 /// # Errors
 /// [`OnnxError`] if elements cannot be read.
-pub(super) fn proven(pools: &[Pool], read: &(dyn Fn(u64) + Sync)) -> Result<Vec<bool>, OnnxError> {
+pub(super) fn proven(pools: &[PoolCheck], read: &(dyn Fn(u64) + Sync)) -> Result<Vec<bool>, OnnxError> {
     let tables = Tables::of(pools);
     let mut seen = vec![Seen::default(); pools.len()];
-    let there = |member: &Member, pool: &Pool, _: Seen| match member.form {
+    let there = |member: &Member, pool: &PoolCheck, _: Seen| match member.form {
         Form::Gone => None,
         _ => Some(Judge::of(member, pool.scale, &tables)),
     };
     look(pools, &mut seen, read, there)?;
     // What is gone has no mask of its own: it is counted by what the others claim.
-    let gone = |member: &Member, _: &Pool, seen: Seen| match member.form {
+    let gone = |member: &Member, _: &PoolCheck, seen: Seen| match member.form {
         Form::Gone => seen.limits().map(|(largest, least_kept)| Judge::Between(largest, least_kept)),
         _ => None,
     };
@@ -126,7 +126,7 @@ impl Seen {
     }
 
     /// Whether the k-th smallest magnitude lies between the limits, and no tie is masked that must not be.
-    fn is_right(&self, pool: &Pool) -> bool {
+    fn is_right(&self, pool: &PoolCheck) -> bool {
         let below_largest = self.masked.saturating_sub(self.at_largest);
         let is_kth = below_largest < pool.k && pool.k <= self.masked;
         self.limits().is_some() && is_kth && (pool.ties == Ties::All || self.masked == pool.k)
@@ -135,10 +135,10 @@ impl Seen {
 
 /// Adds to what is `seen` of each pool what its members show that `judge` has something for.
 fn look<'a>(
-    pools: &'a [Pool],
+    pools: &'a [PoolCheck],
     seen: &mut [Seen],
     read: &(dyn Fn(u64) + Sync),
-    judge: impl Fn(&'a Member, &'a Pool, Seen) -> Option<Judge<'a>>,
+    judge: impl Fn(&'a Member, &'a PoolCheck, Seen) -> Option<Judge<'a>>,
 ) -> Result<(), OnnxError> {
     let mut sections = Vec::new();
     for (index, (pool, seen)) in pools.iter().zip(&*seen).enumerate() {
@@ -185,7 +185,7 @@ fn look<'a>(
 struct Tables(FxHashMap<(Float, u32), Vec<u16>>);
 
 impl Tables {
-    fn of(pools: &[Pool]) -> Self {
+    fn of(pools: &[PoolCheck]) -> Self {
         let mut tables = FxHashMap::default();
         for pool in pools.iter().filter(|pool| pool.scale != 0.0) {
             let stored = pool.members.iter().filter(|member| matches!(member.form, Form::Stored(_)));

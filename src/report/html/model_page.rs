@@ -9,7 +9,7 @@ use crate::{
         Analysis,
         flow::data_uses,
         macs,
-        modules::{Kind, ModuleId},
+        modules::{ModuleId, ModuleKind},
         shapes::ConcreteShapes,
     },
     ir::{Use, ValueId},
@@ -169,7 +169,7 @@ impl Parts<'_> {
         let (graph, modules, flow) = (self.analysis.graph, &self.analysis.modules, &self.analysis.flow);
         let part_of: BTreeMap<ModuleId, usize> = self.ids.iter().copied().zip(0..).collect();
         // The outermost part around a module that is no block, and the block.
-        let place = |module: ModuleId| -> Option<(usize, Option<Kind>)> {
+        let place = |module: ModuleId| -> Option<(usize, Option<ModuleKind>)> {
             let mut line: Vec<ModuleId> = Vec::new();
             let mut at = Some(module);
             while let Some(id) = at {
@@ -180,7 +180,7 @@ impl Parts<'_> {
             let (outer, id) = parts.next()?;
             let kind = modules.get(id).kind;
             match kind {
-                Kind::DownBlock | Kind::MidBlock | Kind::UpBlock => {
+                ModuleKind::DownBlock | ModuleKind::MidBlock | ModuleKind::UpBlock => {
                     Some((parts.next().map_or(outer, |(part, _)| part), Some(kind)))
                 }
                 _ => Some((outer, None)),
@@ -188,7 +188,7 @@ impl Parts<'_> {
         };
         let mut skips = BTreeSet::new();
         for (id, node) in graph.nodes().filter(|(_, node)| node.is("Concat")) {
-            let at = |module| place(module).filter(|(_, kind)| *kind == Some(Kind::UpBlock));
+            let at = |module| place(module).filter(|(_, kind)| *kind == Some(ModuleKind::UpBlock));
             if at(modules.of_node(id)).is_none() {
                 continue;
             }
@@ -202,7 +202,7 @@ impl Parts<'_> {
             for value in flow.operands(node) {
                 let Some(producer) = graph.producer(value) else { continue };
                 let from = place(modules.of_node(producer));
-                if let (Some((from, None | Some(Kind::DownBlock))), Some((to, _))) = (from, to) {
+                if let (Some((from, None | Some(ModuleKind::DownBlock))), Some((to, _))) = (from, to) {
                     skips.insert([from, to]);
                 }
             }

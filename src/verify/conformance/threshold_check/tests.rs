@@ -90,7 +90,7 @@ fn checked(tensors: &[Tensor], new: &[Vec<f32>], t: f32, k: u64, ties: Ties, sca
         };
         Member { original, float: tensor.float, form }
     });
-    let pool = Pool { members: members.collect(), k, ties, scale };
+    let pool = PoolCheck { members: members.collect(), k, ties, scale };
     proven(&[pool], &|_| {}).unwrap()[0]
 }
 
@@ -209,7 +209,7 @@ fn pools_do_not_mix() {
     let half = |values: &[f32], new: &[f32], k| {
         let form = Form::Stored(encode(new, Float::F16));
         let member = Member { original: encode(values, Float::F16), float: Float::F16, form };
-        Pool { members: vec![member], k, ties: Ties::All, scale: 0.0 }
+        PoolCheck { members: vec![member], k, ties: Ties::All, scale: 0.0 }
     };
     let pools = [
         half(&[1.0, 2.0], &[0.0, 2.0], 1),

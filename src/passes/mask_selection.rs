@@ -9,7 +9,7 @@ use super::{
 use crate::{
     analysis::{
         magnitude::{
-            Magnitude, MagnitudeHistogram, Magnitudes, PoolTensor, Progress, Summary, Threshold, Ties,
+            Magnitude, MagnitudeHistogram, Magnitudes, PoolTensor, Progress, Summary, Threshold, TieMask,
         },
         weights::Weight,
     },
@@ -39,7 +39,7 @@ pub(crate) const REPORTED_BINS: usize = 96;
 pub(super) fn masks(prune: &WeightEdit, graph: &Graph, progress: &Progress<'_>) -> Result<Masks, PassError> {
     let scale = prune.scale as f32;
     let weights = &prune.weights;
-    let magnitude = |weight: &Weight, t: Magnitude, ties: Ties| -> Result<WeightMask, PassError> {
+    let magnitude = |weight: &Weight, t: Magnitude, ties: TieMask| -> Result<WeightMask, PassError> {
         Ok(WeightMask::Magnitude(MagnitudeMask::new(&weight.path, weight.data_type, t, ties, scale)?))
     };
     match prune.mask {
@@ -49,7 +49,7 @@ pub(super) fn masks(prune: &WeightEdit, graph: &Graph, progress: &Progress<'_>) 
             for weight in weights {
                 let given = Magnitude::given(threshold.value, weight.data_type)?;
                 t = Some(given);
-                of.push(Some(magnitude(weight, given, Ties::All)?));
+                of.push(Some(magnitude(weight, given, TieMask::All)?));
             }
             Ok(Masks { threshold: t, k: None, of, own: Vec::new(), magnitudes: None })
         }
@@ -96,7 +96,7 @@ fn ratio_masks(
     exact: bool,
     progress: &Progress<'_>,
     of: &mut Vec<Option<WeightMask>>,
-    magnitude: &dyn Fn(&Weight, Magnitude, Ties) -> Result<WeightMask, PassError>,
+    magnitude: &dyn Fn(&Weight, Magnitude, TieMask) -> Result<WeightMask, PassError>,
 ) -> Result<(Option<Threshold>, MagnitudeHistogram), PassError> {
     let tensors = members
         .iter()
@@ -108,7 +108,7 @@ fn ratio_masks(
         of.extend(members.iter().map(|_| None));
         return Ok((None, histogram));
     };
-    let ties = if exact { histogram.ties(&found, progress)? } else { vec![Ties::All; members.len()] };
+    let ties = if exact { histogram.ties(&found, progress)? } else { vec![TieMask::All; members.len()] };
     for (weight, ties) in members.iter().zip(ties) {
         of.push(Some(magnitude(weight, found.t, ties)?));
     }

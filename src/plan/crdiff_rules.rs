@@ -1,11 +1,11 @@
 //! CR-Diff in one line, and the result file of its authors' search, as prune rules.
 
 use super::diagnostics::Problem;
-use super::fields::{Fields, choice, fields, wrong_type};
 use super::model::{Amplify, Located, Runtime};
 use super::parse::Meaning;
+use super::read::{Fields, choice, fields, wrong_type};
 use super::select::{Group, Selector};
-use super::tree::{Key, Node, Value};
+use super::yaml::{Key, Node, Value};
 use crate::rules::{
     Mask, Pool, PruneRule, Ratio, Rule, Ties,
     prune::{ratio, threshold},

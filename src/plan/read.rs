@@ -4,7 +4,7 @@ use super::diagnostics::{Problem, join};
 use super::glob::{BadGlob, Glob};
 use super::model::Located;
 use super::select::Selector;
-use super::tree::{Key, Node, Value};
+use super::yaml::{Key, Node, Value};
 use miette::SourceSpan;
 
 /// Makes a glob of its text.

@@ -1,5 +1,5 @@
-//! Compact: masked weights are made when the model is loaded, `Where(Abs(w) <= t, 0, w)`, so that nothing of them is
-//! stored. Smallest on disk; slower to load, and what an engine makes cannot be mapped. ONNX has `Shrink` for this, but
+//! Masks computed by operators: `Where(Abs(w) <= t, 0, w)` masks a weight when the model is loaded, so that nothing
+//! masked is stored (`--weights compact`). Smallest on disk; slower to load, and what an engine makes cannot be mapped. ONNX has `Shrink` for this, but
 //! not every engine does, and it makes 0 of NaN, which stored masks keep.
 
 use rustc_hash::FxHashSet;
