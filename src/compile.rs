@@ -18,7 +18,7 @@ use crate::{
     },
     ir::Graph,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
-    passes::{self, MaskForm, Outcome, PassError, Recipe, Sharing, WeightOutcome},
+    passes::{self, MaskForm, Outcome, PassError, Recipe, Sharing, Stamp, WeightOutcome},
     plan::{self, Plan, PlanError},
     report::{
         CompileReport, OutputReport, PlanSummary,
@@ -104,7 +104,8 @@ pub fn compile(
         (Target::Dense, _) => edits.other = EditSet::default(),
         _ => {}
     }
-    let recipe = Recipe { edits: &edits, target, w, masks, plan: &plan.digest, source: &source };
+    let stamp = Some(Stamp { plan: &plan.digest, source: &source });
+    let recipe = Recipe { edits: &edits, target, w, masks, stamp, per_row: None };
     let Outcome { weights, sharing, .. } = passes::run(graph, &recipe, progress)?;
     Ok(Compilation { edits, weights, sharing, findings })
 }

@@ -7,6 +7,7 @@ pub mod macs;
 pub mod magnitude;
 pub mod modules;
 mod moves;
+pub mod per_row_inputs;
 pub mod shapes;
 pub mod skip;
 pub mod weights;

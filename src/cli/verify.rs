@@ -15,7 +15,7 @@ use crate::{
         self,
         outcome::{self, Finding},
     },
-    verify::conformance::{self, VerifyError},
+    verify::conformance::{self, Required, VerifyError},
 };
 
 /// Prove that a compiled model is exactly the original plus the plan, without running either.
@@ -27,6 +27,7 @@ Examples:
   crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml
   crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml --quiet && deploy unet.pruned.onnx
   crdiff verify unet.onnx unet.crdiff.onnx --plan plan.yaml --emit fused
+  crdiff verify unet.onnx models/unet/1/model.onnx --plan plan.yaml --emit pruned --per-row
   crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml --format sarif > crdiff.sarif")]
 pub struct Args {
     /// The model that was compiled (.onnx).
@@ -42,6 +43,9 @@ pub struct Args {
     /// Where a fused graph must have its amplification weight w from [default: baked].
     #[arg(long, value_enum, requires = "emit")]
     poa_weight: Option<PoaWeight>,
+    /// Inputs that were scalars must have a value for each row of the batch, as `export triton` gives them.
+    #[arg(long, requires = "emit")]
+    per_row: bool,
     #[command(flatten)]
     format: Formats,
     /// Print nothing but errors; the exit code tells.
@@ -59,12 +63,13 @@ impl From<VerifyError> for Failure {
 }
 
 impl Args {
-    fn form(&self) -> Result<Option<Target>, Failure> {
-        match (self.emit, self.poa_weight) {
-            (Some(Target::Fused), Some(PoaWeight::Input)) => Ok(Some(Target::FusedWithInput)),
-            (Some(Target::Fused), _) | (_, None) => Ok(self.emit),
-            (_, Some(_)) => Err(Failure::Message(POA_NEEDS_FUSED.into())),
-        }
+    fn form(&self) -> Result<Option<Required>, Failure> {
+        let target = match (self.emit, self.poa_weight) {
+            (Some(Target::Fused), Some(PoaWeight::Input)) => Some(Target::FusedWithInput),
+            (Some(Target::Fused), _) | (_, None) => self.emit,
+            (_, Some(_)) => return Err(Failure::Message(POA_NEEDS_FUSED.into())),
+        };
+        Ok(target.map(|target| Required { target, per_row: self.per_row }))
     }
 }
 

@@ -4,22 +4,23 @@
 //! Weights are copied, never read or converted. What is written appears complete or not at all.
 
 mod atomic_dir;
+mod batching;
 mod profile;
-mod rows;
 pub mod triton;
 pub mod trtexec;
 pub mod web;
 
 use std::path::{Path, PathBuf};
 
+pub use batching::{Batching, make_rows};
 pub use profile::{Range, Sizes, profile};
-pub use rows::{Batching, make_rows};
 
 use crate::{
     diffusion::PipelineError,
     engine::{Signature, tensor_info},
     ir::{EditError, Graph, GraphIo, Origin},
     onnx::OnnxError,
+    passes::PassError,
 };
 
 /// Why nothing was handed over. `Display` says what is wrong, where, and what would be right.
@@ -64,6 +65,9 @@ pub enum DeployError {
     /// A graph could not be edited.
     #[error(transparent)]
     Edit(#[from] EditError),
+    /// A graph could not be given a row for each row of the batch.
+    #[error(transparent)]
+    Pass(#[from] PassError),
 }
 
 /// Returns what a graph in memory declares, edits included.

@@ -2,21 +2,25 @@
 
 mod attributes;
 mod computed_masks;
-pub(crate) mod dce;
+mod dce;
 mod fuse;
 pub mod mask;
 mod mask_inputs;
 mod mask_selection;
+mod per_row_inputs;
 mod prune;
 mod redirect;
 mod stamp;
 
 use crate::{
-    analysis::magnitude::{MagnitudeError, Progress},
+    analysis::{
+        magnitude::{MagnitudeError, Progress},
+        per_row_inputs::PerRowInputs,
+    },
     ir::{CheckError, EditError, Editor, Graph},
     onnx::OnnxError,
     plan::Target,
-    rules::Edits,
+    rules::{EditSet, Edits},
 };
 pub use fuse::{Sharing, WEIGHT_INPUT};
 use mask::MaskError;
@@ -69,7 +73,7 @@ struct Pass {
 }
 
 /// The passes, in order. Each looks at [`Recipe::target`] for whether it has anything to do.
-const ORDERED: [Pass; 8] = [
+const ORDERED: [Pass; 9] = [
     // First, on values as the plan was resolved: later passes may add values, but never take a skip away. In a fused
     // graph only what both networks have: the other one's redirects are followed in copies.
     Pass {
@@ -146,6 +150,14 @@ const ORDERED: [Pass; 8] = [
             Ok(())
         },
     },
+    // Before dead code goes: what spread an input over the batch has no reader afterwards.
+    Pass {
+        name: "per_row_inputs",
+        run: |context, editor| match context.recipe.per_row {
+            Some(rows) => per_row_inputs::run(rows, editor),
+            None => Ok(()),
+        },
+    },
     // After everything that takes readers away.
     Pass { name: "dce", run: |context, editor| dce::run(&context.unread, editor) },
     // Last: it looks whether anything changed at all.
@@ -173,10 +185,37 @@ pub struct Recipe<'a> {
     pub w: Option<f64>,
     /// How masked weights are in the graph.
     pub masks: MaskForm,
-    /// SHA-256 of the plan's meaning, for the graph's metadata.
+    /// What the graph's name and metadata say that it was made from; they stay as they are without.
+    pub stamp: Option<Stamp<'a>>,
+    /// The inputs that get a value for each row of the batch. They were found in the graph as it came: nothing else is
+    /// edited then.
+    pub per_row: Option<&'a PerRowInputs>,
+}
+
+/// Plan and model that a graph was made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp<'a> {
+    /// SHA-256 of the plan's meaning.
     pub plan: &'a str,
-    /// SHA-256 of the source's structure ([`Graph::structure_digest`]), for the same.
+    /// SHA-256 of the source's structure ([`Graph::structure_digest`]).
     pub source: &'a str,
+}
+
+impl<'a> Recipe<'a> {
+    /// Returns the recipe of a graph with inputs that have a value for each row, made of one that may have been
+    /// compiled before.
+    pub fn per_row(rows: &'a PerRowInputs) -> Self {
+        static NONE: Edits =
+            Edits { always: EditSet { changes: Vec::new() }, other: EditSet { changes: Vec::new() } };
+        Self {
+            edits: &NONE,
+            target: Target::default(),
+            w: None,
+            masks: MaskForm::default(),
+            stamp: None,
+            per_row: Some(rows),
+        }
+    }
 }
 
 /// What the passes found out on the way.

@@ -1,7 +1,7 @@
 //! Stamp: an edited graph gets a name of its own and says where it comes from. Engines cache by graph name (TensorRT
 //! even without looking at the weights), so the dense and the pruned graph must never share one.
 
-use super::{PassError, Recipe};
+use super::{PassError, Recipe, Stamp, per_row_inputs::SUFFIX};
 use crate::ir::Editor;
 
 /// Digits of the plan's digest in a graph's name.
@@ -11,12 +11,22 @@ pub(super) fn run(recipe: &Recipe<'_>, editor: &mut Editor<'_>) -> Result<(), Pa
     if !editor.graph().is_edited() {
         return Ok(());
     }
-    let digest = recipe.plan.get(..SHORT).unwrap_or(recipe.plan);
-    let name = format!("{}_crdiff_{}_{digest}", editor.graph().name(), recipe.target.name());
-    editor.set_graph_name(name);
+    let mut name = editor.graph().name().to_string();
     editor.set_metadata("crdiff.version", env!("CARGO_PKG_VERSION"));
-    editor.set_metadata("crdiff.emit", recipe.target.name());
-    editor.set_metadata("crdiff.plan", recipe.plan);
-    editor.set_metadata("crdiff.source", recipe.source);
+    if let Some(Stamp { plan, source }) = recipe.stamp {
+        let (emit, digest) = (recipe.target.name(), plan.get(..SHORT).unwrap_or(plan));
+        name = format!("{name}_crdiff_{emit}_{digest}");
+        editor.set_metadata("crdiff.emit", emit);
+        editor.set_metadata("crdiff.plan", plan);
+        editor.set_metadata("crdiff.source", source);
+    }
+    if let Some(rows) = recipe.per_row {
+        name.push_str(SUFFIX);
+        let graph = editor.graph();
+        let names: Vec<&str> = rows.inputs.iter().map(|value| graph.value(*value).name.as_str()).collect();
+        let names = names.join(",");
+        editor.set_metadata("crdiff.per_row_inputs", names);
+    }
+    editor.set_graph_name(name);
     Ok(())
 }

@@ -26,7 +26,7 @@ pub fn outcome(original: &str, compiled: &str, plan: &PlanSource, verdict: &Verd
         summary: vec![
             ("original".into(), original.to_string()),
             ("plan".into(), plan.name().to_string()),
-            ("form".into(), verdict.form.describe().to_string()),
+            ("form".into(), verdict.form.describe()),
             number("nodes matched", proof.nodes),
             number("tensors shared with the original's files", proof.shared),
             number("tensors identical", proof.identical),

@@ -31,7 +31,7 @@ use crate::{
     hex::hex,
     ir::{Graph, InitializerId, Use, for_each_piece},
     onnx::{self, DataType, OnnxError, WeightPolicy, WriteOptions},
-    passes::{self, FedWeight, MaskForm, PassError, Recipe},
+    passes::{self, FedWeight, MaskForm, PassError, Recipe, Stamp},
     plan::{self, Located, Mode, Plan, PlanError, Target},
     rules::{Change, Edit, Edits, Mask, Pool, Structure, Ties, WeightEdit},
 };
@@ -216,7 +216,8 @@ impl Compiler {
             masks => masks,
         };
         let source = self.graph.structure_digest();
-        let recipe = Recipe { edits: &edits, target, w, masks, plan: &plan.digest, source: &source };
+        let stamp = Some(Stamp { plan: &plan.digest, source: &source });
+        let recipe = Recipe { edits: &edits, target, w, masks, stamp, per_row: None };
         let outcome = passes::run(&mut graph, &recipe, &progress).map_err(CompileError::from)?;
         if !graph.is_edited() {
             return Ok(TrialGraph::none());

@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use rustc_hash::FxHashMap;
 
 use super::{
+    per_row::Reading,
     signature::{Signature, signature, sparse},
     substitution::Substitution,
     value::{self, ValueKind},
@@ -29,6 +30,10 @@ enum Key {
         slot: usize,
         operands: Box<[Option<Class>]>,
     },
+    /// The elements of rows as `[rows, 1, ..., 1]` of so many dimensions.
+    Column(Class, usize),
+    /// A reading of the one element of an input, where it has an element for each row: equal to nothing.
+    OneForAll(NodeId, usize),
     /// A value that depends on itself, or was removed: equal to nothing else of that name.
     Nothing(String),
 }
@@ -143,7 +148,11 @@ pub(super) struct Overrides {
 
 /// The class of every value of a graph, as it is made.
 #[derive(Debug, Default)]
-pub(super) struct Classes(Vec<Option<Class>>);
+pub(super) struct Classes {
+    values: Vec<Option<Class>>,
+    /// Those of operands that read something else than the value: [`Reading`].
+    readings: FxHashMap<(NodeId, usize), Class>,
+}
 
 impl Classes {
     /// The classes of `side`, whose nodes read and are what `substitution` says.
@@ -153,10 +162,10 @@ impl Classes {
         overrides: &Overrides,
         interner: &mut Interner,
     ) -> Self {
-        let mut classes = Self(side.leaves.clone());
+        let mut classes = Self { values: side.leaves.clone(), readings: FxHashMap::default() };
         #[allow(clippy::iter_over_hash_type, reason = "each entry sets a value of its own")]
         for (value, class) in &overrides.values {
-            classes.0[value.index()] = Some(*class);
+            classes.values[value.index()] = Some(*class);
         }
         // Substituted operands can come after their readers in the file: depth first, without recursion.
         let mut open = vec![false; side.graph.value_capacity()];
@@ -164,7 +173,7 @@ impl Classes {
         for root in side.graph.value_ids() {
             stack.push(root);
             while let Some(value) = stack.pop() {
-                if classes.0[value.index()].is_some() {
+                if classes.values[value.index()].is_some() {
                     continue;
                 }
                 let Some(missing) = classes.make(side, substitution, overrides, value, interner) else {
@@ -172,7 +181,7 @@ impl Classes {
                 };
                 if std::mem::replace(&mut open[value.index()], true) {
                     let name = side.graph.value(value).name.clone();
-                    classes.0[value.index()] = Some(interner.class(Key::Nothing(name)));
+                    classes.values[value.index()] = Some(interner.class(Key::Nothing(name)));
                     continue;
                 }
                 stack.push(value);
@@ -194,9 +203,14 @@ impl Classes {
         let read = |value| substitution.read(value);
         if let Some(operand) = value::behind_identity(side.graph, value) {
             let node = side.graph.producer(value)?;
-            let class = overrides.reads.get(&(node, 0)).copied().or(self.0[read(operand).index()]);
-            self.0[value.index()] = class;
+            let class = overrides.reads.get(&(node, 0)).copied().or(self.values[read(operand).index()]);
+            self.values[value.index()] = class;
             return if class.is_none() { Some(vec![read(operand)]) } else { None };
+        }
+        if let Some((operand, rank)) = substitution.column(value) {
+            let class = self.values[operand.index()].map(|class| interner.class(Key::Column(class, rank)));
+            self.values[value.index()] = class;
+            return if class.is_none() { Some(vec![operand]) } else { None };
         }
         let node = side.graph.producer(value)?;
         let slot = side.graph.node(node).outputs.iter().position(|v| *v == Some(value))?;
@@ -208,8 +222,17 @@ impl Classes {
                 operands.push(None);
                 continue;
             };
-            match overrides.reads.get(&(node, index)).copied().or(self.0[operand.index()]) {
-                Some(class) => operands.push(Some(class)),
+            match overrides.reads.get(&(node, index)).copied().or(self.values[operand.index()]) {
+                Some(class) => {
+                    let key = match substitution.reading(node, index) {
+                        None => None,
+                        Some(Reading::Column(rank)) => Some(Key::Column(class, rank)),
+                        Some(Reading::OneForAll) => Some(Key::OneForAll(node, index)),
+                    };
+                    let read = key.map(|key| interner.class(key));
+                    self.readings.extend(read.map(|read| ((node, index), read)));
+                    operands.push(Some(read.unwrap_or(class)));
+                }
                 None => missing.push(operand),
             }
         }
@@ -221,19 +244,24 @@ impl Classes {
         }
         let signature = substitution.signature(node).unwrap_or(shape.signature);
         let key = Key::Result { signature, slot, operands: operands.into() };
-        self.0[value.index()] = Some(interner.class(key));
+        self.values[value.index()] = Some(interner.class(key));
         None
     }
 
     /// The class of `value` as it is made, whatever its readers read instead.
     pub fn get(&self, value: ValueId) -> Option<Class> {
-        self.0.get(value.index()).copied().flatten()
+        self.values.get(value.index()).copied().flatten()
+    }
+
+    /// The class that operand `slot` of `node` must be of, if it must be something else than the value that it reads.
+    pub fn reading(&self, node: NodeId, slot: usize) -> Option<Class> {
+        self.readings.get(&(node, slot)).copied()
     }
 
     /// For each class, the first value that has it.
     pub fn first_values(&self) -> FxHashMap<Class, ValueId> {
         let mut first = FxHashMap::default();
-        for (index, class) in self.0.iter().enumerate() {
+        for (index, class) in self.values.iter().enumerate() {
             if let Some(class) = class
                 && let Entry::Vacant(entry) = first.entry(*class)
             {

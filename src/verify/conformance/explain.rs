@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use super::{
     Violation,
     classes::{Class, Side},
+    per_row::Reading,
     signature::counted,
     value::{self, ValueKind},
     walk::{Cause, Cone, Mismatch, Reader},
@@ -142,6 +143,18 @@ impl Names<'_, '_> {
                     "{have} stands for more than one node, or more than one for {want}: each may compute something else"
                 );
                 difference.module = made_in().or_else(|| self.module_of(mismatch.reader));
+            }
+            Cause::Rows(reading) => {
+                difference.message = match reading {
+                    Reading::Column(rank) => format!(
+                        "{reader} is {have}, expected the value of each row as [rows{}]",
+                        ", 1".repeat(rank.saturating_sub(1))
+                    ),
+                    Reading::OneForAll => {
+                        format!("{reader} is {have}: it reads the values of all rows as one")
+                    }
+                };
+                difference.module = self.module_of(mismatch.reader).or_else(made_in);
             }
             Cause::Different => {
                 difference.message = self.different(mismatch, cone);

@@ -1,11 +1,27 @@
 //! The forms in which a graph can hold a plan.
 
-use super::{Roots, Violation, fused_output, interface::Stamp, interface::WEIGHT_INPUT, walk::Cone};
+use super::{
+    Form, Roots, Violation, fused_output, interface::Stamp, interface::WEIGHT_INPUT, per_row::PerRow,
+    walk::Cone,
+};
 use crate::{
     ir::Graph,
     plan::{AmplifyWeight, During, On, Plan, Target},
     rules::{Edit, Edits},
 };
+
+impl Form {
+    /// Its name for people.
+    pub fn describe(&self) -> String {
+        match self.per_row.as_slice() {
+            [] => self.target.describe().into(),
+            inputs => {
+                let of_rows = inputs.join(" and ");
+                format!("{}, with {of_rows} for each row of the batch", self.target.describe())
+            }
+        }
+    }
+}
 
 impl Target {
     /// Its name for people.
@@ -90,8 +106,8 @@ impl Target {
     /// What the networks in `compiled` yield: pairs of values for each pair of outputs, the compiled graph's first.
     pub(super) fn roots(
         self,
-        compiled: &Graph,
-        original: &Graph,
+        [compiled, original]: [&Graph; 2],
+        rows: &PerRow,
         plan: &Plan,
         outputs: &[(usize, usize)],
         [pruned, dense]: [&Cone; 2],
@@ -123,7 +139,7 @@ impl Target {
             }
             let constant = if self == Self::Fused { constant_weight(plan) } else { None };
             let mix = fused_output::mix(compiled, *found).and_then(|mix| {
-                fused_output::check_weight(compiled, mix.w, constant)?;
+                fused_output::check_weight(compiled, mix.w, constant, rows, rows.rank(*wanted))?;
                 Ok(mix)
             });
             match mix {

@@ -1,8 +1,9 @@
 //! The end of a fused graph: each output that the plan reaches is `dense + w * (pruned - dense)`, from
 //! `Sub(pruned, dense)`, `Mul` with w and `Add` in float32, between Casts where the output is of another type. w is the
-//! plan's constant or the graph input `poa_weight`, a float32 scalar either way.
+//! plan's constant or the graph input `poa_weight`, a float32 scalar either way; or a column of that input, where it has
+//! an element for each row.
 
-use super::{interface::WEIGHT_INPUT, signature::is_plain, value};
+use super::{interface::WEIGHT_INPUT, per_row::PerRow, signature::is_plain, value};
 use crate::{
     ir::{Graph, Node, ValueId},
     onnx::{DataType, proto::type_proto},
@@ -63,12 +64,25 @@ pub(super) fn mix(graph: &Graph, index: usize) -> Result<Mix, String> {
     Err(reason)
 }
 
-/// Checks that `w` is the plan's weight: the input `poa_weight`, or this constant.
+/// Checks that `w` is the plan's weight: this constant, or the input `poa_weight`, as a column of `rank` dimensions where
+/// it has an element for each row.
 ///
 /// # Errors
 /// What it is, as a sentence.
-pub(super) fn check_weight(graph: &Graph, w: ValueId, constant: Option<f64>) -> Result<(), String> {
-    let w = value::through_identities(graph, w);
+pub(super) fn check_weight(
+    graph: &Graph,
+    w: ValueId,
+    constant: Option<f64>,
+    rows: &PerRow,
+    rank: Option<usize>,
+) -> Result<(), String> {
+    let mut w = value::through_identities(graph, w);
+    if constant.is_none() && rows.has(WEIGHT_INPUT) {
+        let of = rows.columns.get(&w).filter(|(_, found)| Some(*found) == rank);
+        let (of, _) =
+            of.ok_or_else(|| format!("w is `{}`, expected that of each row", graph.value(w).name))?;
+        w = value::through_identities(graph, *of);
+    }
     let name = &graph.value(w).name;
     let Some(constant) = constant else {
         let is_input = value::kind(graph, w) == value::ValueKind::Input && name == WEIGHT_INPUT;

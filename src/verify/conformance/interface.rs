@@ -5,15 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
-use super::Violation;
+use super::{Violation, explain::Names, per_row::PerRow};
 use crate::{
     ir::{Graph, GraphIo},
     onnx::{
         DataType, Source, Unknown, graph_field, model_field,
-        proto::{
-            StringStringEntryProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto,
-            type_proto,
-        },
+        proto::{StringStringEntryProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto},
+        value_info,
         wire::Field,
     },
     plan::{Plan, Target},
@@ -79,14 +77,44 @@ impl Stamp {
     /// Compares it with what a compiler writes into a graph of this form.
     pub fn compare(
         &self,
-        original: &Graph,
-        compiled: &Graph,
+        names: &Names<'_, '_>,
         plan: &Plan,
         form: Target,
+        rows: &PerRow,
         differences: &mut Vec<Violation>,
         notes: &mut Vec<String>,
     ) {
+        let (original, compiled) = (names.original.graph, names.compiled.graph);
         let mut report = |message: String| differences.push(Violation::last(message));
+        let (key, inputs) = ("crdiff.per_row_inputs", rows.inputs.join(","));
+        let stated = self.0.get(key).map_or("", String::as_str);
+        if stated != inputs {
+            report(format!("the metadata key `{key}` is {stated:?}, expected {inputs:?}"));
+        }
+        let suffix = if inputs.is_empty() { "" } else { "_rows" };
+        let mut right_name = format!("{}{suffix}", original.name());
+        // A graph that no plan changed says nothing of one.
+        if inputs.is_empty() || !names.edits.is_empty() || self.0.contains_key("crdiff.plan") {
+            let short = plan.digest.get(..12).unwrap_or(&plan.digest);
+            right_name = format!("{}_crdiff_{}_{short}{suffix}", original.name(), form.name());
+            self.compare_origin(original, plan, form, &mut report);
+        }
+        if compiled.name() != right_name {
+            report(format!(
+                "the graph's name is `{}`, expected `{right_name}`: engines cache by name, and would take it for \
+                 another",
+                compiled.name()
+            ));
+        }
+        match self.0.get("crdiff.version").map(String::as_str) {
+            None => report("the metadata key `crdiff.version` is lost".into()),
+            Some(env!("CARGO_PKG_VERSION")) => {}
+            Some(other) => notes.push(format!("it was compiled by crdiff {other}")),
+        }
+    }
+
+    /// Compares what it says of plan, model and form.
+    fn compare_origin(&self, original: &Graph, plan: &Plan, form: Target, report: &mut impl FnMut(String)) {
         let digest = plan.digest.as_str();
         let source = original.structure_digest();
         for (key, right, what) in [("crdiff.plan", digest, "plan"), ("crdiff.source", &source, "model")] {
@@ -102,20 +130,6 @@ impl Stamp {
             None => report("the metadata key `crdiff.emit` is lost".into()),
             Some(emit) if emit == form.name() => {}
             Some(other) => report(format!("`crdiff.emit` is {other:?}, expected {:?}", form.name())),
-        }
-        let short = digest.get(..12).unwrap_or(digest);
-        let right_name = format!("{}_crdiff_{}_{short}", original.name(), form.name());
-        if compiled.name() != right_name {
-            report(format!(
-                "the graph's name is `{}`, expected `{right_name}`: engines cache by name, and would take it for \
-                 another",
-                compiled.name()
-            ));
-        }
-        match self.0.get("crdiff.version").map(String::as_str) {
-            None => report("the metadata key `crdiff.version` is lost".into()),
-            Some(env!("CARGO_PKG_VERSION")) => {}
-            Some(other) => notes.push(format!("it was compiled by crdiff {other}")),
         }
     }
 }
@@ -196,19 +210,29 @@ fn uses(graph: &Graph, domain: &str) -> bool {
         })
 }
 
-/// Compares graph inputs; `weight` says whether w must be one more. Returns which of the compiled graph's values stand
+/// Compares graph inputs, those of `rows` as an element for each row; `weight` says whether w must be one more. Returns which of the compiled graph's values stand
 /// for other-named inputs of the original.
 pub(super) fn compare_inputs(
     original: &Graph,
     compiled: &Graph,
+    rows: &PerRow,
     weight: bool,
     differences: &mut Vec<Violation>,
 ) -> Vec<(crate::ir::ValueId, crate::ir::ValueId)> {
-    let expected: Vec<&GraphIo> = original.inputs().collect();
+    let widened = |info: &ValueInfoProto| match rows.has(info.name()) {
+        true => ValueInfoProto { r#type: rows.widened(info.r#type.as_ref()), ..info.clone() },
+        false => info.clone(),
+    };
+    let expected: Vec<GraphIo> =
+        original.inputs().map(|io| GraphIo { info: widened(&io.info), ..io.clone() }).collect();
+    let expected: Vec<&GraphIo> = expected.iter().collect();
     let mut found: Vec<&GraphIo> = compiled.inputs().collect();
     if weight {
         match found.pop_if(|io| io.info.name() == WEIGHT_INPUT) {
-            Some(io) => types("input", &scalar_input(), &io.info, differences),
+            Some(io) => {
+                let scalar = value_info(WEIGHT_INPUT, DataType::FLOAT, Some(Vec::new()));
+                types("input", &widened(&scalar), &io.info, differences);
+            }
             None => differences.push(Violation::first(format!(
                 "the last input is not `{WEIGHT_INPUT}`, which w is to be read from"
             ))),
@@ -274,18 +298,6 @@ fn pairs(
         }
     }
     pairs
-}
-
-/// The input that w is read from.
-fn scalar_input() -> ValueInfoProto {
-    let tensor =
-        type_proto::Tensor { elem_type: Some(DataType::FLOAT.0), shape: Some(TensorShapeProto::default()) };
-    let value = Some(type_proto::Value::TensorType(tensor));
-    ValueInfoProto {
-        name: Some(WEIGHT_INPUT.into()),
-        r#type: Some(TypeProto { value, ..TypeProto::default() }),
-        ..ValueInfoProto::default()
-    }
 }
 
 fn types(what: &str, expected: &ValueInfoProto, found: &ValueInfoProto, differences: &mut Vec<Violation>) {

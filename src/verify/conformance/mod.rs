@@ -17,6 +17,7 @@ mod form;
 mod fused_output;
 mod interface;
 mod masks;
+mod per_row;
 mod reach;
 mod select;
 mod signature;
@@ -39,6 +40,7 @@ use self::{
     classes::{Class, Classes, Interner, Overrides, Side},
     explain::Names,
     interface::Stamp,
+    per_row::PerRow,
     reach::Reach,
     substitution::Substitution,
     tensor_checks::Pairs,
@@ -56,13 +58,38 @@ use crate::{
 #[non_exhaustive]
 pub struct Verdict {
     /// What the compiled graph is, if it is proven; what it was compared with, if not.
-    pub form: Target,
+    pub form: Form,
     /// What agrees.
     pub proof: Proof,
     /// What doesn't, the one furthest up in the graph first. Nothing means proven.
     pub differences: Vec<Violation>,
     /// Worth knowing, but no difference.
     pub notes: Vec<String>,
+}
+
+/// The form of a compiled graph.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Form {
+    /// Which graph it is.
+    pub target: Target,
+    /// The inputs that have an element for each row of the batch, where the original has one for all.
+    pub per_row: Vec<String>,
+}
+
+/// The form that a compiled graph must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Required {
+    /// Which graph it must be.
+    pub target: Target,
+    /// Whether inputs of one element must have one for each row of the batch.
+    pub per_row: bool,
+}
+
+impl From<Target> for Required {
+    fn from(target: Target) -> Self {
+        Self { target, per_row: false }
+    }
 }
 
 impl Verdict {
@@ -152,19 +179,20 @@ pub fn verify(
     original: &Graph,
     compiled: &Graph,
     plan: &Plan,
-    required: Option<Target>,
+    required: Option<Required>,
     read: &(dyn Fn(u64) + Sync),
 ) -> Result<Verdict, VerifyError> {
     let started = Instant::now();
     let analysis = Analysis::of(original);
     let edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
+    let rows = PerRow::of(original, compiled, &edits, &analysis.shapes);
     // Shapes take as much memory as a graph.
     let modules = analysis.into_modules();
     let mut interner = Interner::default();
     let original_side = Side::new(original, &mut interner)?;
     let compiled_side = Side::new(compiled, &mut interner)?;
     let none = Overrides::default();
-    let substitution = Substitution::of_dense(&edits, original, &mut interner)?;
+    let substitution = Substitution::of_dense(&edits, &rows, original, &mut interner)?;
     let dense = Cone {
         classes: Classes::of(&original_side, &substitution, &none, &mut interner),
         masks: masks::masked_operands(edits.always.weights()).0,
@@ -173,7 +201,7 @@ pub fn verify(
     };
     let dense_values = dense.classes.first_values();
     let (masked, masks) = masks::masked_operands(edits.weights());
-    let substitution = Substitution::of_other(&edits, original, &mut interner)?;
+    let substitution = Substitution::of_other(&edits, &rows, original, &mut interner)?;
     let mut pruned = Cone {
         classes: Classes::of(&original_side, &substitution, &none, &mut interner),
         substitution,
@@ -187,7 +215,7 @@ pub fn verify(
     }
     let stamp = Stamp::of(original, compiled);
     let forms = match required {
-        Some(form) => vec![form],
+        Some(form) => vec![form.target],
         None => Target::candidates(original, compiled, plan, &edits, stamp.as_ref(), [&pruned, &dense]),
     };
     let mut cones = [pruned, dense];
@@ -201,6 +229,8 @@ pub fn verify(
             dense: &dense_values,
         },
         plan,
+        required,
+        rows: &rows,
         masks: &masks,
         stamp: stamp.as_ref(),
         interner: &mut interner,
@@ -225,6 +255,8 @@ pub fn verify(
 struct Verifier<'a, 'g> {
     names: Names<'a, 'g>,
     plan: &'a Plan,
+    required: Option<Required>,
+    rows: &'a PerRow,
     /// The rule of each mask, and the weight's index in it.
     masks: &'a [(usize, usize)],
     stamp: Option<&'a Stamp>,
@@ -239,9 +271,12 @@ impl Verifier<'_, '_> {
         let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
         let (mut differences, mut notes) = (Vec::new(), Vec::new());
         form.fits(self.plan, self.names.edits, &mut differences);
+        self.compare_rows(&mut differences);
         interface::compare_models(original, compiled, &mut differences);
         match self.stamp {
-            Some(stamp) => stamp.compare(original, compiled, self.plan, form, &mut differences, &mut notes),
+            Some(stamp) => {
+                stamp.compare(&self.names, self.plan, form, self.rows, &mut differences, &mut notes);
+            }
             None if self.names.edits.is_empty() => {}
             None => {
                 notes.push("the compiled graph does not say which plan and model it was made from".into())
@@ -251,15 +286,22 @@ impl Verifier<'_, '_> {
         let reached =
             original.outputs().iter().any(|io| pruned.reach.has(original, [pruned, dense], io.value));
         let weight = form == Target::FusedWithInput && reached;
-        let renamed = interface::compare_inputs(original, compiled, weight, &mut differences);
+        let renamed = interface::compare_inputs(original, compiled, self.rows, weight, &mut differences);
         let outputs = interface::compare_outputs(original, compiled, &mut differences);
         let mut overrides = Overrides::default();
         for (found, wanted) in renamed {
             overrides.values.extend(dense.classes.get(wanted).map(|class| (found, class)));
         }
-        let roots = form.roots(compiled, original, self.plan, &outputs, [pruned, dense], &mut differences);
+        let roots = form.roots(
+            [compiled, original],
+            self.rows,
+            self.plan,
+            &outputs,
+            [pruned, dense],
+            &mut differences,
+        );
         (pruned.roots, dense.roots) = (roots.pruned, roots.dense);
-        let walk = match_nodes(&self.names, &*cones, overrides, self.interner, &mut differences);
+        let walk = match_nodes(&self.names, self.rows, &*cones, overrides, self.interner, &mut differences);
 
         let bytes = AtomicU64::new(0);
         let counted = |n: u64| {
@@ -277,7 +319,27 @@ impl Verifier<'_, '_> {
             notes.push(format!("{} more differences are not shown", differences.len() - MOST));
             differences.truncate(MOST);
         }
+        let form = Form { target: form, per_row: self.rows.inputs.clone() };
         Ok(Verdict { form, proof, differences, notes })
+    }
+
+    /// Reports what of the original allows no rows, and rows that must be there or must not.
+    fn compare_rows(&self, differences: &mut Vec<Violation>) {
+        differences.extend(self.rows.refusals.iter().cloned().map(Violation::last));
+        let inputs = &self.rows.inputs;
+        match self.required {
+            Some(Required { per_row: true, .. }) if inputs.is_empty() => {
+                let message =
+                    "no input has an element for each row of the batch, where the original has one for all";
+                differences.push(Violation::first(message.into()));
+            }
+            Some(Required { per_row: false, .. }) if !inputs.is_empty() => {
+                let message =
+                    format!("inputs have an element for each row of the batch: {}", inputs.join(", "));
+                differences.push(Violation::first(message));
+            }
+            _ => {}
+        }
     }
 }
 
@@ -292,6 +354,7 @@ struct Roots {
 /// compared all the same.
 fn match_nodes(
     names: &Names<'_, '_>,
+    rows: &PerRow,
     cones: &[Cone],
     mut overrides: Overrides,
     interner: &mut Interner,
@@ -299,11 +362,13 @@ fn match_nodes(
 ) -> Walk {
     let mut told: FxHashSet<(ValueId, ValueId, bool)> = FxHashSet::default();
     let mut last = Walk::default();
+    let columns = Substitution::of_compiled(rows);
     for _ in 0..ROUNDS {
-        let classes = Classes::of(names.compiled, &Substitution::default(), &overrides, interner);
+        let classes = Classes::of(names.compiled, &columns, &overrides, interner);
         let sides = Sides {
             original: names.original,
             compiled: names.compiled,
+            columns: &columns,
             classes: &classes,
             overrides: &overrides,
         };
@@ -327,7 +392,7 @@ fn match_nodes(
         if told.len() < MOST && told.insert((compiled, original, mismatch.cause == Cause::WrongOperand)) {
             differences.push(names.explain(&mismatch, cone, classes.get(compiled)));
         }
-        let Some(class) = cone.classes.get(original) else { break };
+        let Some(class) = mismatch.wanted else { break };
         let same = all.iter().filter(|(_, m)| (m.compiled, m.original) == (compiled, original));
         set_aside(&mut overrides, class, mismatch, same.map(|(_, m)| m.reader));
     }
@@ -345,7 +410,7 @@ fn set_aside(
         Cause::Different | Cause::Unexpected | Cause::NotBypassed(_) => {
             overrides.values.insert(mismatch.compiled, class);
         }
-        Cause::WrongOperand | Cause::Missing | Cause::NotATensor | Cause::Merged => {
+        Cause::WrongOperand | Cause::Missing | Cause::NotATensor | Cause::Merged | Cause::Rows(_) => {
             for reader in readers {
                 match reader {
                     Reader::Operand { compiled, slot, .. } => {

@@ -2,7 +2,12 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{classes::Interner, signature::signature, value};
+use super::{
+    classes::Interner,
+    per_row::{PerRow, Reading},
+    signature::signature,
+    value,
+};
 use crate::{
     ir::{Graph, NodeId, ValueId},
     onnx::{OnnxError, proto::AttributeProto},
@@ -17,6 +22,10 @@ pub(super) struct Substitution {
     attributes: FxHashMap<NodeId, (Vec<AttributeProto>, usize)>,
     /// The numbers of the signatures of nodes with other attributes.
     signatures: FxHashMap<NodeId, u32>,
+    /// Values with the elements of another, in the form that is proven.
+    same: FxHashMap<ValueId, ValueId>,
+    readings: FxHashMap<(NodeId, usize), Reading>,
+    columns: FxHashMap<ValueId, (ValueId, usize)>,
 }
 
 impl Substitution {
@@ -24,20 +33,42 @@ impl Substitution {
     ///
     /// # Errors
     /// [`OnnxError`] if a tensor in an attribute cannot be read.
-    pub fn of_dense(edits: &Edits, graph: &Graph, interner: &mut Interner) -> Result<Self, OnnxError> {
-        Self::of(edits, edits.always.changes.len(), graph, interner)
+    pub fn of_dense(
+        edits: &Edits,
+        rows: &PerRow,
+        graph: &Graph,
+        interner: &mut Interner,
+    ) -> Result<Self, OnnxError> {
+        Self::of(edits, rows, edits.always.changes.len(), graph, interner)
     }
 
     /// That of the other network.
     ///
     /// # Errors
     /// [`OnnxError`] if a tensor in an attribute cannot be read.
-    pub fn of_other(edits: &Edits, graph: &Graph, interner: &mut Interner) -> Result<Self, OnnxError> {
-        Self::of(edits, usize::MAX, graph, interner)
+    pub fn of_other(
+        edits: &Edits,
+        rows: &PerRow,
+        graph: &Graph,
+        interner: &mut Interner,
+    ) -> Result<Self, OnnxError> {
+        Self::of(edits, rows, usize::MAX, graph, interner)
     }
 
-    fn of(edits: &Edits, changes: usize, graph: &Graph, interner: &mut Interner) -> Result<Self, OnnxError> {
-        let mut all = Self::default();
+    /// That of the compiled graph: nothing but the columns of its inputs that have an element for each row.
+    pub fn of_compiled(rows: &PerRow) -> Self {
+        Self { columns: rows.columns.clone(), ..Self::default() }
+    }
+
+    fn of(
+        edits: &Edits,
+        rows: &PerRow,
+        changes: usize,
+        graph: &Graph,
+        interner: &mut Interner,
+    ) -> Result<Self, OnnxError> {
+        let (same, readings) = (rows.same.clone(), rows.readings.clone());
+        let mut all = Self { same, readings, ..Self::default() };
         for (index, change) in edits.changes().enumerate().take(changes) {
             for edit in &change.edits {
                 match edit {
@@ -79,14 +110,24 @@ impl Substitution {
 
     /// What is read by whoever reads `value`: followed from skip to skip until one stays.
     pub fn read(&self, mut value: ValueId) -> ValueId {
-        // No more steps than skips: one that leads back to itself ends somewhere on its way.
-        for _ in 0..self.skips.len() {
-            match self.skips.get(&value) {
-                Some((next, _)) => value = *next,
+        // No more steps than there are: a skip that leads back to itself ends somewhere on its way.
+        for _ in 0..self.skips.len() + self.same.len() {
+            match self.skips.get(&value).map(|(next, _)| next).or_else(|| self.same.get(&value)) {
+                Some(next) => value = *next,
                 None => break,
             }
         }
         value
+    }
+
+    /// How operand `slot` of `node` reads an input with an element for each row.
+    pub fn reading(&self, node: NodeId, slot: usize) -> Option<Reading> {
+        self.readings.get(&(node, slot)).copied()
+    }
+
+    /// What `value` is a column of, and its number of dimensions.
+    pub fn column(&self, value: ValueId) -> Option<(ValueId, usize)> {
+        self.columns.get(&value).copied()
     }
 
     /// What is read by whoever reads `value`, looked at through Identity nodes.

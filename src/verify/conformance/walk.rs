@@ -5,6 +5,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{
     classes::{Class, Classes, Overrides, Side},
     masks::MaskedOperands,
+    per_row::Reading,
     reach::Reach,
     substitution::Substitution,
     value::{self, ValueKind},
@@ -49,6 +50,8 @@ pub(super) struct Mismatch {
     pub original: ValueId,
     pub reader: Reader,
     pub cause: Cause,
+    /// The class that the compiled value should have.
+    pub wanted: Option<Class>,
 }
 
 /// Why two values are not the same, as far as classes tell.
@@ -68,6 +71,8 @@ pub(super) enum Cause {
     NotATensor,
     /// They are the same, but stand for another two already, and each time may compute something else.
     Merged,
+    /// The original reads one element, and the compiled graph one for each row otherwise than it can be read.
+    Rows(Reading),
 }
 
 /// What a walk found.
@@ -89,6 +94,8 @@ pub(super) struct Walk {
 pub(super) struct Sides<'a, 'g> {
     pub original: &'a Side<'g>,
     pub compiled: &'a Side<'g>,
+    /// Columns of the compiled graph.
+    pub columns: &'a Substitution,
     /// Classes of the compiled graph.
     pub classes: &'a Classes,
     pub overrides: &'a Overrides,
@@ -99,6 +106,8 @@ struct Item {
     original: ValueId,
     mask: Option<usize>,
     reader: Reader,
+    /// The class that it must have, if it must be something else than the original's value.
+    wanted: Option<(Class, Reading)>,
 }
 
 /// Matches everything that the roots of `cone` depend on.
@@ -117,7 +126,7 @@ pub(super) fn walk(sides: Sides<'_, '_>, cone: &Cone, found: &mut Walk) {
     for (compiled, original, index) in &cone.roots {
         if !sides.overrides.outputs.contains(index) {
             let (compiled, original, reader) = (*compiled, *original, Reader::Output(*index));
-            walker.open.push(Item { compiled, original, mask: None, reader });
+            walker.open.push(Item { compiled, original, mask: None, reader, wanted: None });
         }
     }
     while let Some(item) = walker.open.pop() {
@@ -139,7 +148,7 @@ struct Walker<'a, 'g> {
 
 impl Walker<'_, '_> {
     fn visit(&mut self, item: &Item) {
-        let Sides { original, compiled, classes, overrides } = self.sides;
+        let Sides { original, compiled, classes, overrides, .. } = self.sides;
         if let Reader::Operand { compiled, slot, .. } = item.reader
             && overrides.reads.contains_key(&(compiled, slot))
         {
@@ -149,6 +158,9 @@ impl Walker<'_, '_> {
         let want = self.cone.substitution.source(original.graph, item.original);
         if overrides.values.contains_key(&have) {
             return;
+        }
+        if let Some((_, reading)) = item.wanted {
+            return self.visit_rows(item, have, want, reading);
         }
         let (have_class, want_class) = (classes.get(have), self.cone.classes.get(want));
         if have_class.is_none() || have_class != want_class {
@@ -184,8 +196,20 @@ impl Walker<'_, '_> {
         }
     }
 
+    /// Goes on behind the column that `have` must be.
+    fn visit_rows(&mut self, item: &Item, have: ValueId, want: ValueId, reading: Reading) {
+        match (reading, self.sides.columns.column(have)) {
+            (Reading::Column(rank), Some((rows, found))) if found == rank => {
+                self.found.matched.extend(self.sides.compiled.graph.producer(have));
+                self.open.push(Item { compiled: rows, wanted: None, ..*item });
+            }
+            _ => self.mismatch(item, have, want, Cause::Rows(reading)),
+        }
+    }
+
     fn mismatch(&mut self, item: &Item, compiled: ValueId, original: ValueId, cause: Cause) {
-        self.found.mismatches.push(Mismatch { compiled, original, reader: item.reader, cause });
+        let wanted = item.wanted.map(|(class, _)| class).or_else(|| self.cone.classes.get(original));
+        self.found.mismatches.push(Mismatch { compiled, original, reader: item.reader, cause, wanted });
     }
 
     /// Whether two random nodes stand for each other and nothing else: each draws numbers of its own.
@@ -210,6 +234,11 @@ impl Walker<'_, '_> {
                 original: wanted,
                 mask: self.cone.masks.get(&(original, other)).copied().or(inherited),
                 reader: Reader::Operand { compiled, slot, original },
+                wanted: self
+                    .cone
+                    .classes
+                    .reading(original, other)
+                    .zip(self.cone.substitution.reading(original, other)),
             });
         }
     }
@@ -221,20 +250,21 @@ impl Walker<'_, '_> {
         let ([Some(a), Some(b)], [Some(x), Some(y)]) = (side.reads(compiled), other.reads(original)) else {
             return false;
         };
-        let agree = |have: (ValueId, usize), want: ValueId| {
+        let agree = |have: (ValueId, usize), slot: usize, want: ValueId| {
             let class = self.sides.overrides.reads.get(&(compiled, have.1)).copied();
             let class =
                 class.or_else(|| self.sides.classes.get(value::through_identities(side.graph, have.0)));
             let want = self.cone.substitution.source(other.graph, want);
-            usize::from(class.is_some() && class == self.cone.classes.get(want))
+            let expected = self.cone.classes.reading(original, slot).or_else(|| self.cone.classes.get(want));
+            usize::from(class.is_some() && class == expected)
         };
         let named = |have: ValueId, want: ValueId| {
             let have = value::through_identities(side.graph, have);
             let want = self.cone.substitution.source(other.graph, want);
             usize::from(side.graph.value(have).name == other.graph.value(want).name)
         };
-        let straight = (agree((*a, 0), *x) + agree((*b, 1), *y), named(*a, *x) + named(*b, *y));
-        let crossed = (agree((*a, 0), *y) + agree((*b, 1), *x), named(*a, *y) + named(*b, *x));
+        let straight = (agree((*a, 0), 0, *x) + agree((*b, 1), 1, *y), named(*a, *x) + named(*b, *y));
+        let crossed = (agree((*a, 0), 1, *y) + agree((*b, 1), 0, *x), named(*a, *y) + named(*b, *x));
         side.is_commutative(compiled) && straight < crossed
     }
 

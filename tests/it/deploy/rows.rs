@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use crdiff::{
     compile::Target,
     engine::{Dim, HostTensor, Signature, TensorInfo},
+    ir::Graph,
     onnx::{self, DataType},
+    plan::{self, Plan},
+    verify::conformance::{Required, verify},
 };
 use serde_json::json;
 
@@ -113,6 +116,16 @@ fn compare(original: &Path, exported: &Path, given: &[(String, HostTensor)]) -> 
     (of_range(&found, &expected), of_range(&same, &expected))
 }
 
+/// Checks that `exported` is proven to be the `target` of `plan` with these inputs for each row.
+fn prove(original: &Path, exported: &Path, plan: &Plan, target: Target, per_row: &[String]) {
+    let [original, exported] =
+        [original, exported].map(|path| Graph::load(onnx::open(path).unwrap()).unwrap());
+    let required = Required { target, per_row: true };
+    let verdict = verify(&original, &exported, plan, Some(required), &|_| {}).unwrap();
+    assert!(verdict.is_proven(), "{:#?}", verdict.differences);
+    assert_eq!(verdict.form.per_row, per_row);
+}
+
 fn exported(model: &Path, folder: &Path) -> (PathBuf, Vec<String>) {
     let repository = folder.join("models");
     let [served] =
@@ -130,6 +143,7 @@ fn a_scalar_timestep_becomes_one_a_row() {
         assert_eq!(widened, ["timestep"], "{model}");
         let input = inputs_of(&original).into_iter().find(|input| input.name == "timestep").unwrap();
         let file = repository.join("unet/1/model.onnx");
+        prove(&original, &file, &plan::parse("plan.yaml", "version: 1\n").unwrap(), Target::Pruned, &widened);
         for (values, least) in [([999.0, 1.0, 500.0], 1e-3), ([77.0; ROWS], 0.0)] {
             let given = [("timestep".to_string(), rows_of(&input, values))];
             let (difference, effect) = compare(&original, &file, &given);
@@ -141,8 +155,7 @@ fn a_scalar_timestep_becomes_one_a_row() {
         assert_eq!((numbers(&timestep["dims"]), &timestep["reshape"]), (vec![1], &json!({})), "{model}");
         assert_eq!(config["dynamicBatching"], json!({}));
         // What was edited goes by another name, or engines that are cached by name would be taken for it.
-        let names =
-            [&original, &file].map(|path| crdiff::ir::Graph::load(onnx::open(path).unwrap()).unwrap());
+        let names = [&original, &file].map(|path| Graph::load(onnx::open(path).unwrap()).unwrap());
         assert_ne!(names[0].name(), names[1].name());
     }
 }
@@ -166,8 +179,10 @@ fn w_of_a_fused_graph_becomes_one_a_row() {
     for model in ["sd15/torchscript/unet.onnx", "sdxl/dynamo/unet.onnx", "sd15-mini/dynamo/unet.onnx"] {
         let folder = tempfile::tempdir().unwrap();
         let fused = folder.path().join("fused.onnx");
-        compiled(&fixture(model), Target::FusedWithInput, &fused);
+        let plan = compiled(&fixture(model), Target::FusedWithInput, &fused);
         let (repository, widened) = exported(&fused, folder.path());
+        let file = repository.join("unet/1/model.onnx");
+        prove(&fixture(model), &file, &plan, Target::FusedWithInput, &widened);
         let mut given = Vec::new();
         for input in inputs_of(&fused).iter().filter(|input| input.dims.as_ref().unwrap().is_empty()) {
             let values = if input.name == "poa_weight" { [1.5, 0.0, 3.0] } else { [981.0, 21.0, 481.0] };
@@ -175,7 +190,7 @@ fn w_of_a_fused_graph_becomes_one_a_row() {
         }
         assert_eq!(widened, given.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(), "{model}");
         assert!(widened.iter().any(|name| name == "poa_weight"), "{model}");
-        let (difference, effect) = compare(&fused, &repository.join("unet/1/model.onnx"), &given);
+        let (difference, effect) = compare(&fused, &file, &given);
         assert!(difference <= TOLERANCE, "{model}: off by {difference:e}");
         assert!(effect >= 1e-3, "{model}: {effect:e}");
     }

@@ -168,10 +168,11 @@ impl Golden {
     }
 }
 
-/// Compiles `model` by CR-Diff's rule, with its weights, into `output`.
-pub fn compiled(model: &Path, target: Target, output: &Path) {
-    let plan = "version: 1\ncrdiff: { down: 0.3, mid: 0.3, up: 0.3 }";
-    compiled_by(&plan::parse("plan.yaml", plan).unwrap(), model, target, output);
+/// Compiles `model` by CR-Diff's rule, with its weights, into `output`; returns the plan.
+pub fn compiled(model: &Path, target: Target, output: &Path) -> plan::Plan {
+    let plan = plan::parse("plan.yaml", "version: 1\ncrdiff: { down: 0.3, mid: 0.3, up: 0.3 }").unwrap();
+    compiled_by(&plan, model, target, output);
+    plan
 }
 
 /// Compiles `model` by `plan`, with its weights, into `output`.

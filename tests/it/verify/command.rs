@@ -41,6 +41,8 @@ fn exit_codes_and_formats() {
     required(&["--emit", "fused", "--poa-weight", "input"]).code(1);
     required(&["--emit", "amplified"]).code(1);
     required(&["--emit", "pruned", "--poa-weight", "input"]).code(2);
+    required(&["--emit", "pruned", "--per-row"]).code(1);
+    required(&["--per-row"]).code(2);
     let not = output("unet.onnx", "plan.yaml", "text", 1);
     assert!(not.starts_with("not proven: unet.onnx\nerror: the plan was not applied"), "{not}");
     assert!(not.contains("\nerror: `mid_block.attentions.0` is not bypassed"), "{not}");

@@ -354,7 +354,7 @@ fn no_mutant_is_proven_that_computes_something_else() {
                 wrong.push(format!(
                     "{}: {mutation:?} of {field} is proven ({}): {}",
                     subject.name,
-                    verdict.form.name(),
+                    verdict.form.target.name(),
                     kept.display()
                 ));
             }

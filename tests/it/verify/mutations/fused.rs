@@ -159,10 +159,10 @@ fn the_form_is_told_from_the_graph() {
         let (original, compiled) = (bench.model.load(), load(file));
         let found = |required| verify(&original, &compiled, plan, required, &|_| {}).unwrap();
         let any = found(None);
-        assert!(any.is_proven() && any.form == *form, "{}: {any:#?}", file.display());
+        assert!(any.is_proven() && any.form.target == *form, "{}: {any:#?}", file.display());
         for required in [Target::Pruned, Target::Fused, Target::FusedWithInput, Target::Amplified] {
             assert_eq!(
-                found(Some(required)).is_proven(),
+                found(Some(required.into())).is_proven(),
                 required == *form,
                 "{} as {required:?}",
                 file.display()

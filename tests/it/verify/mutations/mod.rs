@@ -6,6 +6,7 @@ mod dilation;
 mod fused;
 mod harmless;
 mod interface;
+mod per_row;
 mod tensors;
 mod wiring;
 
