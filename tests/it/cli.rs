@@ -3,8 +3,10 @@
 
 use std::{fs, path::Path};
 
-use crdiff::onnx::{open, text::parse_model};
+use crdiff::onnx::open;
 use prost::Message;
+
+use crate::common::onnx_text::parse_model;
 
 #[test]
 fn sessions() {

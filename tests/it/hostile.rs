@@ -157,7 +157,7 @@ fn a_name_of_ten_thousand_segments() {
     let text = format!(
         "<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[2] x) => (float[2] y) {{ [\"{name}/Relu\"] y = Relu(x) }}\n"
     );
-    let model = crdiff::onnx::text::parse_model(&text).unwrap();
+    let model = crate::common::onnx_text::parse_model(&text).unwrap();
     fs::write(folder.join("deep.onnx"), prost::Message::encode_to_vec(&model)).unwrap();
     fs::write(folder.join("empty.yaml"), "version: 1\n").unwrap();
     crdiff(folder, &["inspect", "deep.onnx"]).assert().success();

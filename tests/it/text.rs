@@ -9,10 +9,12 @@ use std::{
 
 use crdiff::onnx::{
     proto::ModelProto,
-    text::{PrintOptions, TextError, parse_model, print_model, print_model_with},
+    text::{PrintOptions, print_model, print_model_with},
 };
 use proptest::prelude::*;
 use prost::Message;
+
+use crate::common::onnx_text::{TextError, parse_model};
 
 fn corpus(extension: &str) -> BTreeSet<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/text");

@@ -216,7 +216,7 @@ fn a_scalar_that_is_not_spread_stays_one() {
         let text = format!(
             "<ir_version: 8, opset_import: [\"\" : 17]>\ng ({inputs}) => (float[P, Q] y) {{ {nodes} }}"
         );
-        let proto = onnx::text::parse_model(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let proto = crate::common::onnx_text::parse_model(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
         std::fs::write(&model, prost::Message::encode_to_vec(&proto)).unwrap();
         let repository = folder.path().join("models");
         let served = export_to(&repository, &[("unet", &model)], &serving()).unwrap();

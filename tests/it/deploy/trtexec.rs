@@ -145,7 +145,7 @@ fn what_nothing_says_is_asked_for() {
     let text = "<ir_version: 8, opset_import: [\"\" : 17]>
         g (float16[N, C, H, W] sample, float16[N, K] extra) => (float16[N, C, H, W] y, float16[N, K] z)
         { y = Identity(sample) z = Identity(extra) }";
-    let proto = onnx::text::parse_model(text).unwrap();
+    let proto = crate::common::onnx_text::parse_model(text).unwrap();
     std::fs::write(&model, prost::Message::encode_to_vec(&proto)).unwrap();
     let batch = Range { min: 1, max: 1 };
     let mut asked = sizes(&[(64, 64)], batch);

@@ -4,15 +4,15 @@ use std::{fs, path::Path};
 
 use bytes::Bytes;
 use crdiff::{
-    onnx::{
-        proto::{ModelProto, StringStringEntryProto, attribute_proto::AttributeType},
-        text::parse_model,
-    },
+    onnx::proto::{ModelProto, StringStringEntryProto, attribute_proto::AttributeType},
     verify::structure::WeightComparison,
 };
 
 use crate::{
-    common::edit::{changed, decode, fixture, nudge, save},
+    common::{
+        edit::{changed, decode, fixture, nudge, save},
+        onnx_text::parse_model,
+    },
     diff::{
         compared, digest,
         rearrange::{node, rename_and_reorder},

@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use assert_cmd::Command;
-use crdiff::onnx::text::parse_model;
 use prost::Message;
 use serde_json::json;
 
+use crate::common::onnx_text::parse_model;
 use crate::report::{
     browser::{column, look, number, strings},
     golden::{bypassable, case, fixture, parameters},

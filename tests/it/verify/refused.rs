@@ -3,18 +3,16 @@
 use std::fs;
 
 use crdiff::{
-    onnx::{
-        proto::{
-            AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
-            TensorAnnotation, TensorProto, TrainingInfoProto, ValueInfoProto,
-        },
-        text::parse_model,
+    onnx::proto::{
+        AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+        TensorAnnotation, TensorProto, TrainingInfoProto, ValueInfoProto,
     },
     verify::conformance::Verdict,
 };
 use prost::Message;
 
 use super::support::{plan, verdict};
+use crate::common::onnx_text::parse_model;
 
 const EMPTY: &str = "version: 1\n";
 

@@ -8,19 +8,14 @@ use std::ops::ControlFlow;
 use crdiff::{
     compile::{CompileError, Target, compile},
     ir::Graph,
-    onnx::{
-        WeightPolicy, WriteOptions, open_bytes,
-        proto::ModelProto,
-        text::{parse_model, print_model},
-        write,
-    },
+    onnx::{WeightPolicy, WriteOptions, open_bytes, proto::ModelProto, text::print_model, write},
     passes::MaskForm,
     plan,
 };
 use miette::Diagnostic;
 use prost::Message;
 
-use crate::filetests::case::Case;
+use crate::{common::onnx_text::parse_model, filetests::case::Case};
 
 pub fn run(case: &Case) -> Result<String, String> {
     let model = parse_model(case.required("input")?).map_err(|e| format!("input: {e}"))?;

@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use crdiff::{
     ir::{Graph, Node, Origin, ValueId},
-    onnx::{open_bytes, text::parse_model},
+    onnx::open_bytes,
 };
 use prost::Message;
 
-use crate::filetests::case::Case;
+use crate::{common::onnx_text::parse_model, filetests::case::Case};
 
 pub fn run(case: &Case) -> Result<String, String> {
     let model = parse_model(case.required("input")?).map_err(|e| format!("input: {e}"))?;

@@ -19,7 +19,6 @@ use crdiff::{
     onnx::{
         self, WeightPolicy,
         proto::{ModelProto, StringStringEntryProto, TensorProto},
-        text::parse_model,
     },
     passes::MaskForm,
     verify::conformance::verify,
@@ -29,7 +28,7 @@ use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 
 use self::tree::{Entry, Path as Way, Value};
 use super::support::plan;
-use crate::common::ort::ort_library;
+use crate::common::{onnx_text::parse_model, ort::ort_library};
 
 /// What is done to an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,7 +4,7 @@ use crdiff::{
     compile::{Hooks, Job, Target, compile_file},
     deploy::{Batching, make_rows},
     ir::Graph,
-    onnx::{self, WeightPolicy, text::parse_model},
+    onnx::{self, WeightPolicy},
     report::{
         self,
         outcome::{Format, render},
@@ -13,7 +13,7 @@ use crdiff::{
 };
 
 use super::*;
-use crate::verify::support::load;
+use crate::{common::onnx_text::parse_model, verify::support::load};
 
 /// A timestep that is spread over the batch and, apart from that, divides the latents.
 const TEXT: &str = r#"<ir_version: 10, opset_import: ["" : 21], producer_name: "hand">

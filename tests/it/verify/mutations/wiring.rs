@@ -81,7 +81,7 @@ fn bodies() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| -> PathBuf {
         let path = folder.path().join(name);
-        fs::write(&path, crdiff::onnx::text::parse_model(text).unwrap().encode_to_vec()).unwrap();
+        fs::write(&path, crate::common::onnx_text::parse_model(text).unwrap().encode_to_vec()).unwrap();
         path
     };
     let plan = plan("version: 1\n");
@@ -100,7 +100,7 @@ fn operands_that_differ_by_their_tensors_only() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| -> PathBuf {
         let path = folder.path().join(name);
-        fs::write(&path, crdiff::onnx::text::parse_model(text).unwrap().encode_to_vec()).unwrap();
+        fs::write(&path, crate::common::onnx_text::parse_model(text).unwrap().encode_to_vec()).unwrap();
         path
     };
     let plan = plan("version: 1\n");

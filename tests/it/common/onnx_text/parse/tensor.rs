@@ -1,14 +1,12 @@
 //! Types and tensors.
 
 use super::{Parsed, Parser};
-use crate::onnx::{
-    proto::{
-        TensorProto, TensorShapeProto, TypeProto,
-        tensor_proto::{DataLocation, DataType},
-        tensor_shape_proto::{Dimension, dimension::Value as Dim},
-        type_proto::{self, Value as Type},
-    },
-    text::{element_type, lexer::TokenKind},
+use crate::common::onnx_text::{element_type, lexer::TokenKind};
+use crdiff::onnx::proto::{
+    TensorProto, TensorShapeProto, TypeProto,
+    tensor_proto::{DataLocation, DataType},
+    tensor_shape_proto::{Dimension, dimension::Value as Dim},
+    type_proto::{self, Value as Type},
 };
 
 impl Parser<'_> {

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::{Parsed, Parser};
-use crate::onnx::{
-    proto::{AttributeProto, GraphProto, TensorProto, TypeProto, attribute_proto::AttributeType},
-    text::{attribute_type, is_float_name, lexer::TokenKind},
+use crate::common::onnx_text::{attribute_type, is_float_name, lexer::TokenKind};
+use crdiff::onnx::proto::{
+    AttributeProto, GraphProto, TensorProto, TypeProto, attribute_proto::AttributeType,
 };
 
 /// A single value.

@@ -7,7 +7,7 @@ use super::{
     TextError, is_type_name,
     lexer::{Lexer, Token, TokenKind},
 };
-use crate::onnx::proto::{
+use crdiff::onnx::proto::{
     FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, ValueInfoProto,
 };
