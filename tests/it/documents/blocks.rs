@@ -36,12 +36,14 @@ impl Block {
     }
 }
 
-/// README.md and everything in docs/, sorted.
+/// README.md and everything in docs/ and docs/notes/, sorted.
 pub fn documents() -> Vec<String> {
     let mut files = vec!["README.md".to_string()];
-    let entries = fs::read_dir(root().join("docs")).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    files.extend(names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")));
+    for folder in ["docs", "docs/notes"] {
+        let entries = fs::read_dir(root().join(folder)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        files.extend(names.filter(|name| name.ends_with(".md")).map(|name| format!("{folder}/{name}")));
+    }
     files.sort();
     files
 }
