@@ -29,17 +29,17 @@ use crate::{
 
 pub use crate::plan::Target;
 
-/// What a compilation found and did, beside the graph itself.
+/// The findings and results of a compilation, beside the graph itself.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Compilation {
-    /// What the plan means for the model.
+    /// The edits that the plan means for the model.
     pub edits: Edits,
-    /// What each edit of weights came to, in the order of [`Edits::weights`].
+    /// The result of each edit of weights, in the order of [`Edits::weights`].
     pub weights: Vec<WeightOutcome>,
-    /// What a fused graph computes once.
+    /// The nodes that a fused graph computes once.
     pub sharing: Sharing,
-    /// What is known about the model as it came.
+    /// The analysis of the model as it came.
     pub findings: Arc<Findings>,
 }
 
@@ -202,7 +202,7 @@ impl Default for Hooks<'_> {
     }
 }
 
-/// What a job is doing.
+/// The stage of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
@@ -262,7 +262,7 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
     Ok(report)
 }
 
-/// Where an emitted graph goes by default, beside the model: `unet.pruned.onnx`, `unet.crdiff.onnx` (fused),
+/// Returns where an emitted graph goes by default, beside the model: `unet.pruned.onnx`, `unet.crdiff.onnx` (fused),
 /// `unet.amplified.onnx`.
 pub fn default_output(model: &Path, target: Target) -> PathBuf {
     let stem = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();

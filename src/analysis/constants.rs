@@ -7,7 +7,7 @@ use crate::{
     onnx::{DataType, TensorHeader},
 };
 
-/// The one element of `value`, if it is a constant float scalar (an initializer or a Constant node).
+/// Returns the one element of `value`, if it is a constant float scalar (an initializer or a Constant node).
 pub fn scalar(graph: &Graph, value: ValueId) -> Option<f64> {
     match graph.value(value).origin {
         Origin::Initializer(id) => element(graph, &graph.initializer(id)?.header),
@@ -30,8 +30,8 @@ pub fn scalar(graph: &Graph, value: ValueId) -> Option<f64> {
     }
 }
 
-/// Whether `value` is the same in every run: an initializer, a Constant, or computed from such alone through a few
-/// nodes.
+/// Returns whether `value` is the same in every run: an initializer, a Constant, or computed from such alone through a
+/// few nodes.
 pub fn is_constant(graph: &Graph, value: ValueId) -> bool {
     const MAX_DEPTH: u32 = 4;
     fn within(graph: &Graph, value: ValueId, depth: u32) -> bool {
@@ -47,8 +47,8 @@ pub fn is_constant(graph: &Graph, value: ValueId) -> bool {
     within(graph, value, MAX_DEPTH)
 }
 
-/// Which values are the same in every run as long as no caller overrides an initializer: initializers, and what is
-/// computed from them alone.
+/// Returns which values are the same in every run as long as no caller overrides an initializer: initializers, and what
+/// is computed from them alone.
 pub fn fixed(graph: &Graph) -> Vec<bool> {
     let mut fixed = vec![false; graph.value_capacity()];
     for value in graph.value_ids() {
@@ -86,12 +86,12 @@ fn element(graph: &Graph, header: &TensorHeader) -> Option<f64> {
     }
 }
 
-/// Whether `node` divides or multiplies by a constant scalar.
+/// Returns whether `node` divides or multiplies by a constant scalar.
 pub fn scales_by_constant(graph: &Graph, node: &Node) -> bool {
     factor(graph, node).is_some()
 }
 
-/// Whether `node` divides or multiplies by exactly 1, which changes no value.
+/// Returns whether `node` divides or multiplies by exactly 1, which changes no value.
 pub fn scales_by_one(graph: &Graph, node: &Node) -> bool {
     factor(graph, node) == Some(1.0)
 }

@@ -43,23 +43,23 @@ impl Flow {
         Self { activation }
     }
 
-    /// Whether `value` is an activation.
+    /// Returns whether `value` is an activation.
     pub fn is_activation(&self, value: ValueId) -> bool {
         self.activation.get(value.index()).copied().unwrap_or(false)
     }
 
-    /// The operands of `node` that are activations.
+    /// Returns the operands of `node` that are activations.
     pub fn operands<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = ValueId> + 'a {
         node.operands().filter(|v| self.is_activation(*v))
     }
 
-    /// Whether the elements of `value` are computed from those of `ancestor`, not from its shape alone.
+    /// Returns whether the elements of `value` are computed from those of `ancestor`, not from its shape alone.
     pub fn depends(&self, graph: &Graph, value: ValueId, ancestor: ValueId) -> bool {
         depends(graph, value, ancestor)
     }
 }
 
-/// Whether the elements of `value` are computed from those of `ancestor`, not from its shape alone.
+/// Returns whether the elements of `value` are computed from those of `ancestor`, not from its shape alone.
 pub(super) fn depends(graph: &Graph, value: ValueId, ancestor: ValueId) -> bool {
     // Node ids are in topological order: nothing before the ancestor's producer can lead to it.
     let floor = graph.producer(ancestor);
@@ -80,12 +80,12 @@ pub(super) fn depends(graph: &Graph, value: ValueId, ancestor: ValueId) -> bool 
     false
 }
 
-/// Whether `node` looks at the shape of its operand only.
+/// Returns whether `node` looks at the shape of its operand only.
 fn reads_only_shape(node: &Node) -> bool {
     node.is("Shape") || node.is("Size")
 }
 
-/// The uses of `value` that read its elements.
+/// Returns the uses of `value` that read its elements.
 pub fn data_uses<'g>(graph: &'g Graph, value: ValueId) -> impl Iterator<Item = Use> + 'g {
     graph.uses(value).iter().copied().filter(|used| match used {
         Use::Operand { node, .. } => !reads_only_shape(graph.node(*node)),

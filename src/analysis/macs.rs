@@ -60,13 +60,14 @@ fn product(dims: &[i64]) -> Option<u64> {
     dims.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(*d).ok()?))
 }
 
-/// Each element of the result takes one kernel over the channels of its group; weights are
+/// Counts a convolution: each element of the result takes one kernel over the channels of its group; weights are
 /// `[out, in / groups, ...kernel]`.
 fn conv(shapes: &ConcreteShapes, node: &Node) -> Option<u64> {
     product(result(shapes, node)?)?.checked_mul(product(operand(shapes, node, 1)?.get(1..)?)?)
 }
 
-/// Each element of the operand is multiplied by one kernel; weights are `[in, out / groups, ...kernel]`.
+/// Counts a transposed convolution: each element of the operand is multiplied by one kernel; weights are `[in, out /
+/// groups, ...kernel]`.
 fn conv_transpose(shapes: &ConcreteShapes, node: &Node) -> Option<u64> {
     product(operand(shapes, node, 0)?)?.checked_mul(product(operand(shapes, node, 1)?.get(1..)?)?)
 }
@@ -82,7 +83,7 @@ fn matmul(shapes: &ConcreteShapes, node: &Node) -> Option<u64> {
     product(result(shapes, node)?)?.checked_mul(u64::try_from(inner).ok()?)
 }
 
-/// The products of queries with keys and of weights with values. Cached keys and values are not counted.
+/// Returns the products of queries with keys and of weights with values. Cached keys and values are not counted.
 fn attention(shapes: &ConcreteShapes, node: &Node) -> Option<u64> {
     let (q, k, v) = (operand(shapes, node, 0)?, operand(shapes, node, 1)?, result(shapes, node)?);
     // Keys are [batch, heads, length, size] or [batch, length, heads * size].
@@ -91,7 +92,7 @@ fn attention(shapes: &ConcreteShapes, node: &Node) -> Option<u64> {
     product(q)?.checked_add(product(v)?)?.checked_mul(length)
 }
 
-/// One multiplication for each combination of all labels: exact for two operands, an upper bound for more.
+/// Counts one multiplication for each combination of all labels: exact for two operands, an upper bound for more.
 fn einsum(shapes: &ConcreteShapes, node: &Node) -> Option<u64> {
     let equation = EinsumExpr::parse(node.string("equation")?).ok()?;
     let operands: Vec<&[i64]> =

@@ -25,7 +25,7 @@ pub struct Analysis<'g> {
     findings: Arc<Findings>,
 }
 
-/// What is known about a graph, without the graph.
+/// All that is known about a graph, without the graph.
 #[derive(Debug)]
 pub struct Findings {
     /// Its module tree.

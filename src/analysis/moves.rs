@@ -12,8 +12,8 @@ pub(super) enum Move {
     Reshape(Shape, Shape),
 }
 
-/// The move that `node` makes, from its operand 0 to its result. `None` if it is no such operator, or its shapes are
-/// not known.
+/// Returns the move that `node` makes, from its operand 0 to its result. `None` if it is no such operator, or its
+/// shapes are not known.
 pub(super) fn of(shapes: &Shapes, node: &Node) -> Option<Move> {
     let (operand, result) = (node.input(0)?, node.output(0)?);
     if node.is("Transpose") {
@@ -26,7 +26,7 @@ pub(super) fn of(shapes: &Shapes, node: &Node) -> Option<Move> {
     reshapes.then(|| Some(Move::Reshape(shapes.of(operand)?.clone(), shapes.of(result)?.clone())))?
 }
 
-/// Whether `node` yields its operand 0 as it is.
+/// Returns whether `node` yields its operand 0 as it is.
 pub(super) fn changes_nothing(shapes: &Shapes, node: &Node) -> bool {
     let same_type = || {
         let types = (node.input(0), node.output(0));
@@ -36,8 +36,8 @@ pub(super) fn changes_nothing(shapes: &Shapes, node: &Node) -> bool {
     node.is("Identity") || (node.is("Cast") && same_type())
 }
 
-/// The value that `value` is before operators that only move elements, back to `from` at most, and those operators in
-/// the order of the graph. `None` if the shape of one of them is not known.
+/// Returns the value that `value` is before operators that only move elements, back to `from` at most, and those
+/// operators in the order of the graph. `None` if the shape of one of them is not known.
 pub(super) fn before(
     graph: &Graph,
     shapes: &Shapes,
@@ -62,7 +62,7 @@ pub(super) fn before(
     Some((value, moves))
 }
 
-/// Whether `moves`, one after another, leave every element where it was.
+/// Returns whether `moves`, one after another, leave every element where it was.
 pub(super) fn cancel(moves: impl IntoIterator<Item = Move>) -> bool {
     let mut left: Vec<Move> = Vec::new();
     for next in moves {

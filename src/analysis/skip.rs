@@ -1,4 +1,4 @@
-//! What bypassing a module means, and whether it is legal.
+//! Skip paths: the value that stands in for a bypassed module's output, and whether the bypass is legal.
 //!
 //! The skip path is found from data flow: at a residual Add, the branch is the operand that is computed from the
 //! other one, and that other one is the skip. Where neither is computed from the other (a resnet whose shortcut is
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::ir::{Graph, NodeId, Use, ValueId};
 
-/// What stands in for the output of a bypassed module.
+/// The kind of value that stands in for the output of a bypassed module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
@@ -47,18 +47,18 @@ impl Via {
 pub struct Bypass {
     /// The module.
     pub module: ModuleId,
-    /// What to read instead of what. One for most modules, two where two streams run side by side.
+    /// Each value that is replaced, and its replacement. One for most modules, two where two streams run side by side.
     pub redirects: Vec<Redirect>,
     /// Sizes at which the bypass is legal, if not at all: "legal for heights and widths divisible by 8".
     pub note: Option<String>,
 }
 
-/// Everything that reads `from` reads `to` instead.
+/// A redirection: everything that reads `from` reads `to` instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Redirect {
     /// The module's output.
     pub from: ValueId,
-    /// What takes its place.
+    /// The value that takes its place.
     pub to: ValueId,
 }
 
@@ -129,7 +129,7 @@ impl Analysis<'_> {
         Ok(Bypass { module, redirects, note })
     }
 
-    /// The modules in `module` that can be bypassed, nearest first: what to try instead.
+    /// Returns the modules in `module` that can be bypassed, nearest first: what to try instead.
     pub fn bypassable_within(&self, module: ModuleId) -> Vec<ModuleId> {
         let mut found = Vec::new();
         let mut level = self.modules.get(module).children.clone();
@@ -140,13 +140,13 @@ impl Analysis<'_> {
         found
     }
 
-    /// Whether `module` is of a kind that has a skip path, and that path is legal.
+    /// Returns whether `module` is of a kind that has a skip path, and that path is legal.
     pub fn is_candidate(&self, module: ModuleId) -> bool {
         let kind = self.modules.get(module).kind;
         kind.is_block() && self.bypass(module, Via::Shortcut).is_ok()
     }
 
-    /// The modules that no name tells to be blocks, but whose output is their input plus a branch.
+    /// Returns the modules that no name marks as blocks, but whose output is their input plus a branch.
     pub(super) fn blocks_by_structure(&self) -> Vec<ModuleId> {
         let unnamed =
             self.modules.iter().filter(|(_, m)| m.kind == ModuleKind::Other && !m.children.is_empty());
@@ -157,7 +157,7 @@ impl Analysis<'_> {
         unnamed.map(|(id, _)| id).filter(|id| is_block(*id)).collect()
     }
 
-    /// The activations that leave `module`.
+    /// Returns the activations that leave `module`.
     pub fn outputs(&self, module: ModuleId) -> Vec<ValueId> {
         let inside = |node: NodeId| self.modules.is_within(self.modules.of_node(node), module);
         let mut outputs = Vec::new();
@@ -175,7 +175,7 @@ impl Analysis<'_> {
         outputs
     }
 
-    /// The activations that enter `module`.
+    /// Returns the activations that enter `module`.
     pub fn inputs(&self, module: ModuleId) -> Vec<ValueId> {
         let mut inputs = Vec::new();
         for id in self.modules.nodes(module) {
@@ -203,8 +203,8 @@ impl Analysis<'_> {
         }
     }
 
-    /// The value that everything else which flows into `module` is computed from: its input. Where the exporter's
-    /// scopes are lost, a norm before the first convolution may not be known to lie in the module.
+    /// Returns the value that everything else which flows into `module` is computed from: its input. Where the
+    /// exporter's scopes are lost, a norm before the first convolution may not be known to lie in the module.
     fn input(&self, module: ModuleId) -> Result<ValueId, Illegal> {
         let inputs = self.inputs(module);
         let first = inputs.iter().find(|first| {

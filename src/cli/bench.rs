@@ -62,7 +62,7 @@ pub struct Args {
     /// Classifier-free guidance; 1 for none.
     #[arg(long, default_value_t = 7.5, value_parser = super::number)]
     guidance: f64,
-    /// Pictures at once.
+    /// Images at once.
     #[arg(long, default_value_t = 1)]
     batch: usize,
     /// Timed runs of each kind.
@@ -74,7 +74,7 @@ pub struct Args {
     json: Json,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug, Serialize)]
 struct Report {
     engine: String,
@@ -226,7 +226,7 @@ fn measure(
     })
 }
 
-/// Resident memory with each page counted once, where the system tells it as Linux does.
+/// Returns the resident memory with each page counted once, where the system reports it as Linux does.
 fn resident() -> Option<u64> {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;

@@ -1,4 +1,4 @@
-//! `crdiff cache`: what earlier runs left in the user's cache.
+//! `crdiff cache`: lists and removes the compiled plans in the user's cache.
 
 use std::{
     fs, io,
@@ -117,7 +117,7 @@ fn entry(path: PathBuf) -> io::Result<Entry> {
     Ok(Entry { path, model, plans, bytes })
 }
 
-/// The files below a folder; links are not followed.
+/// Returns the files below a folder; links are not followed.
 fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
@@ -134,7 +134,7 @@ fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The folders in a folder, sorted; none if it isn't there.
+/// Returns the folders in a folder, sorted; none if it isn't there.
 fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

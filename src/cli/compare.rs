@@ -1,4 +1,4 @@
-//! `crdiff compare`
+//! `crdiff compare`: the numeric differences between two models.
 
 use std::path::{Path, PathBuf};
 

@@ -37,7 +37,7 @@ pub struct Args {
     model: PathBuf,
     /// The plan (YAML, or the result JSON of the authors' search).
     plan: PathBuf,
-    /// What to write; may be given more than once [default: pruned]
+    /// The graph to write; may be given more than once [default: pruned]
     #[arg(long, value_enum, value_delimiter = ',')]
     emit: Vec<Target>,
     /// Where a fused graph has its amplification weight w from.
@@ -96,7 +96,7 @@ impl ValueEnum for Target {
     }
 }
 
-/// `--poa-weight`
+/// The values of `--poa-weight`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum PoaWeight {
     /// The plan's amplify.weight, as a constant.
@@ -109,7 +109,7 @@ pub(super) enum PoaWeight {
 pub(super) const POA_NEEDS_FUSED: &str =
     "--poa-weight says where a fused graph has w from: it needs --emit fused";
 
-/// `--weights`
+/// The values of `--weights`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum WeightsArg {
     /// Untouched weights stay where they are; the output points at them.
@@ -122,7 +122,7 @@ enum WeightsArg {
 }
 
 impl WeightsArg {
-    /// The policy for weights that stay as they are; `None` leaves it to the folder.
+    /// Returns the policy for weights that stay as they are; `None` leaves it to the folder.
     fn policy(self) -> Option<WeightPolicy> {
         match self {
             Self::Share => Some(WeightPolicy::Share),
@@ -212,7 +212,7 @@ fn say_likeness(args: &Args, error: &CompileError) {
     }
 }
 
-/// Where the graph for `target` goes, if it is one of `emitted`.
+/// Returns where the graph for `target` goes, if it is one of `emitted`.
 fn output(args: &Args, target: Target, emitted: usize) -> Result<PathBuf, Failure> {
     let default = default_output(&args.model, target);
     match &args.output {
@@ -226,7 +226,7 @@ fn output(args: &Args, target: Target, emitted: usize) -> Result<PathBuf, Failur
     }
 }
 
-/// The reports as a page.
+/// Returns the reports as a page.
 fn page(
     args: &Args,
     plan: &Plan,
@@ -240,7 +240,7 @@ fn page(
     html::render(&html::compile(model, plan, reports)).map_err(|e| Failure::Message(e.to_string()))
 }
 
-/// One report as an object, several as a list of them.
+/// Returns one report as an object, several as a list of them.
 fn json(reports: &[CompileReport]) -> Result<String, Failure> {
     let json = match reports {
         [report] => serde_json::to_string_pretty(report),

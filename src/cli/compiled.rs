@@ -35,7 +35,7 @@ pub const ABOUT: &str = "about.json";
 /// The copy of the model that compiled plans in the cache share weights with.
 pub const COPY: &str = "model.onnx";
 
-/// `--compiled`
+/// The values of `--compiled`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Place {
     /// In the user's cache, beside a copy of the model's weights that all its plans share.
@@ -45,7 +45,7 @@ pub enum Place {
     Beside,
 }
 
-/// What runs a plan.
+/// The networks that run a plan.
 #[derive(Clone, Debug)]
 pub struct Compiled {
     /// The networks.
@@ -166,7 +166,7 @@ struct Store<'a> {
 }
 
 impl Store<'_> {
-    /// A digest of what the plan does to the weights, and of how this release writes it.
+    /// Returns a digest of what the plan does to the weights, and of how this release writes it.
     fn key(&self) -> String {
         let masks = match self.masks {
             MaskForm::Stored => "stored",

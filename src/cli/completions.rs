@@ -1,4 +1,4 @@
-//! `crdiff completions` and `crdiff man`: what a shell and `man` want to know, made from the options themselves.
+//! `crdiff completions` and `crdiff man`: shell completions and manual pages, made from the options themselves.
 
 use std::{fs, io::Write, path::PathBuf};
 

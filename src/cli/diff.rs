@@ -1,4 +1,4 @@
-//! `crdiff diff`
+//! `crdiff diff`: the structural differences between two models.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! `crdiff digest`
+//! `crdiff digest`: digests of a graph up to names and order.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `crdiff doctor`: what this machine can run models with, by trying; fetches ONNX Runtime if asked.
+//! `crdiff doctor`: tries each engine on this machine; fetches ONNX Runtime if asked.
 
 use std::{fmt::Write, path::PathBuf};
 

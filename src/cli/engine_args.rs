@@ -1,4 +1,4 @@
-//! What commands that run models have in common: the engine and its options.
+//! Options of all commands that run models: the engine and its settings.
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
@@ -14,7 +14,7 @@ use crate::{
     plan::Runtime,
 };
 
-/// On what to run.
+/// The engine to run on.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
@@ -38,7 +38,7 @@ pub struct EngineArgs {
     threads: Option<NonZeroUsize>,
 }
 
-/// `--memory`
+/// The values of `--memory`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Memory {
     /// Several times the weights, fastest.
@@ -57,24 +57,24 @@ impl Memory {
 }
 
 impl EngineArgs {
-    /// The memory mode.
+    /// Returns the memory mode.
     pub fn memory(&self) -> Memory {
         self.memory
     }
 
-    /// How masked weights are in graphs that run beside the dense one. In low memory weights of their own would be a part
-    /// of the weights a second time.
+    /// Returns how masked weights are in graphs that run beside the dense one. In low memory weights of their own would
+    /// be a part of the weights a second time.
     pub fn masks(&self) -> MaskForm {
         self.memory.masks()
     }
 
-    /// The engine, and how it is to load models; what the command line doesn't say, the plan does.
+    /// Returns the engine, and how it is to load models; what the command line doesn't say, the plan does.
     pub fn open(&self, runtime: &Runtime) -> Result<(Chosen, SessionOptions), Failure> {
         let chosen = choose(&EngineRequest { kind: self.engine, library: self.ort_lib.clone() })?;
         Ok((chosen, self.options(runtime)?))
     }
 
-    /// How an engine is to load models.
+    /// Returns how an engine is to load models.
     pub fn options(&self, runtime: &Runtime) -> Result<SessionOptions, Failure> {
         Ok(SessionOptions {
             intra_threads: self.threads,

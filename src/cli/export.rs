@@ -1,4 +1,4 @@
-//! `crdiff export`: graphs for what serves them.
+//! `crdiff export`: graphs with the files that servers and browsers want beside them.
 
 mod sizes;
 mod triton;
@@ -40,7 +40,7 @@ enum Command {
 
 /// Print the command that builds a TensorRT engine from a graph.
 ///
-/// It names the shapes of every input that has dimensions of any size, for the given sizes of pictures. Each size is
+/// It names the shapes of every input that has dimensions of any size, for the given sizes of images. Each size is
 /// tried on the graph's shapes first: one that is impossible is an error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -51,7 +51,7 @@ Examples:
 struct TrtexecArgs {
     /// The model (.onnx).
     model: PathBuf,
-    /// Rows of a batch; the engine is tuned for most. Classifier-free guidance takes two for a picture.
+    /// Rows of a batch; the engine is tuned for most. Classifier-free guidance takes two for an image.
     #[arg(long, value_name = "MIN..MAX", default_value = "1..2")]
     batch: crate::deploy::Range,
     /// Take the sizes from a plan that has them, as the CR-Diff authors' result files do.
@@ -109,7 +109,7 @@ impl From<DeployError> for Failure {
 
 fn trtexec(args: &TrtexecArgs) -> Result<u8, Failure> {
     let sizes = args.sizes.with(args.batch, args.plan.as_deref())?.ok_or_else(|| {
-        let what = "say which pictures the engine is for: --sizes 512x512,768x512, or --plan with a plan that has sizes";
+        let what = "say which image sizes the engine is for: --sizes 512x512,768x512, or --plan with a plan that has sizes";
         Failure::Message(what.to_string())
     })?;
     let job = trtexec::TrtexecJob { model: &args.model, sizes: &sizes, engine: args.engine.as_deref() };

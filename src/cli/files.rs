@@ -1,4 +1,4 @@
-//! Files that a command writes beside its main output: pictures, reports, plans. They appear whole or not at all.
+//! Files that a command writes beside its main output: images, reports, plans. They appear whole or not at all.
 
 use std::{
     fs,
@@ -37,7 +37,7 @@ impl Report {
         Ok(Self { path: path.to_path_buf(), file })
     }
 
-    /// Whether its name says that it is to be a page for a browser.
+    /// Returns whether its name says that it is to be a page for a browser.
     pub fn is_html(&self) -> bool {
         let is = |end: &str| self.path.extension().is_some_and(|e| e.eq_ignore_ascii_case(end));
         is("html") || is("htm")
@@ -82,7 +82,7 @@ pub fn replace<E: std::fmt::Display>(
     Ok(())
 }
 
-/// The files of models that a report must not be written over.
+/// Returns the files of models that a report must not be written over.
 pub fn models(paths: &[&Path]) -> Result<Taken, OnnxError> {
     let mut taken = Taken::default();
     for path in paths {

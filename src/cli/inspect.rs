@@ -1,4 +1,4 @@
-//! `crdiff inspect`
+//! `crdiff inspect`: the module tree of a model.
 
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ pub struct Args {
     filter: Option<String>,
     #[command(flatten)]
     json: Json,
-    /// Write a page for a browser, with a picture of the network, instead of printing.
+    /// Write a page for a browser, with an image of the network, instead of printing.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["depth", "filter", "Json"])]
     html: Option<PathBuf>,
     /// Sizes and multiply-accumulates in that page are for latents (not pixels) of this size, such as 64x64 (batch 1, 77 tokens);

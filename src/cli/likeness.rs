@@ -1,4 +1,4 @@
-//! What a model is that somebody took for a UNet.
+//! Likeness of a model that somebody took for a UNet: a text encoder, a VAE, another network.
 
 use std::path::Path;
 

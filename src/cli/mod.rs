@@ -27,10 +27,10 @@ mod engine_args;
 #[cfg(feature = "runner")]
 pub mod export;
 mod files;
+#[cfg(feature = "runner")]
+mod image_file;
 pub mod inspect;
 mod likeness;
-#[cfg(feature = "runner")]
-mod picture;
 pub mod print;
 mod progress;
 #[cfg(feature = "runner")]
@@ -128,12 +128,12 @@ pub fn crdiff_compile() -> ExitCode {
     finish(compile::run(&compile::Standalone::parse().args))
 }
 
-/// Whether `word` is a subcommand of `crdiff`.
+/// Returns whether `word` is a subcommand of `crdiff`.
 fn is_command(word: &str) -> bool {
     Cli::command().get_subcommands().any(|command| command.get_name() == word)
 }
 
-/// What ends a command early.
+/// The reason for which a command ends early.
 #[derive(Debug)]
 pub enum Failure {
     /// The plan is wrong; shown with the lines that are.
@@ -184,7 +184,7 @@ impl From<CompileError> for Failure {
     }
 }
 
-/// For people or for programs.
+/// The form of the output: for people or for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum TextOrJson {
     /// For people.
@@ -205,7 +205,7 @@ pub struct Json {
 }
 
 impl Json {
-    /// Whether JSON was asked for.
+    /// Returns whether JSON was asked for.
     pub fn is_asked(self) -> bool {
         self.json || self.format == Some(TextOrJson::Json)
     }
@@ -243,7 +243,7 @@ fn said_latents(size: Option<Size>) {
     );
 }
 
-/// `--format`
+/// The values of `--format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// For people.
@@ -302,7 +302,7 @@ fn print(text: fmt::Arguments<'_>) -> Result<(), Failure> {
     written.map_err(|e| Failure::Message(format!("cannot write to standard output: {e}")))
 }
 
-/// An error about the model at `path`, which the message names.
+/// Returns an error about the model at `path`, which the message names.
 fn about(path: &Path, error: &dyn fmt::Display) -> String {
     let message = error.to_string();
     let path = path.display().to_string();
@@ -363,7 +363,7 @@ fn finish(result: Result<u8, Failure>) -> ExitCode {
         #[cfg(feature = "runner")]
         Err(Failure::Space(error)) => (BAD_INPUT, format!("{:?}", miette::Report::new(*error))),
     };
-    // Nobody is left to be told that nobody reads this.
+    // Nobody is left to report to.
     writeln!(anstream::stderr(), "{message}").ok();
     code.into()
 }

@@ -1,4 +1,4 @@
-//! `crdiff print`
+//! `crdiff print`: a graph or some modules of it as text.
 
 use std::{
     io::{ErrorKind, Write},
@@ -37,7 +37,7 @@ pub struct Args {
     /// Print only the modules that this glob matches, as in plans, and what is in them.
     #[arg(long, value_name = "GLOB")]
     module: Option<String>,
-    /// Print the elements of tensors that have at most so many.
+    /// Print the elements of tensors with at most this many.
     #[arg(long, value_name = "N", default_value_t = 16)]
     elements: usize,
 }

@@ -49,7 +49,7 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// Nothing is drawn yet.
+    /// Makes the display; nothing is drawn yet.
     pub fn new(visibility: Visibility) -> Self {
         Self { visibility, started: Instant::now(), current: Mutex::new(None) }
     }
@@ -111,7 +111,7 @@ pub struct Counter {
 struct Count {
     message: String,
     started: Instant,
-    /// The position when counting began: what an earlier run has done tells nothing of how fast this one is.
+    /// The position when counting began: the work of an earlier run says nothing of how fast this one is.
     first: u64,
     position: u64,
     total: Option<u64>,
@@ -119,7 +119,7 @@ struct Count {
 
 #[cfg(feature = "runner")]
 impl Counter {
-    /// Nothing is drawn yet. `total` is how many there will be, if that is known.
+    /// Makes the display; nothing is drawn yet. `total` is how many there will be, if that is known.
     pub fn new(visibility: Visibility, unit: &'static str, total: Option<u64>) -> Self {
         let shown = visibility == Visibility::Shown;
         let target = match shown && stderr().is_terminal() {
@@ -168,7 +168,7 @@ impl Counter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).message = message;
     }
 
-    /// `position` are done.
+    /// Shows that `position` are done.
     pub fn set(&self, position: u64) {
         self.bar.set_position(position);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,7 +207,7 @@ impl Count {
     }
 }
 
-/// A time in seconds as people say it: 42 s, 3 min 20 s, 2 h 5 min.
+/// Returns a time in seconds as people say it: 42 s, 3 min 20 s, 2 h 5 min.
 #[cfg(feature = "runner")]
 pub fn span(seconds: f64) -> String {
     let seconds = seconds.round().max(0.0) as u64;

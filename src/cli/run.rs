@@ -1,4 +1,4 @@
-//! `crdiff run`: a pipeline, a plan and a prompt to pictures.
+//! `crdiff run`: a pipeline, a plan and a prompt to images.
 
 mod args;
 mod events;
@@ -22,7 +22,7 @@ use super::{
     DONE, Failure, Json,
     compiled::{Compiled, compiled},
     engine_args::{EngineArgs, Memory},
-    picture::{self, Tile, sheet},
+    image_file::{self, Tile, sheet},
     progress::Visibility,
 };
 use crate::{
@@ -43,7 +43,7 @@ Examples:
   crdiff run --replay out.png -o again.png                                           the same again
   crdiff run --replay out.png --steps 50 --seed 1,2,3 -o more.webp                   the same with other settings";
 
-/// Make pictures: dense and pruned networks interleaved as a plan says.
+/// Make images: dense and pruned networks interleaved as a plan says.
 ///
 /// PIPELINE is a folder as Optimum exports it. A plan is compiled on first use and kept for the next (see --compiled and
 /// `crdiff cache`). --format json prints events, one a line.
@@ -53,20 +53,20 @@ pub struct Args {
     /// The pipeline's folder.
     #[arg(required_unless_present = "replay")]
     pipeline: Option<PathBuf>,
-    /// What to draw.
+    /// The prompt.
     #[arg(long, required_unless_present = "replay")]
     prompt: Option<String>,
-    /// The picture to write, as .png, .jpg or .webp; several get numbers [default: out.png]
+    /// The image to write, as .png, .jpg or .webp; several get numbers [default: out.png]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Write over files that are there.
     #[arg(long)]
     force: bool,
-    /// Draw this picture again, with what the command line says otherwise (--steps, --seed, --size, ...). PIPELINE is needed
+    /// Draw this image again, with what the command line says otherwise (--steps, --seed, --size, ...). PIPELINE is needed
     /// only where the pipeline lies elsewhere now.
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
-    /// With --replay, run the pipeline that is there although its UNet or VAE is not the one that drew the picture.
+    /// With --replay, run the pipeline that is there although its UNet or VAE is not the one that drew the image.
     #[arg(long, requires = "replay")]
     other_model: bool,
     #[command(flatten)]
@@ -85,7 +85,7 @@ pub struct Args {
     #[arg(long, value_name = "STEP", requires = "refine", conflicts_with = "pruned", value_parser = refine::step)]
     refine_ratios: Option<f64>,
     /// How --refine scores: a file with `objective:` as in a search space (docs/search.md), or a space; or clip:FOLDER, which
-    /// measures how well the picture matches its prompt, and nothing else, with a CLIP exported to ONNX.
+    /// measures how well the image matches its prompt, and nothing else, with a CLIP exported to ONNX.
     #[arg(help_heading = "Refinement")]
     #[arg(long, value_name = "YAML", requires = "refine")]
     objective: Option<PathBuf>,
@@ -101,7 +101,7 @@ pub struct Args {
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let settings = match &args.replay {
-        Some(picture) => Settings::of_replay(args, picture)?,
+        Some(image) => Settings::of_replay(args, image)?,
         None => Settings::from_args(args)?,
     };
     let plan = settings.plan()?;
@@ -183,7 +183,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             }
         };
         let texts = settings.texts(i, &made, plan.as_ref(), outputs.last())?;
-        picture::write(path, image, &texts)?;
+        image_file::write(path, image, &texts)?;
         reporter.tell(&json!({ "event": "picture", "path": path, "seed": settings.seed(i), "index": i }));
         run.say_written(path)?;
     }
@@ -193,7 +193,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     Ok(DONE)
 }
 
-/// What the parts of a run have in common.
+/// The things that the parts of a run have in common.
 struct Run<'a> {
     args: &'a Args,
     settings: &'a Settings,
@@ -204,7 +204,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Names a file that was written.
+    /// Reports a file that was written.
     fn say_written(&self, path: &Path) -> Result<(), Failure> {
         if self.args.quiet || self.args.json.is_asked() {
             return Ok(());
@@ -216,7 +216,7 @@ impl Run<'_> {
     }
 }
 
-/// What is run: one amplification, or three to compare, each with its label.
+/// Returns the variants to run: one amplification, or three to compare, each with its label.
 fn variants(settings: &Settings, amplify: &Amplify) -> Vec<(String, Amplify)> {
     let constant = |weight: f64| {
         let mut constant = Amplify::default();

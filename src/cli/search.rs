@@ -1,4 +1,4 @@
-//! `crdiff search`: plans whose pictures score best.
+//! `crdiff search`: plans whose images score best.
 
 mod events;
 mod trial;
@@ -44,14 +44,14 @@ const EXAMPLES: &str = "\
 Examples:
   crdiff search sd15-onnx space.yaml -o plan.yaml          until the space's budget is used up
   crdiff search sd15-onnx space.yaml -o plan.yaml          the same again: goes on where it was stopped
-  crdiff search sd15-onnx space.yaml --dry-run             what may vary, and how many pictures that takes
+  crdiff search sd15-onnx space.yaml --dry-run             what may vary, and how many images that takes
   crdiff search sd15-onnx space.yaml --prompt \"a castle\"   for one prompt
   echo '{\"down\": 0.3}' | crdiff search trial sd15-onnx space.yaml     one trial, for other optimisers";
 
 /// Bytes of dense outputs that are kept.
 const MEMORY: usize = 1 << 30;
 
-/// Search for the plan whose pictures score best.
+/// Search for the plan whose images score best.
 ///
 /// SPACE says what may vary, the plan it goes into, what is drawn and how that is scored (docs/search.md). Each trial goes
 /// to a journal as it ends; a search that was stopped or killed goes on from there.
@@ -72,7 +72,7 @@ pub struct Args {
     /// Draw this instead of the space's prompts; may be given more than once.
     #[arg(long, value_name = "TEXT")]
     prompt: Vec<String>,
-    /// So many trials, instead of the space's.
+    /// The number of trials, instead of the space's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     trials: Option<u64>,
     /// Where trials are kept as they end [default: beside the plan, with .journal.jsonl at its end]
@@ -84,10 +84,10 @@ pub struct Args {
     /// Where the scores are drawn [default: beside the plan, with .svg at its end]
     #[arg(long, value_name = "SVG")]
     plot: Option<PathBuf>,
-    /// Show what would be searched, and how many pictures that takes.
+    /// Show what would be searched, and how many images that takes.
     #[arg(long)]
     dry_run: bool,
-    /// Pictures drawn at once, each by a worker with networks of its own.
+    /// Images drawn at once, each by a worker with networks of its own.
     #[arg(long, value_name = "N", default_value = "1")]
     jobs: NonZeroUsize,
     /// The accelerators that workers run on, in turn: 0,1.
@@ -182,7 +182,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     Ok(DONE)
 }
 
-/// The space with the model's modules in it; each option is tried on the model.
+/// Returns the space with the model's modules in it; each option is tried on the model.
 fn bound<'a>(space: &'a Space, compiler: &Compiler) -> Result<Bound<'a>, Failure> {
     let bound = Bound::new(space, compiler.modules())?;
     for probe in bound.probes() {
@@ -201,7 +201,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
         .map_err(|e| Failure::Message(format!("{}: cannot write: {e}", path.display())))
 }
 
-/// What workers run on.
+/// The engine and the devices of workers.
 struct Engines<'a> {
     engine: &'a EngineArgs,
     devices: &'a [u32],
@@ -209,7 +209,7 @@ struct Engines<'a> {
 }
 
 impl Engines<'_> {
-    /// A worker with an engine of its own.
+    /// Returns a worker with an engine of its own.
     fn worker(
         &self,
         number: usize,
@@ -237,8 +237,8 @@ impl Engines<'_> {
         open_graph(spec, folder, &*chosen.engine, options)
     }
 
-    /// How trials' graphs have their masks: as inputs, so that one graph is loaded for all trials that differ in masks
-    /// alone. A device would be sent them in each run.
+    /// Returns how trials' graphs have their masks: as inputs, so that one graph is loaded for all trials that differ
+    /// in masks alone. A device would be sent them in each run.
     fn masks(&self, bound: &Bound<'_>) -> Result<MaskForm, Failure> {
         let options = self.engine.options(&runtime(bound))?;
         Ok(match self.engine.masks() {
@@ -267,12 +267,12 @@ impl Engines<'_> {
     }
 }
 
-/// What the space's plan says of engines.
+/// Returns the `runtime` of the space's plan.
 fn runtime(bound: &Bound<'_>) -> Runtime {
     bound.plan(&bound.settings(&bound.start())).map(|plan| plan.runtime).unwrap_or_default()
 }
 
-/// What `--dry-run` shows.
+/// Returns the text of `--dry-run`.
 fn described(bound: &Bound<'_>, shots: &[Shot]) -> String {
     let space = bound.space;
     let mut lines: Vec<String> =
@@ -285,7 +285,7 @@ fn described(bound: &Bound<'_>, shots: &[Shot]) -> String {
         sizes
     };
     lines.push(format!(
-        "a trial: {} pictures ({} prompts, sizes {}, {} seeds), {} steps",
+        "a trial: {} images ({} prompts, sizes {}, {} seeds), {} steps",
         shots.len(),
         space.prompts.len(),
         sizes.join(", "),
@@ -304,7 +304,7 @@ fn described(bound: &Bound<'_>, shots: &[Shot]) -> String {
     lines.push(match (trials, space.budget.time) {
         (Some(trials), None) => {
             let pictures = trials.saturating_add(1).saturating_mul(shots.len() as u64);
-            format!("{name}, seed {seed}: {trials} trials, with the dense pipeline {pictures} pictures")
+            format!("{name}, seed {seed}: {trials} trials, with the dense pipeline {pictures} images")
         }
         (Some(trials), Some(time)) => format!("{name}, seed {seed}: {trials} trials or {time:?}"),
         (None, Some(time)) => format!("{name}, seed {seed}: {time:?}"),

@@ -1,4 +1,4 @@
-//! `crdiff verify`
+//! `crdiff verify`: the proof that a graph is the original plus a plan.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ Examples:
 pub struct Args {
     /// The model that was compiled (.onnx).
     original: PathBuf,
-    /// What was made of it (.onnx).
+    /// The compiled graph (.onnx).
     compiled: PathBuf,
     /// The plan (YAML, or the result JSON of the authors' search).
     #[arg(long, value_name = "PLAN")]

@@ -2,7 +2,8 @@
 
 use std::sync::LazyLock;
 
-/// What `--version` prints after the program's name. It opens nothing: `crdiff doctor` tries the engines.
+/// Returns the text that `--version` prints after the program's name. It opens nothing: `crdiff doctor` tries the
+/// engines.
 pub fn long() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
         let mut text = env!("CARGO_PKG_VERSION").to_string();

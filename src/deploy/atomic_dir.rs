@@ -35,7 +35,7 @@ impl MadeFolders {
 impl Drop for MadeFolders {
     fn drop(&mut self) {
         for folder in &self.0 {
-            // What has something in it stays.
+            // A folder that isn't empty stays.
             let _ = fs::remove_dir(folder);
         }
     }

@@ -38,13 +38,13 @@ pub enum DeployError {
         /// Which input, tensor or size, and what would be right.
         what: String,
     },
-    /// What was asked for contradicts itself.
+    /// The request contradicts itself.
     #[error("{0}")]
     Request(String),
     /// Something is in the way of the output.
     #[error("cannot write {}: {what}", path.display())]
     Output {
-        /// What would have been written.
+        /// The file or folder that would have been written.
         path: PathBuf,
         /// Why not, and what would do.
         what: String,
@@ -52,7 +52,7 @@ pub enum DeployError {
     /// A file could not be read or written.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb phrase.
+        /// The attempt, as a verb phrase.
         action: &'static str,
         /// The file.
         path: PathBuf,

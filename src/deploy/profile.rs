@@ -10,7 +10,7 @@ use crate::{
     onnx::proto::{TensorShapeProto, tensor_shape_proto::Dimension, tensor_shape_proto::dimension},
 };
 
-/// From one number to another, both included: `1..2`, or `2` for only that.
+/// A range from one number to another, both included: `1..2`, or `2` for only that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The smallest.
@@ -41,7 +41,7 @@ impl fmt::Display for Range {
     }
 }
 
-/// What an engine will be fed.
+/// The sizes of an engine's inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Height and width of the pictures, in pixels. The engine is tuned for the first.
@@ -172,7 +172,7 @@ impl Fed<'_> {
         Ok(shapes)
     }
 
-    /// What a dimension is in a diffusion model, where names and ranks tell.
+    /// Returns the meaning of a dimension in a diffusion model, where names and ranks show it.
     fn meant(&self, input: &TensorInfo, axis: usize, rank: usize, is_latents: bool) -> Option<i64> {
         let (height, width) = self.latent;
         match (axis, rank) {

@@ -8,12 +8,12 @@ use crate::{
     onnx::{self, DataType},
 };
 
-/// What to build.
+/// An engine to build.
 #[derive(Clone, Debug)]
 pub struct TrtexecJob<'a> {
     /// The model.
     pub model: &'a Path,
-    /// What the engine will be fed.
+    /// The sizes of the engine's inputs.
     pub sizes: &'a Sizes,
     /// Where trtexec is to put the engine; beside the model, as `unet.plan`, unless said.
     pub engine: Option<&'a Path>,

@@ -26,10 +26,10 @@ const MUCH: u64 = MEMORY_LIMIT / 2;
 
 /// The code that loads a bundle, but for its manifest.
 const LOADER: &str = include_str!("web/load.js");
-/// What stands in `LOADER` for the manifest.
+/// The placeholder of the manifest in `LOADER`.
 const MANIFEST: &str = "/* manifest */ {}";
 
-/// What to make.
+/// A bundle to write.
 #[derive(Clone, Copy)]
 pub struct WebJob<'a> {
     /// The model.
@@ -44,12 +44,12 @@ pub struct WebJob<'a> {
     pub stop: &'a std::sync::atomic::AtomicBool,
 }
 
-/// What was made.
+/// A bundle that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
     /// The files with their lengths, the model first.
     pub files: Vec<(PathBuf, u64)>,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
@@ -89,7 +89,7 @@ pub fn export(job: &WebJob<'_>) -> Result<Bundle, DeployError> {
         cancelled: Some(job.stop),
         protected: &[],
     };
-    // What the model file holds beside its weights is small; where it isn't, the writer's own limit decides.
+    // The model file is small without its weights; where it isn't, the writer's own limit decides.
     let whole = weights.saturating_add(graph_bytes(&graph));
     let written = match whole <= job.file_limit {
         true => onnx::write(&graph, &options(WeightPolicy::Inline))?,

@@ -3,7 +3,7 @@
 use super::{PipelineError, sampler::Row};
 use crate::plan::{Amplify, AmplifyWeight, Curve, During, Mode};
 
-/// What the output of a call is made from.
+/// The networks whose outputs make the output of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mix {
     /// The dense network alone.
@@ -30,7 +30,7 @@ pub enum DifferenceSource {
     Kept,
 }
 
-/// What each row of a sampler table mixes its output from.
+/// Returns the mix of each row of a sampler table.
 ///
 /// At a weight of 0 and outside `during` that is the dense network alone, at a weight of 1 the pruned one alone: there
 /// is no difference to compute, so `every` doesn't count there. Elsewhere the pruned network runs if no difference is
@@ -85,7 +85,7 @@ fn keep_what_is_read(mixes: &mut [Mix]) {
     }
 }
 
-/// The weight of each step.
+/// Returns the weight of each step.
 fn weights(weight: &AmplifyWeight, steps: usize) -> Result<Vec<f64>, PipelineError> {
     match weight {
         AmplifyWeight::Constant(weight) => Ok(vec![*weight; steps]),

@@ -1,4 +1,4 @@
-//! What a call of the sampler's network runs: which networks on which branches, and what is made of their difference.
+//! Calls of the sampler's network: which networks run on which branches, and how their difference is amplified.
 //! The loops on the host and on a device both follow it.
 
 use super::amplify::{DifferenceSource, Mix};
@@ -18,7 +18,7 @@ pub(super) enum Scope {
 }
 
 impl Scope {
-    /// Whether the branch without the prompt (0) or with it (1) is among them.
+    /// Returns whether the branch without the prompt (0) or with it (1) is among them.
     pub(super) fn has(self, branch: usize) -> bool {
         match self {
             Self::None => false,

@@ -1,4 +1,4 @@
-//! What can go wrong between a pipeline folder and a picture.
+//! Errors between a pipeline folder and an image.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ pub enum PipelineError {
     /// A file could not be read or written.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb phrase.
+        /// The attempt, as a verb phrase.
         action: &'static str,
         /// The file.
         path: PathBuf,
@@ -24,7 +24,7 @@ pub enum PipelineError {
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what would be right.
+        /// The fault, and the remedy.
         what: String,
     },
     /// A network has inputs or outputs that don't belong to its place in the pipeline.
@@ -35,7 +35,7 @@ pub enum PipelineError {
         /// Which input or output, and what was expected.
         what: String,
     },
-    /// What was asked of the pipeline cannot be done.
+    /// The pipeline cannot do the request.
     #[error("{0}")]
     Request(String),
     /// A network returned NaN or infinities.
@@ -43,7 +43,7 @@ pub enum PipelineError {
     NotFinite {
         /// The part of the pipeline.
         stage: &'static str,
-        /// What may help; empty or starting with `; `.
+        /// A remedy; empty or starting with `; `.
         hint: String,
     },
     /// An engine failed.
@@ -60,7 +60,7 @@ pub enum PipelineError {
         height: usize,
         /// Width of the latents.
         width: usize,
-        /// What the UNet divides latents by.
+        /// The factor by which the UNet divides latents.
         factor: usize,
         /// The next size that is divisible, in pixels.
         tried: String,

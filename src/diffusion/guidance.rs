@@ -1,6 +1,6 @@
 //! Guidance and amplification: how several outputs of a network become one.
 
-/// Two outputs that should be of one shape are not, or a batch doesn't divide them.
+/// An error of shapes: two outputs that should be of one shape are not, or a batch doesn't divide them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GuidanceError {
@@ -22,7 +22,7 @@ pub enum GuidanceError {
     },
 }
 
-/// Classifier-free guidance: `unconditional + scale * (conditional - unconditional)`, written over
+/// Applies classifier-free guidance: `unconditional + scale * (conditional - unconditional)`, written over
 /// `unconditional`.
 ///
 /// For a network run once on both, see [`split_batch`].
@@ -83,7 +83,7 @@ pub fn rescale(
     Ok(())
 }
 
-/// CR-Diff's amplification: `dense + weight * (pruned - dense)` into `out`.
+/// Applies CR-Diff's amplification: `dense + weight * (pruned - dense)` into `out`.
 ///
 /// `out` is a buffer of its own, so that neither output is lost while the other is still to come.
 ///
@@ -105,7 +105,7 @@ fn same_length(first: &[f32], second: &[f32]) -> Result<(), GuidanceError> {
     Err(GuidanceError::Lengths { first: first.len(), second: second.len() })
 }
 
-/// The unbiased standard deviation, summed in double precision as torch sums it.
+/// Returns the unbiased standard deviation, summed in double precision as torch sums it.
 fn deviation(values: &[f32]) -> f32 {
     let count = values.len() as f64;
     let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / count;

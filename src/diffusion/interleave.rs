@@ -1,4 +1,4 @@
-//! The heart of the runner: one call of the sampler's network, made of a dense and a pruned network and of the
+//! Interleaving: one call of the sampler's network, made of a dense and a pruned network and of the
 //! branches with and without the prompt.
 //!
 //! In a call both networks see the same samples, each in a buffer of its own; what a network returns is never fed to
@@ -51,7 +51,7 @@ pub struct Guidance {
     pub batching: Batching,
 }
 
-/// What the samples are conditioned on: with guidance also what they are driven away from.
+/// The conditioning of the samples: with guidance also the one that they are driven away from.
 pub struct Branches {
     /// Without the prompt, or with the negative one; `None` without guidance.
     pub unconditional: Option<Conditioning>,
@@ -137,7 +137,7 @@ impl<'a> Interleave<'a> {
         Ok(Self { networks, mixes, on, guidance, batch, length, inputs, guided, kept: None, time })
     }
 
-    /// Time spent in the networks so far.
+    /// Returns the time spent in the networks so far.
     pub fn time(&self) -> NetworkTime {
         self.time
     }
@@ -169,7 +169,7 @@ impl<'a> Interleave<'a> {
         Ok(())
     }
 
-    /// The amplified output of all branches, the unconditional one first.
+    /// Returns the amplified output of all branches, the unconditional one first.
     fn mixed(&mut self, call: usize, timestep: f64, input: &[f32]) -> Result<Vec<f32>, PipelineError> {
         let mix = match &*self.networks {
             Networks::One(_) => Mix::Dense,
@@ -249,7 +249,7 @@ impl<'a> Interleave<'a> {
     }
 }
 
-/// `values`, if there are as many as there should be.
+/// Returns `values`, if there are as many as there should be.
 fn same_length(values: &[f32], length: usize) -> Result<&[f32], PipelineError> {
     if values.len() == length {
         return Ok(values);

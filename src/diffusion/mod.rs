@@ -1,6 +1,6 @@
 //! Samplers, random numbers and pipelines.
 //!
-//! [`Pipeline`] goes from a prompt to pictures. Its parts stand on their own: [`text`] (tokens and text encoders),
+//! [`Pipeline`] goes from a prompt to images. Its parts stand on their own: [`text`] (tokens and text encoders),
 //! [`random`] (the first latents), [`sampler`] (tables and the loop that runs them), [`amplify`] and [`interleave`]
 //! (the dense and the pruned network as one), [`device`] (the same without leaving a GPU), [`guidance`], [`unet`] and
 //! [`vae`].

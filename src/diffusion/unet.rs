@@ -22,7 +22,7 @@ pub struct Unet {
     extra: Vec<(Extra, TensorInfo)>,
 }
 
-/// What a UNet takes beside the sample and the timestep.
+/// The inputs of a UNet beside the sample and the timestep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extra {
     Context,
@@ -43,7 +43,7 @@ impl Extra {
     ];
 }
 
-/// What a batch of samples is conditioned on. Every tensor has the batch in front.
+/// The conditioning of a batch of samples. Every tensor has the batch in front.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conditioning {
     /// The text encoders' hidden states, `[batch, tokens, width]`.
@@ -94,42 +94,42 @@ impl Unet {
         Ok(Self { session, model, sample, timestep, output, extra })
     }
 
-    /// The model's path.
+    /// Returns the model's path.
     pub fn model(&self) -> &str {
         &self.model
     }
 
-    /// The session.
+    /// Returns the session.
     pub fn session(&self) -> &dyn Session {
         &*self.session
     }
 
-    /// The inputs that it takes.
+    /// Returns the inputs that it takes.
     pub fn inputs(&self) -> &[TensorInfo] {
         self.session.inputs()
     }
 
-    /// The number of channels of its samples, if the graph says it.
+    /// Returns the number of channels of its samples, if the graph says it.
     pub fn channels(&self) -> Option<usize> {
         self.sample.fixed_dim(1)
     }
 
-    /// The batch that the graph was exported for, if it takes only one.
+    /// Returns the batch that the graph was exported for, if it takes only one.
     pub fn fixed_batch(&self) -> Option<usize> {
         self.sample.fixed_dim(0)
     }
 
-    /// Height and width of the latents that the graph was exported for, if it takes only these.
+    /// Returns height and width of the latents that the graph was exported for, if it takes only these.
     pub fn fixed_size(&self) -> Option<(usize, usize)> {
         Some((self.sample.fixed_dim(2)?, self.sample.fixed_dim(3)?))
     }
 
-    /// Whether it takes SDXL's pooled text and sizes.
+    /// Returns whether it takes SDXL's pooled text and sizes.
     pub fn takes_sizes(&self) -> bool {
         self.extra.iter().any(|(kind, _)| *kind == Extra::TimeIds)
     }
 
-    /// The width of the embedded guidance scale, if it takes one.
+    /// Returns the width of the embedded guidance scale, if it takes one.
     pub fn timestep_cond(&self) -> Option<Result<usize, PipelineError>> {
         let (_, info) = self.extra.iter().find(|(kind, _)| *kind == Extra::TimestepCond)?;
         let width = match info.dims.as_deref() {
@@ -139,7 +139,7 @@ impl Unet {
         Some(width.ok_or_else(|| self.graph(format!("input {info} should be [batch, a fixed width]"))))
     }
 
-    /// Whether timesteps are whole numbers to it.
+    /// Returns whether timesteps are whole numbers to it.
     pub fn takes_whole_timesteps(&self) -> bool {
         [DataType::INT64, DataType::INT32].contains(&self.timestep.data_type)
     }
@@ -220,8 +220,8 @@ impl Unet {
     }
 }
 
-/// The timestep in the type and rank that the graph declares: a scalar, or one for each sample. Whole numbers are cut
-/// off, as torch and numpy convert them.
+/// Returns the timestep in the type and rank that the graph declares: a scalar, or one for each sample. Whole numbers
+/// are cut off, as torch and numpy convert them.
 fn timestep_tensor(info: &TensorInfo, timestep: f64, batch: usize) -> Result<HostTensor, EngineError> {
     let dims = match info.dims.as_deref() {
         None | Some([]) => Vec::new(),

@@ -1,4 +1,4 @@
-//! Latents to pictures: the VAE's decoder, in one piece or in tiles, and diffusers' way to bytes.
+//! Latents to images: the VAE's decoder, in one piece or in tiles, and diffusers' way to bytes.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const MOST_STAGES: usize = 10;
 /// How much of a tile overlaps its neighbour (`tile_overlap_factor`).
 const OVERLAP: f64 = 0.25;
 
-/// What `vae_decoder/config.json` says.
+/// The keys of `vae_decoder/config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VaeConfig {
     /// Latents are divided by this before they are decoded.
@@ -32,7 +32,7 @@ pub struct VaeConfig {
     pub factor: usize,
     /// Channels of the latents.
     pub channels: usize,
-    /// Height and width of the pictures it was trained on, which is the size of a tile.
+    /// Height and width of the images it was trained on, which is the size of a tile.
     pub sample_size: usize,
 }
 
@@ -110,12 +110,12 @@ impl VaeConfig {
         })
     }
 
-    /// Height and width of a tile of latents.
+    /// Returns height and width of a tile of latents.
     pub fn tile(&self) -> usize {
         (self.sample_size / self.factor).max(1)
     }
 
-    /// The sampler's latents, `[channels, height, width]`, as the decoder takes them.
+    /// Returns the sampler's latents, `[channels, height, width]`, as the decoder takes them.
     fn unscaled(&self, latents: &[f32]) -> Vec<f32> {
         let scale = self.scaling_factor as f32;
         if let (Some(mean), Some(std)) = (&self.latents_mean, &self.latents_std) {
@@ -130,18 +130,18 @@ impl VaeConfig {
     }
 }
 
-/// Whether large pictures are decoded in tiles.
+/// Whether large images are decoded in tiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tiling {
     /// In one piece.
     #[default]
     Whole,
-    /// In overlapping tiles of the size that the VAE was trained on, where a picture is larger: less memory, slightly
+    /// In overlapping tiles of the size that the VAE was trained on, where an image is larger: less memory, slightly
     /// other pixels. As diffusers' `enable_tiling`.
     Tiles,
 }
 
-/// A picture: rows of red, green, blue.
+/// An image: rows of red, green, blue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// Pixels from top to bottom.
@@ -172,7 +172,7 @@ pub struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// Decodes one picture's latents, `[channels, height, width]`, as the sampler leaves them.
+    /// Decodes one image's latents, `[channels, height, width]`, as the sampler leaves them.
     ///
     /// # Errors
     /// [`PipelineError::NotFinite`] if the decoder returns NaN or infinities; [`PipelineError::Graph`] if its inputs or
@@ -220,7 +220,7 @@ impl Decoder<'_> {
         Ok(Planes { channels: 3, height, width, values: decoded.to_f32() })
     }
 
-    /// `AutoencoderKL.tiled_decode`: tiles a quarter of which overlaps, blended linearly.
+    /// Decodes as `AutoencoderKL.tiled_decode` does: tiles a quarter of which overlaps, blended linearly.
     fn tiles(&mut self, latents: &Planes) -> Result<Planes, PipelineError> {
         let (tile, factor) = (self.config.tile(), self.config.factor);
         let step = ((tile as f64 * (1.0 - OVERLAP)) as usize).max(1);
@@ -253,7 +253,7 @@ impl Decoder<'_> {
 }
 
 impl Planes {
-    /// The square of this size at a place, cut off at the edges.
+    /// Returns the square of this size at a place, cut off at the edges.
     fn crop(&self, top: usize, left: usize, size: usize) -> Self {
         let (height, width) = (size.min(self.height - top), size.min(self.width - left));
         let mut values = Vec::with_capacity(self.channels * height * width);
@@ -307,7 +307,8 @@ impl Planes {
     }
 }
 
-/// diffusers' postprocessing: -1..1 to 0..255, cut off, rounded to the nearest (even) byte, channels last.
+/// Converts as diffusers' postprocessing does: -1..1 to 0..255, cut off, rounded to the nearest (even) byte, channels
+/// last.
 fn to_image(planes: &Planes) -> Image {
     let area = planes.height * planes.width;
     let mut pixels = vec![0; 3 * area];

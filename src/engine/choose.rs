@@ -7,7 +7,7 @@ use super::{
     locate::{Places, locate},
 };
 
-/// What the user asked for.
+/// The engine that the user asked for.
 #[derive(Clone, Debug, Default)]
 pub struct EngineRequest {
     /// The engine; `None` to choose.
@@ -34,7 +34,7 @@ pub fn choose(request: &EngineRequest) -> Result<Chosen, EngineError> {
     choose_among(request.kind, &Places::from_environment(request.library.clone()))
 }
 
-/// As [`choose`], with the places to look for ONNX Runtime spelled out.
+/// Chooses as [`choose`] does, with the places to look for ONNX Runtime spelled out.
 ///
 /// # Errors
 /// As [`choose`].

@@ -11,7 +11,7 @@ use crate::onnx::DataType;
 
 /// A tensor in the memory that a session computes in.
 ///
-/// What it holds is undefined on a GPU until a run has written it.
+/// Its contents are undefined on a GPU until a run has written them.
 pub struct DeviceTensor {
     pub(super) value: ort::value::DynTensor,
     pub(super) data_type: DataType,
@@ -19,17 +19,17 @@ pub struct DeviceTensor {
 }
 
 impl DeviceTensor {
-    /// The element type.
+    /// Returns the element type.
     pub fn data_type(&self) -> DataType {
         self.data_type
     }
 
-    /// The dimensions; none for a scalar.
+    /// Returns the dimensions; none for a scalar.
     pub fn dims(&self) -> &[usize] {
         &self.dims
     }
 
-    /// Where its elements begin, on its device. For telling buffers apart, not for reading.
+    /// Returns where its elements begin, on its device. For telling buffers apart, not for reading.
     pub fn address(&self) -> usize {
         self.value.data_ptr() as usize
     }
@@ -41,7 +41,7 @@ impl fmt::Debug for DeviceTensor {
     }
 }
 
-/// What is fed to a run on a device.
+/// An input of a run on a device.
 #[derive(Clone, Copy, Debug)]
 pub enum Feed<'a> {
     /// Copied to the device first.
@@ -58,14 +58,14 @@ pub enum Feed<'a> {
 pub struct Capture(u32);
 
 impl Capture {
-    /// A number that no other run of this process has.
+    /// Returns a number that no other run of this process has.
     pub fn unique() -> Self {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// ONNX Runtime's `gpu_graph_id`.
+    /// Returns ONNX Runtime's `gpu_graph_id`.
     pub(super) fn id(self) -> u32 {
         self.0
     }

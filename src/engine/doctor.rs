@@ -1,4 +1,4 @@
-//! What this machine can run models with, by trying.
+//! Diagnosis of engines: which of them run models on this machine, found by trying.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::onnx::{DataType, proto, value_info};
 
-/// What was found.
+/// The diagnosis.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Report {
     /// The engines, the preferred one first.
@@ -61,7 +61,7 @@ pub struct ProviderReport {
 }
 
 impl Report {
-    /// The engine that [`super::choose`] takes when none is named.
+    /// Returns the engine that [`super::choose`] takes when none is named.
     pub fn preferred(&self) -> Option<&EngineReport> {
         self.engines.iter().find(|e| e.works)
     }
@@ -133,7 +133,7 @@ fn try_out(engine: &dyn Engine, options: &SessionOptions) -> Result<Vec<Placemen
     }
 }
 
-/// `y = x + x` for a float `x [1, 2]`: IR 8, opset 17.
+/// Returns the model `y = x + x` for a float `x [1, 2]`: IR 8, opset 17.
 fn doubling_model() -> Vec<u8> {
     use proto::{
         GraphProto, ModelProto, NodeProto, OperatorSetIdProto, tensor_shape_proto::dimension::Value,

@@ -1,4 +1,4 @@
-//! What can go wrong between asking for an engine and reading a model's outputs.
+//! Errors of engines, from the choice of one to the outputs of a model.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub enum EngineError {
         tried.iter().map(|t| format!("\n  {t}")).collect::<String>()
     )]
     LibraryNotFound {
-        /// Each place that was looked at and what was (not) there.
+        /// Each place that was searched and what was (not) there.
         tried: Vec<String>,
     },
     /// A library was found, but it cannot be used.
@@ -59,7 +59,7 @@ pub enum EngineError {
         provider: ProviderKind,
         /// The option.
         name: String,
-        /// What is wrong, and what would be right.
+        /// The fault, and the remedy.
         what: String,
     },
     /// The engine is not in this build.
@@ -113,7 +113,7 @@ pub enum EngineError {
     Tensor {
         /// The tensor or file.
         place: String,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// The model file itself is broken or missing.
@@ -121,13 +121,13 @@ pub enum EngineError {
     Model {
         /// The model's path, or "a model in memory".
         model: String,
-        /// What is wrong.
+        /// The fault.
         source: OnnxError,
     },
     /// A file could not be read or written.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb phrase.
+        /// The attempt, as a verb phrase.
         action: &'static str,
         /// The file.
         path: PathBuf,

@@ -8,7 +8,7 @@ use crate::onnx::{
     wire::{Field, message_head},
 };
 
-/// Whether any initializer's data lies in a file of which `readable` says that the engine cannot read it.
+/// Returns whether any initializer's data lies in a file of which `readable` says that the engine cannot read it.
 pub(super) fn needs_inlining(source: &Source, readable: impl Fn(&str) -> bool) -> Result<bool, OnnxError> {
     for field in initializers(source) {
         if let Payload::External(range) = TensorHeader::parse(field.value())?.payload
@@ -20,7 +20,7 @@ pub(super) fn needs_inlining(source: &Source, readable: impl Fn(&str) -> bool) -
     Ok(false)
 }
 
-/// The model's bytes with all external initializers' elements in their `raw_data`. It can exceed the 2 GiB that
+/// Returns the model's bytes with all external initializers' elements in their `raw_data`. It can exceed the 2 GiB that
 /// protobuf libraries allow.
 pub(super) fn inline(source: &Source) -> Result<Vec<u8>, OnnxError> {
     let mut graph = Vec::new();

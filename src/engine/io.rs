@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    /// What `numpy.save` of NumPy 2.4.6 writes for small arrays: a header of 128 bytes, then the elements.
+    /// The bytes that `numpy.save` of NumPy 2.4.6 writes for small arrays: a header of 128 bytes, then the elements.
     fn saved_by_numpy(header: &str, elements: &[u8]) -> Vec<u8> {
         let mut bytes = b"\x93NUMPY\x01\x00v\x00".to_vec();
         bytes.extend_from_slice(format!("{header:117}\n").as_bytes());

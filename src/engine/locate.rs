@@ -52,9 +52,9 @@ impl fmt::Display for Origin {
 /// Where to look, in this order.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
-    /// The library that the user named, or the folder that it is in. Nothing else is looked at then.
+    /// The library that the user named, or the folder that it is in. No other place is searched then.
     pub given: Option<PathBuf>,
-    /// What ORT_DYLIB_PATH says. Nothing else is looked at then.
+    /// The value of ORT_DYLIB_PATH. No other place is searched then.
     pub environment: Option<PathBuf>,
     /// Folders that a fetched library lies in.
     pub cache: Vec<PathBuf>,
@@ -68,7 +68,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// The places that this process's environment names.
+    /// Returns the places that this process's environment names.
     pub fn from_environment(given: Option<PathBuf>) -> Self {
         let variable = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let system = match consts::OS {
@@ -141,7 +141,7 @@ pub fn locate(places: &Places) -> Result<Located, EngineError> {
     Err(EngineError::LibraryNotFound { tried })
 }
 
-/// The library that `path` names: itself, or the newest one in the folder.
+/// Returns the library that `path` names: itself, or the newest one in the folder.
 fn named_library(path: &Path) -> Result<PathBuf, EngineError> {
     if path.is_dir() {
         let mut tried = Vec::new();
@@ -156,7 +156,7 @@ fn named_library(path: &Path) -> Result<PathBuf, EngineError> {
     }
 }
 
-/// The newest usable libonnxruntime in a folder; without one, `tried` gets the reason.
+/// Returns the newest usable libonnxruntime in a folder; without one, `tried` gets the reason.
 fn newest(folder: &Path, tried: &mut Vec<String>) -> Option<PathBuf> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -182,7 +182,7 @@ fn newest(folder: &Path, tried: &mut Vec<String>) -> Option<PathBuf> {
     Some(folder.join(name))
 }
 
-/// The version in a library's file name, empty if there is none; `None` if it is not libonnxruntime.
+/// Returns the version in a library's file name, empty if there is none; `None` if it is not libonnxruntime.
 fn library_version(name: &str) -> Option<Vec<u32>> {
     let version = match consts::OS {
         "macos" => name.strip_prefix("libonnxruntime")?.strip_suffix(".dylib")?,
@@ -194,13 +194,13 @@ fn library_version(name: &str) -> Option<Vec<u32>> {
     version.strip_prefix('.')?.split('.').map(|part| part.parse().ok()).collect()
 }
 
-/// The Python environment that this program lies in the `bin` of, if it does: pip puts it there.
+/// Returns the Python environment that this program lies in the `bin` of, if it does: pip puts it there.
 fn own_environment() -> Option<PathBuf> {
     let prefix = env::current_exe().ok()?.parent()?.parent()?.to_path_buf();
     (!site_packages(&prefix).is_empty()).then_some(prefix)
 }
 
-/// `lib/python3.x/site-packages` of a Python environment, the newest Python first.
+/// Returns `lib/python3.x/site-packages` of a Python environment, the newest Python first.
 fn site_packages(prefix: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(prefix.join("lib")) else { return Vec::new() };
     let mut pythons: Vec<(u32, PathBuf)> = entries
@@ -224,7 +224,7 @@ spec = find_spec('onnxruntime')
 if spec and spec.origin: sys.stdout.write(spec.origin)
 ";
 
-/// The folder of packages that holds `python`'s onnxruntime.
+/// Returns the folder of packages that holds `python`'s onnxruntime.
 fn ask_python(python: &Path) -> Result<PathBuf, String> {
     let mut child = Command::new(python)
         .args(["-c", FIND_PACKAGE])

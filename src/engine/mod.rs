@@ -45,12 +45,12 @@ pub use signature::{Dim, Signature, TensorInfo};
 pub use tensor::{HostTensor, TensorData, UINT8};
 pub use tensorrt::ShapeRange;
 
-/// Loads models.
+/// An engine, which loads models.
 pub trait Engine: Send + Sync {
-    /// Which engine it is.
+    /// Returns which engine it is.
     fn kind(&self) -> EngineKind;
 
-    /// The engine's version: `1.31.1`.
+    /// Returns the engine's version: `1.31.1`.
     fn version(&self) -> &str;
 
     /// Loads the model at `path`; its external data lies beside it.
@@ -68,10 +68,10 @@ pub trait Engine: Send + Sync {
 
 /// A loaded model.
 pub trait Session: Send {
-    /// The inputs that a run must be fed.
+    /// Returns the inputs that a run must be fed.
     fn inputs(&self) -> &[TensorInfo];
 
-    /// The outputs that a run gives.
+    /// Returns the outputs that a run gives.
     fn outputs(&self) -> &[TensorInfo];
 
     /// Runs the model. `inputs` are named, in any order, and only read; `outputs` are the ones wanted, all for `None`.
@@ -86,13 +86,14 @@ pub trait Session: Send {
         outputs: Option<&[&str]>,
     ) -> Result<Vec<(String, HostTensor)>, EngineError>;
 
-    /// How many of the optimised graph's nodes run where. Empty if no provider was asked for, or the engine has only
-    /// one place.
+    /// Returns how many of the optimised graph's nodes run where. Empty if no provider was asked for, or the engine has
+    /// only one place.
     fn placement(&self) -> &[Placement] {
         &[]
     }
 
-    /// Itself, if it can be run from and into memory of its device; `None` for engines that have no such memory.
+    /// Returns the engine itself, if it can be run from and into memory of its device; `None` for engines that have no
+    /// such memory.
     fn device(&mut self) -> Option<&mut dyn DeviceSession> {
         None
     }
@@ -149,11 +150,11 @@ pub struct SessionOptions {
     pub intra_threads: Option<NonZeroUsize>,
     /// How far the graph is optimised.
     pub optimization: Optimization,
-    /// What to do with the weights.
+    /// How weights are kept in memory.
     pub memory: MemoryMode,
     /// Execution providers, the preferred one first; the CPU takes what they leave. Empty for the CPU alone.
     pub providers: Vec<Provider>,
-    /// What to do with nodes that no requested provider takes.
+    /// How nodes are treated that no requested provider takes.
     pub cpu_fallback: CpuFallback,
     /// Concrete dimensions, by input. tract needs them for all inputs that have dynamic ones; ONNX Runtime specialises
     /// named dimensions to them; rten doesn't need them.
@@ -168,7 +169,7 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
-    /// Whether sessions compute in memory of their own, apart from the host's.
+    /// Returns whether sessions compute in memory of their own, apart from the host's.
     pub fn runs_on_a_device(&self) -> bool {
         self.providers.first().is_some_and(|provider| provider.kind != ProviderKind::Cpu)
     }
@@ -199,7 +200,7 @@ pub enum MemoryMode {
     Low,
 }
 
-/// What happens to nodes that none of the requested providers takes.
+/// How nodes are treated that none of the requested providers takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CpuFallback {
     /// The CPU runs them; [`Session::placement`] says how many.

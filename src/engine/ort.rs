@@ -85,12 +85,13 @@ impl OrtEngine {
         Ok(engine)
     }
 
-    /// The library.
+    /// Returns the library.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the library was built with this provider. It can still lack the provider's own libraries or a device:
+    /// Returns whether the library was built with this provider. It can still lack the provider's own libraries or a
+    /// device:
     /// [`super::doctor`] tries.
     pub fn has_provider(&self, provider: ProviderKind) -> bool {
         provider.is_built_in()
@@ -301,7 +302,7 @@ impl Session for OrtSession {
         let selector = selected.iter().fold(OutputSelector::no_default(), |s, name| s.with(*name));
         let mut options = RunOptions::new().map_err(message)?;
         if self.captures {
-            // What is fed and what comes out lies elsewhere in each run: nothing to replay.
+            // Inputs and outputs lie elsewhere in each run: nothing to replay.
             options.set("gpu_graph_id", "-1").map_err(message)?;
         }
         if self.gives_back {
@@ -327,7 +328,7 @@ impl Session for OrtSession {
     }
 }
 
-/// ONNX Runtime's reason for refusing a model, and what to do where CUDA graphs are the reason.
+/// Returns ONNX Runtime's reason for refusing a model, and what to do where CUDA graphs are the reason.
 fn explained(reason: &str, placement: &[Placement]) -> String {
     if !reason.contains("graph capture") {
         return reason.to_string();
@@ -342,7 +343,7 @@ fn explained(reason: &str, placement: &[Placement]) -> String {
     )
 }
 
-/// The version that a library calls itself.
+/// Returns the version that a library calls itself.
 fn library_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers. The file is one that the user named, or is called
     // libonnxruntime in a place where ONNX Runtime is installed; it is about to be run anyway.
@@ -360,7 +361,7 @@ fn library_version(path: &Path) -> Result<String, String> {
     Ok(version.to_string_lossy().into_owned())
 }
 
-/// The `22` of `1.22.0`.
+/// Returns the `22` of `1.22.0`.
 pub(super) fn minor(version: &str) -> Option<u32> {
     let mut parts = version.split('.');
     match (parts.next()?.parse::<u32>().ok()?, parts.next()?.parse().ok()?) {

@@ -36,7 +36,7 @@ impl ProviderKind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Cpu, Self::Cuda, Self::TensorRt, Self::NvTensorRtRtx];
 
-    /// ONNX Runtime's name: `CUDAExecutionProvider`.
+    /// Returns ONNX Runtime's name: `CUDAExecutionProvider`.
     pub fn ort_name(self) -> &'static str {
         match self {
             Self::Cpu => "CPUExecutionProvider",
@@ -46,7 +46,7 @@ impl ProviderKind {
         }
     }
 
-    /// What a machine needs for it.
+    /// Returns the requirements of the provider on a machine.
     pub fn needs(self) -> &'static str {
         match self {
             Self::Cpu => "nothing more",
@@ -67,7 +67,7 @@ impl ProviderKind {
         }
     }
 
-    /// Whether the loaded ONNX Runtime was built with it; it may still lack libraries or a device.
+    /// Returns whether the loaded ONNX Runtime was built with it; it may still lack libraries or a device.
     pub(super) fn is_built_in(self) -> bool {
         match self {
             Self::Cpu => Ok(true),
@@ -147,17 +147,17 @@ impl Provider {
         Ok(())
     }
 
-    /// Whether an option is given and switched on.
+    /// Returns whether an option is given and switched on.
     pub(super) fn is_on(&self, option: &str) -> bool {
         self.options.get(option).is_some_and(|value| ["1", "True", "true"].contains(&value.as_str()))
     }
 
-    /// Whether its options ask for CUDA graphs.
+    /// Returns whether its options ask for CUDA graphs.
     pub fn captures_cuda_graphs(&self) -> bool {
         self.kind.cuda_graph_option().is_some_and(|option| self.is_on(option))
     }
 
-    /// The same provider without CUDA graphs, for models that are not run from and into device memory.
+    /// Returns the same provider without CUDA graphs, for models that are not run from and into device memory.
     #[must_use]
     pub fn without_cuda_graphs(mut self) -> Self {
         if let Some(option) = self.kind.cuda_graph_option() {
@@ -166,8 +166,8 @@ impl Provider {
         self
     }
 
-    /// On what to run graphs of a few operators that are fed what this provider's models give. TensorRT would build an
-    /// engine for each, so that CUDA, which it stands on and whose memory it uses, runs them.
+    /// Returns the provider for graphs of a few operators that are fed what this provider's models give. TensorRT would
+    /// build an engine for each, so that CUDA, which it stands on and whose memory it uses, runs them.
     pub fn for_small_graphs(&self) -> Self {
         let kind = match self.kind {
             ProviderKind::TensorRt => ProviderKind::Cuda,
@@ -199,7 +199,7 @@ const ADDRESSES: [&str; 11] = [
 ];
 
 impl ProviderKind {
-    /// The option that switches CUDA graphs on.
+    /// Returns the option that switches CUDA graphs on.
     pub(super) fn cuda_graph_option(self) -> Option<&'static str> {
         match self {
             Self::Cpu => None,
@@ -208,7 +208,7 @@ impl ProviderKind {
         }
     }
 
-    /// The names of its options in ONNX Runtime 1.31, without the ones that are pointers.
+    /// Returns the names of its options in ONNX Runtime 1.31, without the ones that are pointers.
     pub fn options(self) -> &'static [&'static str] {
         match self {
             Self::Cpu => &[],

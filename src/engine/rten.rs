@@ -63,7 +63,7 @@ impl Engine for RtenEngine {
     }
 }
 
-/// Whether rten reads external data at this location.
+/// Returns whether rten reads external data at this location.
 fn is_readable(location: &str) -> bool {
     let path = Path::new(location);
     let mut components = path.components();
@@ -146,7 +146,7 @@ impl Session for RtenSession {
     }
 }
 
-/// A tensor in a type that rten computes in.
+/// Returns a tensor in a type that rten computes in.
 fn value(tensor: &HostTensor) -> Result<ValueOrView<'_>, String> {
     let dims = tensor.dims();
     let view = match tensor.data() {
@@ -167,7 +167,7 @@ fn value(tensor: &HostTensor) -> Result<ValueOrView<'_>, String> {
     Ok(view.into())
 }
 
-/// A result of rten in the type that the model declares.
+/// Returns a result of rten in the type that the model declares.
 fn host(value: &Value, declared: DataType) -> Result<HostTensor, String> {
     let dims: Vec<usize> = value.shape().to_vec();
     let tensor = match value {

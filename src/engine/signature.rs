@@ -1,4 +1,4 @@
-//! What a model takes and gives, and checking what is fed to it before an engine sees it.
+//! Signatures of models: declared inputs and outputs, and the check of tensors before an engine sees them.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -86,11 +86,12 @@ impl Signature {
     }
 }
 
-/// The declarations of a model that an engine without providers and settings of its own is to run.
+/// Returns the declarations of a model that an engine without providers and settings of its own is to run.
 ///
 /// # Errors
-/// What `options` ask for that only ONNX Runtime has; [`EngineError::Model`] if a declaration is broken;
-/// [`EngineError::Signature`] if dimensions are fixed that the model doesn't have.
+/// [`EngineError::Provider`] and [`EngineError::Load`] if `options` have things that only ONNX Runtime has;
+/// [`EngineError::Model`] if a declaration is broken; [`EngineError::Signature`] if dimensions are fixed that the model
+/// doesn't have.
 pub(super) fn for_cpu_engine(
     engine: EngineKind,
     model: &str,
@@ -133,7 +134,7 @@ pub(crate) fn tensor_info(message: bytes::Bytes) -> Result<TensorInfo, OnnxError
     Ok(TensorInfo { name, data_type, dims })
 }
 
-/// The inputs in the order of `declared`.
+/// Returns the inputs in the order of `declared`.
 ///
 /// # Errors
 /// [`EngineError::Signature`] if one is missing, unknown, fed twice, or not of the declared type, rank or fixed size.
@@ -180,7 +181,7 @@ fn fits(info: &TensorInfo, tensor: &HostTensor) -> bool {
     dims && info.data_type == tensor.data_type()
 }
 
-/// The positions in `declared` of the outputs asked for; all of them for `None`.
+/// Returns the positions in `declared` of the outputs asked for; all of them for `None`.
 ///
 /// # Errors
 /// [`EngineError::Signature`] if the model has no such output.
@@ -200,7 +201,7 @@ pub(super) fn match_outputs(
     asked.iter().map(one).collect()
 }
 
-/// The sizes that `fixed` gives to named dimensions, by name, in the order of the inputs.
+/// Returns the sizes that `fixed` gives to named dimensions, by name, in the order of the inputs.
 ///
 /// # Errors
 /// [`EngineError::Signature`] if an input is unknown, has another number of dimensions or another fixed size, or one

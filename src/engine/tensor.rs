@@ -60,17 +60,17 @@ from_vec!(f32 => Float, f16 => Float16, bf16 => Bfloat16, f64 => Double, i64 => 
     bool => Bool);
 
 impl TensorData {
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         with_elements!(self, v => v.len())
     }
 
-    /// Whether there are no elements.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The element type.
+    /// Returns the element type.
     pub fn data_type(&self) -> DataType {
         match self {
             Self::Float(_) => DataType::FLOAT,
@@ -86,7 +86,7 @@ impl TensorData {
 }
 
 impl HostTensor {
-    /// A tensor of these dimensions and elements; no dimensions make a scalar.
+    /// Returns a tensor of these dimensions and elements; no dimensions make a scalar.
     ///
     /// # Errors
     /// [`EngineError::Tensor`] if the dimensions need more or fewer elements.
@@ -101,7 +101,7 @@ impl HostTensor {
         }
     }
 
-    /// A scalar.
+    /// Returns a scalar.
     pub fn scalar<T>(value: T) -> Self
     where
         Vec<T>: Into<TensorData>,
@@ -109,7 +109,7 @@ impl HostTensor {
         Self { dims: Vec::new(), data: vec![value].into() }
     }
 
-    /// A tensor of one type's little-endian bytes, as `raw_data`, .npy and .safetensors hold them.
+    /// Returns a tensor of one type's little-endian bytes, as `raw_data`, .npy and .safetensors hold them.
     ///
     /// # Errors
     /// [`EngineError::Tensor`] if the dimensions need more or fewer bytes, or host tensors don't have the type.
@@ -145,7 +145,7 @@ impl HostTensor {
         Self::new(dims, data)
     }
 
-    /// The elements as little-endian bytes.
+    /// Returns the elements as little-endian bytes.
     pub fn to_le_bytes(&self) -> Vec<u8> {
         match &self.data {
             TensorData::Float(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
@@ -159,27 +159,27 @@ impl HostTensor {
         }
     }
 
-    /// The dimensions; none for a scalar.
+    /// Returns the dimensions; none for a scalar.
     pub fn dims(&self) -> &[usize] {
         &self.dims
     }
 
-    /// The elements.
+    /// Returns the elements.
     pub fn data(&self) -> &TensorData {
         &self.data
     }
 
-    /// The elements, without the dimensions.
+    /// Returns the elements, without the dimensions.
     pub fn into_data(self) -> TensorData {
         self.data
     }
 
-    /// The element type.
+    /// Returns the element type.
     pub fn data_type(&self) -> DataType {
         self.data.data_type()
     }
 
-    /// The elements of a float32 tensor; `None` for another type.
+    /// Returns the elements of a float32 tensor; `None` for another type.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.data {
             TensorData::Float(v) => Some(v),
@@ -187,7 +187,7 @@ impl HostTensor {
         }
     }
 
-    /// The elements of a float32 tensor, to be written; `None` for another type.
+    /// Returns the elements of a float32 tensor, to be written; `None` for another type.
     pub fn as_f32_mut(&mut self) -> Option<&mut [f32]> {
         match &mut self.data {
             TensorData::Float(v) => Some(v),
@@ -195,7 +195,7 @@ impl HostTensor {
         }
     }
 
-    /// The elements as float32, rounded to nearest; booleans become 0 and 1.
+    /// Returns the elements as float32, rounded to nearest; booleans become 0 and 1.
     pub fn to_f32(&self) -> Vec<f32> {
         match &self.data {
             TensorData::Float(v) => v.clone(),
@@ -209,7 +209,7 @@ impl HostTensor {
         }
     }
 
-    /// The elements as int64; fractions are cut off, floats out of range saturate, NaN is 0 (Rust's `as`).
+    /// Returns the elements as int64; fractions are cut off, floats out of range saturate, NaN is 0 (Rust's `as`).
     pub fn to_i64(&self) -> Vec<i64> {
         match &self.data {
             TensorData::Float(v) => v.iter().map(|x| *x as i64).collect(),
@@ -223,7 +223,8 @@ impl HostTensor {
         }
     }
 
-    /// The same tensor in another element type, each element converted on its own: floats to nearest, to integers as
+    /// Returns the same tensor in another element type, each element converted on its own: floats to nearest, to
+    /// integers as
     /// [`HostTensor::to_i64`] does, to bool as "not zero".
     ///
     /// # Errors
@@ -274,7 +275,7 @@ impl HostTensor {
         Self::new(self.dims.clone(), data)
     }
 
-    /// The elements as a float32 array.
+    /// Returns the elements as a float32 array.
     pub fn to_array(&self) -> ArrayD<f32> {
         // The dimensions always fit the elements, so the fallback is never taken.
         ArrayD::from_shape_vec(IxDyn(&self.dims), self.to_f32()).unwrap_or_default()
@@ -288,12 +289,12 @@ impl From<ArrayD<f32>> for HostTensor {
     }
 }
 
-/// Number of elements of these dimensions; `None` when it overflows.
+/// Returns the number of elements of these dimensions; `None` when it overflows.
 fn element_count(dims: &[usize]) -> Option<usize> {
     dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d))
 }
 
-/// `tensor`, whose elements are in column-major (Fortran) order, in row-major order.
+/// Returns `tensor`, whose elements are in column-major (Fortran) order, in row-major order.
 pub(super) fn from_column_major(tensor: HostTensor) -> HostTensor {
     fn reorder<T: Clone>(dims: &[usize], elements: Vec<T>) -> Vec<T> {
         match ArrayD::from_shape_vec(IxDyn(dims).f(), elements) {

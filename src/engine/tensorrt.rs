@@ -1,4 +1,4 @@
-//! What TensorRT's two providers need to know of a model before they build an engine for it, and where they keep it.
+//! TensorRT: optimisation profiles, engine caches and their keys, for both of its providers.
 //!
 //! ONNX Runtime names a cached TensorRT engine by the graph's structure and names, never by its weights (its issues
 //! 6455 and 21672): with one cache for both, a pruned graph would silently run the dense one's engine. So each engine
@@ -42,7 +42,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// The profile of the inputs that have dimensions of any size; the others need none.
+    /// Returns the profile of the inputs that have dimensions of any size; the others need none.
     ///
     /// # Errors
     /// Which input has no range, or one that its declaration doesn't allow, or a name that cannot be in a profile.
@@ -89,7 +89,7 @@ impl Profile {
     }
 }
 
-/// What decides a TensorRT engine. Two that differ in anything never share one.
+/// All that decides a TensorRT engine. Two that differ in anything never share one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineKey<'a> {
     /// Digest of the model file and the elements of its weights ([`weight_digest`]).
@@ -103,7 +103,7 @@ pub struct EngineKey<'a> {
 }
 
 impl EngineKey<'_> {
-    /// The key as 16 hexadecimal digits.
+    /// Returns the key as 16 hexadecimal digits.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         let mut part = |text: &str| {
@@ -122,7 +122,7 @@ impl EngineKey<'_> {
     }
 }
 
-/// The digest of a model and all its weights, wherever they are.
+/// Returns the digest of a model and all its weights, wherever they are.
 ///
 /// # Errors
 /// [`OnnxError`] if a weight cannot be read.
@@ -155,8 +155,9 @@ fn external_digest(source: &Source, header: &TensorHeader) -> Result<Option<[u8;
     Ok(Some(hash.finalize().into()))
 }
 
-/// NVIDIA's driver and GPUs as Linux tells them below `proc` (`/proc/driver/nvidia`), and which of them CUDA sees and
-/// takes. Empty parts where the system doesn't say: ONNX Runtime still puts the compute capability into file names.
+/// Returns NVIDIA's driver and GPUs as Linux reports them below `proc` (`/proc/driver/nvidia`), and which of them CUDA
+/// sees and takes. Empty parts where the system doesn't say: ONNX Runtime still puts the compute capability into file
+/// names.
 pub fn gpu(proc: &Path, visible: Option<&str>, device: &str) -> String {
     let driver = fs::read_to_string(proc.join("version")).unwrap_or_default();
     let driver = driver.lines().next().unwrap_or_default().to_string();
@@ -171,7 +172,7 @@ pub fn gpu(proc: &Path, visible: Option<&str>, device: &str) -> String {
     format!("{driver}\n{}\n{}\n{device}", models.join("\n"), visible.unwrap_or_default())
 }
 
-/// The version of the TensorRT library that a provider will load; empty if there is none.
+/// Returns the version of the TensorRT library that a provider will load; empty if there is none.
 fn library_version(kind: ProviderKind) -> String {
     let name = match kind {
         ProviderKind::TensorRt => "libnvinfer.so.10",
@@ -190,7 +191,7 @@ fn library_version(kind: ProviderKind) -> String {
 /// set stays. Other providers are left as they are.
 ///
 /// # Errors
-/// What is wrong with the profile, the weights or the cache folder.
+/// [`EngineError`] where the profile, the weights or the cache folder is wrong.
 pub(super) fn complete(
     provider: &mut Provider,
     source: &Source,
@@ -390,7 +391,7 @@ mod tests {
         assert!(cache.path().join("tensorrt/0123").is_dir());
         let options = cached(ProviderKind::NvTensorRtRtx, &[]);
         assert_eq!(options["nv_runtime_cache_path"], path("nvtensorrtrtx/0123"));
-        // What the user says stays.
+        // Options of the user's stay.
         let own = [("trt_engine_cache_path", "/mine"), ("trt_timing_cache_enable", "0")];
         let options = cached(ProviderKind::TensorRt, &own);
         assert_eq!(options["trt_engine_cache_path"], "/mine");

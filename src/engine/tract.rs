@@ -112,7 +112,7 @@ fn build(
     typed.and_then(|typed| typed.into_runnable()).map_err(reason)
 }
 
-/// An error of tract with its causes, outermost first.
+/// Returns an error of tract with its causes, outermost first.
 fn reason(error: impl Into<tract_onnx::prelude::TractError>) -> String {
     format!("{:#}", error.into())
 }
@@ -187,7 +187,7 @@ fn tract_tensor(tensor: &HostTensor) -> Result<Tensor, String> {
     .map_err(reason)
 }
 
-/// A result of tract in the type that the model declares.
+/// Returns a result of tract in the type that the model declares.
 fn host(tensor: &Tensor, declared: DataType) -> Result<HostTensor, String> {
     fn copy<T: Datum + Copy>(tensor: &Tensor) -> Result<HostTensor, String>
     where

@@ -1,4 +1,4 @@
-//! What must hold of a graph after every pass.
+//! Invariants of a graph, checked after every pass.
 //!
 //! 1. Single assignment: each value has one origin, and that origin names the value back.
 //! 2. Topological order: a node comes after the nodes whose results it reads or captures.

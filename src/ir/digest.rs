@@ -6,9 +6,9 @@ use super::Graph;
 use crate::hex::hex;
 
 impl Graph {
-    /// SHA-256, in hex, of the graph's structure as the file has it: nodes, inputs, outputs, and name, type and
-    /// dimensions of every initializer, but no weights. It tells which model a graph was compiled from; it does not
-    /// tell two trainings of one architecture apart.
+    /// Returns the SHA-256, in hex, of the graph's structure as the file has it: nodes, inputs, outputs, and name, type
+    /// and dimensions of every initializer, but no weights. It identifies the model that a graph was compiled from; it
+    /// does not tell two trainings of one architecture apart.
     pub fn structure_digest(&self) -> String {
         let mut hash = Sha256::new();
         let mut add = |bytes: &[u8]| {

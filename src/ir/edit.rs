@@ -59,7 +59,7 @@ pub enum Place {
     Last,
 }
 
-/// Edits a graph.
+/// The editor of a graph.
 #[derive(Debug)]
 pub struct Editor<'g> {
     pub(super) graph: &'g mut Graph,
@@ -70,7 +70,7 @@ impl<'g> Editor<'g> {
         Self { graph }
     }
 
-    /// The graph as it is now.
+    /// Returns the graph as it is now.
     pub fn graph(&self) -> &Graph {
         self.graph
     }
@@ -363,7 +363,7 @@ impl<'g> Editor<'g> {
         self.graph.edits += 1;
     }
 
-    /// A value name that is not taken: `hint` itself, or with a number after it.
+    /// Returns a value name that is not taken: `hint` itself, or with a number after it.
     pub fn fresh_name(&self, hint: &str) -> String {
         let mut name = hint.to_string();
         let mut n = 1;
@@ -374,7 +374,7 @@ impl<'g> Editor<'g> {
         name
     }
 
-    /// A node name that is not taken, and is from now on: engines refuse a graph in which two nodes share one.
+    /// Returns a node name that is not taken, and is from now on: engines refuse a graph in which two nodes share one.
     fn fresh_node_name(&mut self, hint: &str) -> String {
         let mut taken = std::mem::take(&mut self.graph.node_names);
         if taken.is_empty() {

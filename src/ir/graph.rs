@@ -47,11 +47,11 @@ pub struct Graph {
 pub struct Value {
     /// Its name, unique in the graph.
     pub name: String,
-    /// What produces it.
+    /// The origin of the value.
     pub origin: Origin,
 }
 
-/// What produces a value.
+/// The origin of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The graph's input with this index.
@@ -71,7 +71,7 @@ pub enum Origin {
     Removed,
 }
 
-/// Something that reads a value.
+/// A reader of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Use {
     /// A node's operand.
@@ -122,7 +122,7 @@ pub(crate) enum Item {
 }
 
 impl Graph {
-    /// The nodes in topological order, as the model lists them.
+    /// Returns the nodes in topological order, as the model lists them.
     pub fn node_ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + '_ {
         self.first
             .iter()
@@ -132,17 +132,17 @@ impl Graph {
             .filter(|id| self.nodes[id.index()].is_some())
     }
 
-    /// The nodes with their ids, in topological order.
+    /// Returns the nodes with their ids, in topological order.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> + '_ {
         self.node_ids().filter_map(|id| Some((id, self.nodes[id.index()].as_ref()?)))
     }
 
-    /// The node with this id; `None` once it was removed.
+    /// Returns the node with this id; `None` once it was removed.
     pub fn get(&self, id: NodeId) -> Option<&Node> {
         self.nodes[id.index()].as_ref()
     }
 
-    /// The node with this id.
+    /// Returns the node with this id.
     ///
     /// # Panics
     /// If the node was removed: ids of removed nodes must not be kept across a pass.
@@ -150,32 +150,32 @@ impl Graph {
         self.nodes[id.index()].as_ref().expect("the node was not removed")
     }
 
-    /// Upper bound of node ids, for side tables indexed by [`NodeId::index`].
+    /// Returns an upper bound of node ids, for side tables indexed by [`NodeId::index`].
     pub fn node_capacity(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Upper bound of value ids, for side tables indexed by [`ValueId::index`].
+    /// Returns an upper bound of value ids, for side tables indexed by [`ValueId::index`].
     pub fn value_capacity(&self) -> usize {
         self.values.len()
     }
 
-    /// All values that were ever defined, removed ones included.
+    /// Returns all values that were ever defined, removed ones included.
     pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + use<> {
         (0..self.values.len()).map(ValueId::new)
     }
 
-    /// The value with this id.
+    /// Returns the value with this id.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.index()]
     }
 
-    /// The value with this name.
+    /// Returns the value with this name.
     pub fn value_named(&self, name: &str) -> Option<ValueId> {
         self.by_name.get(&self.values, name)
     }
 
-    /// The node that produces `value`, if one does.
+    /// Returns the node that produces `value`, if one does.
     pub fn producer(&self, value: ValueId) -> Option<NodeId> {
         match self.values[value.index()].origin {
             Origin::Node { node, .. } => Some(node),
@@ -183,7 +183,7 @@ impl Graph {
         }
     }
 
-    /// The initializer behind `value`, if it is one.
+    /// Returns the initializer behind `value`, if it is one.
     pub fn initializer_of(&self, value: ValueId) -> Option<(InitializerId, &Initializer)> {
         match self.values[value.index()].origin {
             Origin::Initializer(id) => Some((id, self.initializers[id.index()].as_ref()?)),
@@ -191,71 +191,71 @@ impl Graph {
         }
     }
 
-    /// Whether a caller can give `value` in place of its initializer. Before IR version 4, which lists every initializer
-    /// as an input, no engine lets a caller do so.
+    /// Returns whether a caller can give `value` in place of its initializer. Before IR version 4, which lists every
+    /// initializer as an input, no engine lets a caller do so.
     pub fn is_overridable(&self, value: ValueId) -> bool {
         matches!(self.values[value.index()].origin, Origin::Initializer(_))
             && self.source.ir_version().is_none_or(|version| version >= 4)
             && self.inputs.iter().any(|io| io.value == value)
     }
 
-    /// Everything that reads `value`.
+    /// Returns everything that reads `value`.
     pub fn uses(&self, value: ValueId) -> &[Use] {
         &self.uses[value.index()]
     }
 
-    /// The initializers that are there, in order.
+    /// Returns the initializers that are there, in order.
     pub fn initializers(&self) -> impl Iterator<Item = (InitializerId, &Initializer)> + '_ {
         self.initializers.iter().enumerate().filter_map(|(i, x)| Some((InitializerId::new(i), x.as_ref()?)))
     }
 
-    /// The initializer with this id; `None` once it was removed.
+    /// Returns the initializer with this id; `None` once it was removed.
     pub fn initializer(&self, id: InitializerId) -> Option<&Initializer> {
         self.initializers[id.index()].as_ref()
     }
 
-    /// The graph's inputs, added ones last.
+    /// Returns the graph's inputs, added ones last.
     pub fn inputs(&self) -> impl Iterator<Item = &GraphIo> + '_ {
         self.inputs.iter().chain(&self.extra_inputs)
     }
 
-    /// The graph's outputs.
+    /// Returns the graph's outputs.
     pub fn outputs(&self) -> &[GraphIo] {
         &self.outputs
     }
 
-    /// The type that the model states for `value` (`value_info`): a hint, not to be trusted over inference.
+    /// Returns the type that the model states for `value` (`value_info`): a hint, not to be trusted over inference.
     pub fn stated_type(&self, value: ValueId) -> Option<&TypeProto> {
         self.value_info.get(&value)
     }
 
-    /// The version of the operator set of `domain` that the model uses (the standard one for `""`).
+    /// Returns the version of the operator set of `domain` that the model uses (the standard one for `""`).
     pub fn opset(&self, domain: &str) -> Option<i64> {
         let domain = if domain == "ai.onnx" { "" } else { domain };
         self.opsets.get(domain).copied()
     }
 
-    /// The graph's name.
+    /// Returns the graph's name.
     pub fn name(&self) -> &str {
         self.new_name.as_deref().unwrap_or(&self.name)
     }
 
-    /// Whether anything was changed since the graph was loaded.
+    /// Returns whether anything was changed since the graph was loaded.
     pub fn is_edited(&self) -> bool {
         self.edits > 0
     }
 
-    /// How many edits were made since the graph was loaded: as long as it stays, so does the graph.
+    /// Returns how many edits were made since the graph was loaded: as long as it stays, so does the graph.
     pub fn edits(&self) -> u64 {
         self.edits
     }
 
-    /// The model that the graph was read from.
+    /// Returns the model that the graph was read from.
     pub fn source(&self) -> &Arc<Source> {
         &self.source
     }
 
-    /// The data files of the model.
+    /// Returns the data files of the model.
     pub fn data_files(&self) -> &Arc<DataFiles> {
         &self.source.data
     }

@@ -80,8 +80,8 @@ impl Loader {
         Ok(Self { graph, inputs: Vec::new(), outputs: Vec::new() })
     }
 
-    /// First round: everything but the nodes. The wire format does not fix the order of a graph's fields, and
-    /// exporters write the nodes before the initializers that they read.
+    /// Reads, in a first round, everything but the nodes. The wire format does not fix the order of a graph's fields,
+    /// and exporters write the nodes before the initializers that they read.
     fn define(&mut self, field: &Field) -> Result<(), OnnxError> {
         let item = match field.number {
             graph_field::NODE => {
@@ -149,7 +149,7 @@ impl Loader {
         Ok(self.graph.push_value(name, origin))
     }
 
-    /// Second round: inputs, nodes in their order, outputs, value_info.
+    /// Reads, in a second round, inputs, nodes in their order, outputs, value_info.
     fn connect(&mut self) -> Result<(), OnnxError> {
         for (info, raw) in std::mem::take(&mut self.inputs) {
             let index = self.graph.inputs.len();
@@ -226,7 +226,7 @@ impl Loader {
         Ok(())
     }
 
-    /// The value that `reader` reads by this name.
+    /// Returns the value that `reader` reads by this name.
     fn read(&mut self, reader: &NodeProto, name: &str, used: Use) -> Result<ValueId, OnnxError> {
         let value = self.graph.value_named(name).ok_or_else(|| {
             let why = match self.is_produced(name) {
@@ -242,7 +242,7 @@ impl Loader {
         Ok(value)
     }
 
-    /// Whether any node of the model, read already or not, has a result of this name.
+    /// Returns whether any node of the model, read already or not, has a result of this name.
     fn is_produced(&self, name: &str) -> bool {
         let nodes = self.graph.source.graph.fields.iter().filter(|f| f.number == graph_field::NODE);
         nodes
@@ -285,7 +285,7 @@ fn decode<M: Message + Default>(field: &Field, what: &str) -> Result<M, OnnxErro
     M::decode(field.value()).map_err(|e| OnnxError::invalid(what, format!("broken message: {e}")))
 }
 
-/// Names that `body` reads, but neither it nor a body around it (`known`) defines.
+/// Returns the names that `body` reads, but neither it nor a body around it (`known`) defines.
 ///
 /// # Errors
 /// [`OnnxError`] if the body defines a name twice, or only after it has read what another graph calls so.

@@ -5,7 +5,7 @@ use crate::onnx::OnnxError;
 
 const PIECE: usize = 256 << 10;
 
-/// How many elements of the tensor are masked. Reads the original elements and writes nothing.
+/// Returns how many elements of the tensor are masked. Reads the original elements and writes nothing.
 ///
 /// # Errors
 /// [`OnnxError::Io`] if they cannot be read.

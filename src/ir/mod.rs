@@ -31,7 +31,7 @@ macro_rules! id {
         pub struct $name(pub(crate) u32);
 
         impl $name {
-            /// Its place in the arena.
+            /// Returns the id's place in the arena.
             pub fn index(self) -> usize {
                 self.0 as usize
             }

@@ -7,7 +7,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::{Value, ValueId};
 
-/// Finds a value by the name that it has in the arena. Take a value out before its name changes there.
+/// An index of values by the name that it has in the arena. Take a value out before its name changes there.
 #[derive(Debug)]
 pub(crate) struct Names(HashTable<ValueId>);
 
@@ -16,7 +16,7 @@ impl Names {
         Self(HashTable::with_capacity(values))
     }
 
-    /// The value called `name`.
+    /// Returns the value called `name`.
     pub(crate) fn get(&self, values: &[Value], name: &str) -> Option<ValueId> {
         self.0.find(hash(name), |id| values[id.index()].name == name).copied()
     }

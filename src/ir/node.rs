@@ -29,62 +29,62 @@ pub struct Node {
 }
 
 impl Node {
-    /// Whether this is the standard ONNX operator `op_type`.
+    /// Returns whether this is the standard ONNX operator `op_type`.
     pub fn is(&self, op_type: &str) -> bool {
         self.op_type == op_type && matches!(self.domain.as_str(), "" | "ai.onnx")
     }
 
-    /// The operand at `index`, if there is one.
+    /// Returns the operand at `index`, if there is one.
     pub fn input(&self, index: usize) -> Option<ValueId> {
         self.inputs.get(index).copied().flatten()
     }
 
-    /// The result at `index`, if there is one.
+    /// Returns the result at `index`, if there is one.
     pub fn output(&self, index: usize) -> Option<ValueId> {
         self.outputs.get(index).copied().flatten()
     }
 
-    /// The operands that are there, in order.
+    /// Returns the operands that are there, in order.
     pub fn operands(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.inputs.iter().copied().flatten()
     }
 
-    /// The results that are there, in order.
+    /// Returns the results that are there, in order.
     pub fn results(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.outputs.iter().copied().flatten()
     }
 
-    /// The attribute called `name`.
+    /// Returns the attribute called `name`.
     pub fn attribute(&self, name: &str) -> Option<&AttributeProto> {
         attribute(&self.attributes, name)
     }
 
-    /// An integer attribute.
+    /// Returns an integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
         self.attribute(name).and_then(|a| a.i)
     }
 
-    /// A list of integers.
+    /// Returns a list of integers.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
         self.attribute(name).map(|a| a.ints.as_slice())
     }
 
-    /// A float attribute.
+    /// Returns a float attribute.
     pub fn float(&self, name: &str) -> Option<f32> {
         self.attribute(name).and_then(|a| a.f)
     }
 
-    /// A string attribute, if it is UTF-8.
+    /// Returns a string attribute, if it is UTF-8.
     pub fn string(&self, name: &str) -> Option<&str> {
         self.attribute(name).and_then(|a| std::str::from_utf8(a.s()).ok())
     }
 
-    /// The value of the metadata entry `key`.
+    /// Returns the value of the metadata entry `key`.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.iter().find(|e| e.key() == key).map(|e| e.value())
     }
 
-    /// The node as messages name it: `MatMul node \`/down_blocks.0/.../MatMul\``.
+    /// Returns the node as messages name it: `MatMul node \`/down_blocks.0/.../MatMul\``.
     pub fn describe(&self) -> String {
         if self.name.is_empty() {
             format!("unnamed {} node", self.op_type)
@@ -94,7 +94,7 @@ impl Node {
     }
 }
 
-/// The attribute called `name` among `attributes`.
+/// Returns the attribute called `name` among `attributes`.
 pub fn attribute<'a>(attributes: &'a [AttributeProto], name: &str) -> Option<&'a AttributeProto> {
     attributes.iter().find(|a| a.name() == name)
 }

@@ -52,7 +52,7 @@ fn rename_in_body(body: &Bytes, old: &str, new: &str) -> Result<Bytes, EditError
     })
 }
 
-/// Whether `body` has an input, an initializer or a result called `name`.
+/// Returns whether `body` has an input, an initializer or a result called `name`.
 fn defines(body: &Bytes, name: &str) -> Result<bool, EditError> {
     for f in wire::split(body)? {
         // Which field of NodeProto, TensorProto or ValueInfoProto has the name.
@@ -69,7 +69,7 @@ fn defines(body: &Bytes, name: &str) -> Result<bool, EditError> {
     Ok(false)
 }
 
-/// `message` with the content of each field that `change` has something for replaced.
+/// Returns `message` with the content of each field that `change` has something for replaced.
 fn map_fields(
     message: &Bytes,
     change: impl Fn(&Field) -> Result<Option<Bytes>, EditError>,

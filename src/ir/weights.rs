@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::Graph;
 use crate::onnx::{DataFile, OnnxError, Payload, TensorHeader, tensor};
 
-/// Reads the little-endian elements of one tensor, a range at a time.
+/// A reader of the little-endian elements of one tensor, a range at a time.
 #[derive(Clone, Debug)]
 pub enum WeightReader {
     /// They are in a file.
@@ -24,7 +24,7 @@ pub enum WeightReader {
 }
 
 impl WeightReader {
-    /// Number of bytes.
+    /// Returns number of bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::File { len, .. } => *len,
@@ -32,7 +32,7 @@ impl WeightReader {
         }
     }
 
-    /// Whether there are no elements.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -59,19 +59,19 @@ impl WeightReader {
 /// One run of a [`Transform`] over a tensor: edits the next piece in place, returns how many elements it masked.
 pub type TransformRun = Box<dyn FnMut(&mut [u8]) -> u64 + Send>;
 
-/// Changes a tensor's elements on their way through: called with one piece after the other, in order. Pieces are
+/// A change of a tensor's elements on their way through: called with one piece after the other, in order. Pieces are
 /// whole multiples of [`Transform::granularity`] bytes (but the last may be shorter).
 pub trait Transform: Send + Sync + fmt::Debug {
-    /// Number of bytes that must be seen together.
+    /// Returns number of bytes that must be seen together.
     fn granularity(&self) -> usize;
 
-    /// If all that it does is to set elements of magnitude up to some threshold to 0: that threshold.
+    /// Returns the threshold, if all that it does is to set elements of magnitude up to some threshold to 0.
     fn threshold(&self) -> Option<f32> {
         None
     }
 
-    /// A fresh run over the tensor's bytes. Each call of the closure edits the next piece in place and returns how
-    /// many of its elements are masked.
+    /// Returns a fresh run over the tensor's bytes. Each call of the closure edits the next piece in place and returns
+    /// how many of its elements are masked.
     fn start(&self) -> TransformRun;
 }
 
@@ -80,7 +80,7 @@ pub trait Transform: Send + Sync + fmt::Debug {
 pub struct Masked {
     /// The original elements.
     pub original: WeightReader,
-    /// What becomes of them.
+    /// Their replacement.
     pub transform: Arc<dyn Transform>,
 }
 
@@ -94,7 +94,7 @@ pub enum NewData {
 }
 
 impl Graph {
-    /// A reader of the original elements of the tensor `header`.
+    /// Returns a reader of the original elements of the tensor `header`.
     ///
     /// # Errors
     /// [`OnnxError`] if external data is missing or too short, or the elements do not fit the shape.

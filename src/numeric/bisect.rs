@@ -2,7 +2,7 @@
 //!
 //! Nodes are paired as `diff` pairs them. Each round runs both models with a few of the values between those known to
 //! agree and the earliest known to diverge, so no more than [`PROBES`] tensors of each are held at once, and the
-//! rounds grow with the logarithm of the graph. Nothing is taken for granted about values that were not looked at: the
+//! rounds grow with the logarithm of the graph. Nothing is taken for granted about values that were not read: the
 //! result is a tensor that diverges and whose paired ancestors, followed up to the nearest, all agree.
 
 use std::path::Path;
@@ -139,7 +139,7 @@ fn candidates(graphs: [&Graph; 2], diff: &Diff) -> FxHashMap<ValueId, Candidate>
     found
 }
 
-/// The type of a value, if it is one that can be read.
+/// Returns the type of a value, if it is one that can be read.
 fn element_type(graph: &Graph, shapes: &Shapes, value: ValueId) -> Option<DataType> {
     use crate::onnx::proto::type_proto::Value;
     let stated = || match graph.stated_type(value)?.value.as_ref()? {
@@ -169,8 +169,8 @@ fn operands(graph: &Graph, value: ValueId) -> Vec<ValueId> {
     }
 }
 
-/// The candidates that `start` depends on, itself among them, as far as no value known to agree lies between; in the
-/// order of the first model.
+/// Returns the candidates that `start` depends on, itself among them, as far as no value known to agree lies between;
+/// in the order of the first model.
 fn open_candidates(
     graph: &Graph,
     start: Vec<ValueId>,
@@ -193,7 +193,7 @@ fn open_candidates(
     found.into_iter().map(|(_, value)| value).collect()
 }
 
-/// At most [`PROBES`] of these, evenly spaced.
+/// Returns at most [`PROBES`] of these, evenly spaced.
 fn spaced(values: &[ValueId]) -> Vec<ValueId> {
     let count = values.len().min(PROBES);
     (1..=count)

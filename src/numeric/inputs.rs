@@ -1,4 +1,4 @@
-//! What models are run on: stored tensors, or seeded ones made to fit what the model declares.
+//! Inputs to run models on: stored tensors, or seeded ones made to fit a model's declarations.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
 /// Inputs for one run, and the outputs that it should give if those are stored too.
 #[derive(Clone, Debug, Default)]
 pub struct Case {
-    /// What to call it: the folder's name, the size.
+    /// The name: the folder's, or the size.
     pub name: String,
     /// By the model's names.
     pub inputs: Vec<(String, HostTensor)>,
@@ -27,8 +27,8 @@ pub struct Case {
     pub expected: Vec<(String, HostTensor)>,
 }
 
-/// The `test_data_set_*` folders in `folder`, or `folder` itself if it is one. Tensors without a name belong to the
-/// model's inputs and outputs in their order.
+/// Returns the `test_data_set_*` folders in `folder`, or `folder` itself if it is one. Tensors without a name belong to
+/// the model's inputs and outputs in their order.
 ///
 /// # Errors
 /// [`NumericError`] if there is none, or a file in one cannot be read.
@@ -89,8 +89,8 @@ fn listed(declared: &[TensorInfo], what: &str) -> String {
     format!("the {what}s {all}")
 }
 
-/// The arrays of a .npz archive: one case if they are called like the model's inputs, one for each `case` if they are
-/// called `case/input`.
+/// Returns the arrays of a .npz archive: one case if they are called like the model's inputs, one for each `case` if
+/// they are called `case/input`.
 ///
 /// # Errors
 /// [`NumericError`] if the archive cannot be read, or an array is for no input.
@@ -145,7 +145,7 @@ const PIXELS: i64 = 8;
 /// (SDXL: original size, crop, target size, in image pixels) say the size of the latents.
 ///
 /// # Errors
-/// [`NumericError`] if an input's dimensions are not known, cannot be told from the sizes, or are fixed to other ones.
+/// [`NumericError`] if an input's dimensions are not known, do not follow from the sizes, or are fixed to other ones.
 pub fn seeded(graph: &Graph, signature: &Signature, sizes: &Sizes, seed: u64) -> Result<Case, NumericError> {
     let (height, width) = sizes.latents.unwrap_or((DEFAULT_SIDE, DEFAULT_SIDE));
     let bindings = bind_sizes(graph, sizes.batch, height, width, sizes.sequence);

@@ -28,7 +28,7 @@ pub struct Metrics {
     pub magnitude: f64,
 }
 
-/// JSON has no infinity.
+/// Writes a number as JSON, which has no infinity.
 fn finite_or_text<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     if number.is_finite() { serializer.serialize_f64(*number) } else { serializer.collect_str(number) }
 }
@@ -71,7 +71,7 @@ pub fn measure(expected: &HostTensor, actual: &HostTensor) -> Option<Metrics> {
     Some(Metrics { max_abs, max_rel, cosine, psnr, magnitude })
 }
 
-/// Whether some element is finite, or there is none.
+/// Returns whether some element is finite, or there is none.
 pub(super) fn has_numbers(tensor: &HostTensor) -> bool {
     let numbers = numbers(tensor);
     numbers.is_empty() || numbers.iter().any(|x| x.is_finite())
@@ -97,8 +97,9 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// What rounding in `data_type` explains in a network of many layers: 2e-2 for bfloat16, 2e-3 for float16, 1e-5 for
-    /// float32 and float64 as fractions, and 1e-8 on top for tensors of zeros; nothing for types without rounding.
+    /// Returns the tolerance that rounding in `data_type` explains in a network of many layers: 2e-2 for bfloat16, 2e-3
+    /// for float16, 1e-5 for float32 and float64 as fractions, and 1e-8 on top for tensors of zeros; nothing for types
+    /// without rounding.
     pub fn of(data_type: DataType) -> Self {
         let relative = match data_type {
             DataType::BFLOAT16 => 2e-2,
@@ -109,7 +110,7 @@ impl Tolerance {
         Self { absolute: 1e-8, relative }
     }
 
-    /// Whether a difference is small enough.
+    /// Returns whether a difference is small enough.
     pub fn allows(&self, metrics: &Metrics) -> bool {
         metrics.max_abs <= self.absolute + self.relative * metrics.magnitude
     }

@@ -27,7 +27,7 @@ pub enum NumericError {
     Inputs {
         /// The file or input.
         place: String,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// A model, run by the engine.
@@ -42,7 +42,7 @@ pub enum NumericError {
     /// No place for a copy of the model.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The attempt, as a verb phrase.
         action: &'static str,
         /// Where.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub struct Tolerances {
 }
 
 impl Tolerances {
-    /// The tolerance for a tensor that should be `expected`, given `actual`.
+    /// Returns the tolerance for a tensor that should be `expected`, given `actual`.
     pub fn between(&self, expected: DataType, actual: DataType) -> Tolerance {
         let types = [expected, actual];
         let is_float = |t: DataType| t.is_weight_float() || t == DataType::DOUBLE;
@@ -79,13 +79,13 @@ impl Tolerances {
     }
 }
 
-/// The coarsest float type among the weights of `graph`; float32 if there is none coarser.
+/// Returns the coarsest float type among the weights of `graph`; float32 if there is none coarser.
 pub fn precision(graph: &Graph) -> DataType {
     let types = graph.initializers().map(|(_, i)| &i.header).filter(|h| h.elements() > 1);
     types.map(|h| h.data_type).filter(|t| t.is_weight_float()).fold(DataType::FLOAT, coarser)
 }
 
-/// The one of two float types with the fewer bits of mantissa.
+/// Returns the one of two float types with the fewer bits of mantissa.
 pub fn coarser(a: DataType, b: DataType) -> DataType {
     let rank = |t: DataType| match t {
         DataType::BFLOAT16 => 0,
@@ -104,10 +104,10 @@ pub struct OutputComparison {
     pub output: String,
     /// How far it is off; `None` if there is nothing to measure.
     pub metrics: Option<Metrics>,
-    /// What was allowed.
+    /// The tolerance.
     pub tolerance: Tolerance,
-    /// What makes the two incomparable: the dimensions, that one is missing, or that all that was expected is infinite or
-    /// not a number.
+    /// The reason why the two cannot be compared: the dimensions, that one is missing, or that all that was expected is
+    /// infinite or not a number.
     pub problem: Option<String>,
     /// Whether it is close enough.
     pub within: bool,

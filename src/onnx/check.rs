@@ -257,7 +257,7 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// What must not be the same for two values of `field`, which are of type `inner`.
+/// Returns the key of a value of `field`, of type `inner`, which no two values may share.
 fn key<'a>(field: &Field, inner: &Message, value: &'a [u8]) -> Result<Option<Vec<&'a [u8]>>, OnnxError> {
     let first = || Ok::<_, OnnxError>(vec![text(value, 1)?]);
     Ok(match inner.name {

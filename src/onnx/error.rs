@@ -1,4 +1,4 @@
-//! What can be wrong with a model file.
+//! Errors of reading and writing model files.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ pub enum OnnxError {
     /// A file could not be opened, read or written.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb phrase: "open", "read 12 bytes at 40".
+        /// The attempt, as a verb phrase: "open", "read 12 bytes at 40".
         action: String,
         /// The file.
         path: PathBuf,
@@ -19,7 +19,7 @@ pub enum OnnxError {
     /// The bytes are not the protobuf message that they should be.
     #[error("not a valid ONNX model: {what} at byte {offset}")]
     Wire {
-        /// What was expected or found.
+        /// The expected or the found item.
         what: String,
         /// Offset from the start of the message that was being split.
         offset: usize,
@@ -29,7 +29,7 @@ pub enum OnnxError {
     Invalid {
         /// Which node, tensor or graph.
         place: String,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
     /// External data does not hold what a tensor claims.
@@ -37,7 +37,7 @@ pub enum OnnxError {
     ExternalData {
         /// Name of the initializer.
         tensor: String,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// A file cannot be, or must not be, written under this name.

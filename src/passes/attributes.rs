@@ -1,4 +1,4 @@
-//! Attributes: nodes get those that they have by the plan.
+//! Attributes that the plan gives to nodes.
 
 use super::PassError;
 use crate::{ir::Editor, rules::Change};

@@ -95,7 +95,7 @@ pub(super) fn run(
     Ok((outcomes, sharing))
 }
 
-/// What the pruned branch has in place of what the dense one has.
+/// The values and tensors of the pruned branch that replace those of the dense one.
 #[derive(Default)]
 struct Branch<'a> {
     skips: Skips,
@@ -134,7 +134,7 @@ impl Placing for Branch<'_> {
 }
 
 impl Branch<'_> {
-    /// What the pruned branch reads where the dense one reads `value`.
+    /// Returns the value that the pruned branch reads where the dense one reads `value`.
     fn value(&self, value: ValueId) -> ValueId {
         let skip = self.skips.follow(value);
         self.values.get(&skip).copied().unwrap_or(skip)
@@ -147,7 +147,7 @@ impl Branch<'_> {
         graph.node(id).inputs.iter().enumerate().map(operand).collect()
     }
 
-    /// The nodes that compute something else in the pruned branch.
+    /// Returns the nodes that compute something else in the pruned branch.
     fn differing(&self, graph: &Graph, dense: &[NodeId]) -> FxHashSet<NodeId> {
         let mut differing = FxHashSet::default();
         for id in dense {
@@ -165,7 +165,7 @@ impl Branch<'_> {
         differing
     }
 
-    /// The nodes that the pruned branch computes at all.
+    /// Returns the nodes that the pruned branch computes at all.
     fn needed(&self, graph: &Graph, dense: &[NodeId], outputs: &[ValueId]) -> FxHashSet<NodeId> {
         let mut needed: FxHashSet<NodeId> =
             outputs.iter().filter_map(|v| graph.producer(self.skips.follow(*v))).collect();
@@ -180,7 +180,7 @@ impl Branch<'_> {
     }
 }
 
-/// The value of w, a float32 scalar.
+/// Returns the value of w, a float32 scalar.
 fn mix_weight(editor: &mut Editor<'_>, weight: Option<f64>) -> Result<ValueId, PassError> {
     match weight {
         Some(w) => {

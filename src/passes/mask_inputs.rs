@@ -12,13 +12,13 @@ use crate::{
 pub struct FedWeight {
     /// The input's name.
     pub input: String,
-    /// What reads it.
+    /// The uses that read it.
     pub uses: Vec<Use>,
     /// Element type.
     pub data_type: DataType,
     /// Dimensions.
     pub dims: Vec<i64>,
-    /// What is to be fed.
+    /// The tensor to feed.
     pub data: Masked,
 }
 

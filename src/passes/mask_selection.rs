@@ -1,4 +1,4 @@
-//! Ranking: which elements of a rule's weights are masked.
+//! Mask selection: which elements of a rule's weights are masked, by rank of their magnitudes.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(super) struct Masks {
     pub(super) magnitudes: Option<Summary>,
 }
 
-/// Into so many bins magnitudes are put for reports: half to an eighth of an octave each.
+/// The number of bins that a report has for magnitudes: half to an eighth of an octave each.
 pub(crate) const REPORTED_BINS: usize = 96;
 
 /// Decides the masks of `prune`, reading its weights where a ratio needs their ranks.
@@ -115,7 +115,7 @@ fn ratio_masks(
     Ok((threshold, histogram))
 }
 
-/// A reader of an initializer's original elements.
+/// Returns a reader of an initializer's original elements.
 pub(super) fn reader(graph: &Graph, initializer: InitializerId) -> Result<WeightReader, OnnxError> {
     match graph.initializer(initializer) {
         Some(initializer) => graph.weight_reader(&initializer.header),

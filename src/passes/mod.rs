@@ -49,7 +49,7 @@ pub enum PassError {
     Broken {
         /// The pass.
         pass: &'static str,
-        /// What is broken.
+        /// The invariant that is broken.
         error: CheckError,
     },
 }
@@ -173,10 +173,10 @@ struct Context<'a> {
     fed: Vec<FedWeight>,
 }
 
-/// What is made of a graph.
+/// The graph to make of an original.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe<'a> {
-    /// What changes. For [`Target::Amplified`] the scale of masked weights is `1 - w` already, for [`Target::Dense`]
+    /// The edits. For [`Target::Amplified`] the scale of masked weights is `1 - w` already, for [`Target::Dense`]
     /// there is nothing but what both networks have.
     pub edits: &'a Edits,
     /// Which graph.
@@ -221,9 +221,9 @@ impl<'a> Recipe<'a> {
 /// What the passes found out on the way.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What each edit of weights came to, in the order of [`Edits::weights`].
+    /// The result of each edit of weights, in the order of [`Edits::weights`].
     pub weights: Vec<WeightOutcome>,
-    /// What a fused graph computes once.
+    /// The nodes that a fused graph computes once.
     pub sharing: Sharing,
     /// The inputs that [`MaskForm::Fed`] has added.
     pub fed: Vec<FedWeight>,

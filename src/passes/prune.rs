@@ -15,7 +15,7 @@ use crate::{
     rules::WeightEdit,
 };
 
-/// What one prune rule came to.
+/// The result of one prune rule.
 #[derive(Clone, Debug)]
 pub struct WeightOutcome {
     /// The threshold of the whole rule: its own, or that of its pool. `None` for a pattern, for thresholds that
@@ -136,7 +136,7 @@ fn place(
     Ok(outcome)
 }
 
-/// Every use of the weight's initializer by modules of this rule that mask it alike.
+/// Returns every use of the weight's initializer by modules of this rule that mask it alike.
 fn users(
     prune: &WeightEdit,
     masks: &[Option<WeightMask>],
@@ -150,7 +150,8 @@ fn users(
     alike.flat_map(|(other, _)| other.uses.iter().copied()).collect()
 }
 
-/// Masks an initializer where it is if all that read it are masked alike, else in a copy.
+/// The placing of masks in place: an initializer is masked where it is if all that read it are masked alike, else in a
+/// copy.
 struct InPlace;
 
 impl Placing for InPlace {
@@ -196,7 +197,7 @@ pub(super) fn add_masked(editor: &mut Editor<'_>, weight: &Weight, data: Masked)
     editor.add_initializer(&name, weight.data_type, &weight.dims, NewData::Masked(data)).0
 }
 
-/// Whether `value` leads, through Identity, Transpose and Cast nodes, to nothing but `users`.
+/// Returns whether `value` leads, through Identity, Transpose and Cast nodes, to nothing but `users`.
 fn read_only_by(graph: &Graph, value: ValueId, users: &FxHashSet<(NodeId, usize)>) -> bool {
     let mut open = vec![value];
     while let Some(value) = open.pop() {
@@ -211,8 +212,8 @@ fn read_only_by(graph: &Graph, value: ValueId, users: &FxHashSet<(NodeId, usize)
     true
 }
 
-/// `initializer` as the operand `slot` of `node` sees a weight: through copies of the Transpose, Cast and Identity nodes
-/// that stand between.
+/// Returns `initializer` as the operand `slot` of `node` sees a weight: through copies of the Transpose, Cast and
+/// Identity nodes that stand between.
 pub(super) fn seen_by(
     editor: &mut Editor<'_>,
     (node, slot): (NodeId, usize),

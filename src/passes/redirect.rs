@@ -1,4 +1,4 @@
-//! Redirect: everything that reads a value that is taken out reads what stands in for it.
+//! Redirection: whatever read a replaced value reads its replacement.
 
 use super::PassError;
 use crate::{

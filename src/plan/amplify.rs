@@ -121,7 +121,7 @@ pub(super) fn runtime(node: &Node, problems: &mut Vec<Problem>) -> Option<Runtim
     Some(runtime)
 }
 
-/// The entries of a mapping whose keys are free.
+/// Returns the entries of a mapping whose keys are free.
 fn entries<'a>(node: &'a Node, what: &'static str, problems: &mut Vec<Problem>) -> Vec<(String, &'a Node)> {
     let Value::Map(map) = &node.value else {
         problems.push(wrong_type(node, what, "a mapping"));

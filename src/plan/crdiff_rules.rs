@@ -41,12 +41,12 @@ pub(super) fn crdiff(node: &Node, problems: &mut Vec<Problem>) -> Vec<Rule> {
     }
 }
 
-/// Whether a mapping is a result file of the authors' search.
+/// Returns whether a mapping is a result file of the authors' search.
 pub(super) fn is_result(entries: &[(Key, Node)]) -> bool {
     entries.iter().any(|(key, _)| key.name.starts_with("best_global_params"))
 }
 
-/// What the numbers of a result file are.
+/// The meaning of the numbers of a result file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Method {
     /// Shares of a group.

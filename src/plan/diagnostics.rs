@@ -1,4 +1,4 @@
-//! What can be wrong with a plan, told with the place in its text.
+//! Diagnostics of plans: every fault that a plan can have, with the place in its text.
 
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode, SourceSpan};
 use std::fmt;
@@ -9,22 +9,22 @@ use std::sync::Arc;
 pub struct PlanSource(NamedSource<Arc<str>>);
 
 impl PlanSource {
-    /// A plan's text under the name `name`.
+    /// Returns a plan's text under the name `name`.
     pub fn new(name: &str, text: &str) -> Self {
         Self(NamedSource::new(name, Arc::from(text)))
     }
 
-    /// What the plan is called: the file it was loaded from.
+    /// Returns the name of the plan: the file it was loaded from.
     pub fn name(&self) -> &str {
         self.0.name()
     }
 
-    /// The whole text.
+    /// Returns the whole text.
     pub fn text(&self) -> &str {
         self.0.inner()
     }
 
-    /// The line that `at` begins in, counted from 1.
+    /// Returns the line that `at` begins in, counted from 1.
     pub fn line(&self, at: SourceSpan) -> usize {
         let end = at.offset().min(self.text().len());
         1 + self.text().as_bytes().iter().take(end).filter(|byte| **byte == b'\n').count()
@@ -52,7 +52,7 @@ pub enum Problem {
     #[error("the plan can't be read: {reason}")]
     #[diagnostic(code(plan::unreadable))]
     Unreadable {
-        /// What the system says.
+        /// The system's reason.
         reason: String,
     },
     /// The file is larger than any plan.
@@ -70,7 +70,7 @@ pub enum Problem {
     NotUtf8 {
         /// The first byte that isn't part of a character.
         offset: usize,
-        /// What it may be instead.
+        /// The encoding or format that it may be instead.
         #[help]
         help: &'static str,
     },
@@ -82,9 +82,9 @@ pub enum Problem {
     #[error("{message}")]
     #[diagnostic(code(plan::syntax))]
     Syntax {
-        /// What the YAML parser says.
+        /// The YAML parser's message.
         message: String,
-        /// What was probably meant.
+        /// The probable intention.
         #[help]
         help: Option<String>,
         /// Where.
@@ -97,7 +97,7 @@ pub enum Problem {
     UnknownKey {
         /// The key.
         key: String,
-        /// What it was found in.
+        /// The mapping it was found in.
         place: &'static str,
         /// The keys that it may be meant to be, or all there are.
         #[help]
@@ -112,7 +112,7 @@ pub enum Problem {
     DuplicateKey {
         /// The key.
         key: String,
-        /// What it was found in.
+        /// The mapping it was found in.
         place: &'static str,
         /// Where it is first.
         #[label("first")]
@@ -127,9 +127,9 @@ pub enum Problem {
     MissingKey {
         /// The key, or the keys one of which is needed.
         key: String,
-        /// What it is missing from.
+        /// The mapping it is missing from.
         place: &'static str,
-        /// What to write.
+        /// A text to write.
         #[help]
         help: Option<String>,
         /// Where it would belong.
@@ -140,11 +140,11 @@ pub enum Problem {
     #[error("{what} must be {expected}, not {found}")]
     #[diagnostic(code(plan::wrong_type))]
     WrongType {
-        /// What the value is for.
+        /// The purpose of the value.
         what: &'static str,
-        /// What it has to be.
+        /// The type it has to have.
         expected: &'static str,
-        /// What it is.
+        /// The type it has.
         found: &'static str,
         /// More on what to write.
         #[help]
@@ -157,11 +157,11 @@ pub enum Problem {
     #[error("{what} must be {expected}, not {found}")]
     #[diagnostic(code(plan::out_of_range))]
     OutOfRange {
-        /// What the value is for.
+        /// The purpose of the value.
         what: &'static str,
-        /// What it has to be.
+        /// The values it may have.
         expected: String,
-        /// What it is.
+        /// The value it has.
         found: String,
         /// Where.
         #[label("{expected}")]
@@ -181,9 +181,9 @@ pub enum Problem {
     #[error("{reason}")]
     #[diagnostic(code(plan::bad_glob))]
     BadGlob {
-        /// What is wrong.
+        /// The fault.
         reason: String,
-        /// What would be right.
+        /// The remedy.
         #[help]
         help: Option<String>,
         /// Where.
@@ -196,7 +196,7 @@ pub enum Problem {
     Conflict {
         /// Why not.
         message: String,
-        /// What to do.
+        /// The remedy.
         #[help]
         help: Option<String>,
         /// The one.
@@ -240,7 +240,7 @@ pub enum Problem {
         module: String,
         /// Why.
         reason: String,
-        /// What can be done instead.
+        /// A rule to write instead.
         #[help]
         help: Option<String>,
         /// The selector that asked for it.
@@ -262,12 +262,12 @@ pub enum Problem {
 }
 
 impl PlanError {
-    /// An error with one problem.
+    /// Returns an error with one problem.
     pub fn new(source: &PlanSource, problem: Problem) -> Self {
         Self(Box::new(Inner { source: source.clone(), first: problem, rest: Vec::new() }))
     }
 
-    /// An error with all of `problems`, in the order of the text; `None` if there are none.
+    /// Returns an error with all of `problems`, in the order of the text; `None` if there are none.
     pub fn from_problems(source: &PlanSource, problems: Vec<Problem>) -> Option<Self> {
         let mut problems = problems;
         problems.sort_by_key(Problem::offset);
@@ -276,7 +276,7 @@ impl PlanError {
         Some(Self(Box::new(Inner { source: source.clone(), first, rest: problems.collect() })))
     }
 
-    /// A selector that selects nothing: `at` is the glob's span, `nearest` names that are there.
+    /// Returns a selector that selects nothing: `at` is the glob's span, `nearest` names that are there.
     pub fn no_match(source: &PlanSource, at: SourceSpan, pattern: &str, nearest: &[String]) -> Self {
         let help = match nearest {
             [] => None,
@@ -285,12 +285,12 @@ impl PlanError {
         Self::new(source, Problem::NoMatch { pattern: pattern.to_owned(), help, at })
     }
 
-    /// Two prune rules, at `first` and `second`, that both select the weight of the module `weight`.
+    /// Returns two prune rules, at `first` and `second`, that both select the weight of the module `weight`.
     pub fn overlap(source: &PlanSource, first: SourceSpan, second: SourceSpan, weight: &str) -> Self {
         Self::new(source, Problem::Overlap { weight: weight.to_owned(), first, second })
     }
 
-    /// A module that the rule at `at` wants to bypass but that can't be.
+    /// Returns a module that the rule at `at` wants to bypass but that can't be.
     pub fn illegal_bypass(
         source: &PlanSource,
         at: SourceSpan,
@@ -302,12 +302,12 @@ impl PlanError {
         Self::new(source, Problem::IllegalBypass { module, reason, help, at })
     }
 
-    /// A module, or a module's weight, that the rule at `at` selects but that can't be changed.
+    /// Returns a module, or a module's weight, that the rule at `at` selects but that can't be changed.
     pub fn not_editable(source: &PlanSource, at: SourceSpan, name: &str, reason: impl fmt::Display) -> Self {
         Self::new(source, Problem::NotEditable { name: name.to_owned(), reason: reason.to_string(), at })
     }
 
-    /// Several errors about one plan as one; `None` if there are none.
+    /// Joins several errors about one plan into one; `None` if there are none.
     pub fn combine(errors: impl IntoIterator<Item = Self>) -> Option<Self> {
         let mut source = None;
         let mut problems = Vec::new();
@@ -319,24 +319,24 @@ impl PlanError {
         Self::from_problems(&source?, problems)
     }
 
-    /// Everything that is wrong, in the order of the text. Never empty.
+    /// Returns everything that is wrong, in the order of the text. Never empty.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         std::iter::once(&self.0.first).chain(&self.0.rest)
     }
 
-    /// The plan.
+    /// Returns the plan.
     pub fn plan_source(&self) -> &PlanSource {
         &self.0.source
     }
 
-    /// The problem, if there is just one.
+    /// Returns the problem, if there is just one.
     fn only(&self) -> Option<&Problem> {
         self.0.rest.is_empty().then_some(&self.0.first)
     }
 }
 
 impl Problem {
-    /// That what stands at the one place and at the other can't both be said.
+    /// Returns the conflict between two places of a plan.
     pub(crate) fn conflict(
         message: impl Into<String>,
         help: Option<&str>,
@@ -393,7 +393,7 @@ impl Diagnostic for PlanError {
     }
 }
 
-/// `a`, `b` and `c`, each in backticks, with `word` for the "and".
+/// Returns `a`, `b` and `c`, each in backticks, with `word` for the "and".
 pub(crate) fn join(names: &[impl AsRef<str>], word: &str) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{}`", name.as_ref())).collect();
     match quoted.split_last() {

@@ -32,11 +32,11 @@ pub(super) enum Segment {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct BadGlob {
-    /// What is wrong with it.
+    /// The fault.
     pub reason: String,
     /// The bytes of the text it is wrong at; `None` when it is wrong as a whole.
     pub at: Option<std::ops::Range<usize>>,
-    /// What would be right.
+    /// The remedy.
     pub help: Option<String>,
 }
 
@@ -75,17 +75,17 @@ impl Glob {
         Ok(glob)
     }
 
-    /// The glob as it was written.
+    /// Returns the glob as it was written.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Where it stands in the plan.
+    /// Returns where it stands in the plan.
     pub fn span(&self) -> SourceSpan {
         self.span
     }
 
-    /// Whether it matches the module path `path`.
+    /// Returns whether it matches the module path `path`.
     pub fn matches(&self, path: &str) -> bool {
         let path: Vec<&str> = path.split('.').collect();
         self.alternatives.iter().any(|alternative| {
@@ -101,7 +101,7 @@ impl Glob {
         })
     }
 
-    /// Whether it has wildcards and may match a module somewhere in the one at `within`.
+    /// Returns whether it has wildcards and may match a module somewhere in the one at `within`.
     pub fn reaches(&self, within: &str) -> bool {
         let within: Vec<&str> = within.split('.').filter(|segment| !segment.is_empty()).collect();
         let is_wild = |segment: &Segment| match segment {
@@ -124,12 +124,12 @@ impl Glob {
     }
 }
 
-/// Whether the pattern `pattern`, in which `*` stands for any characters, matches the one segment `name`.
+/// Returns whether the pattern `pattern`, in which `*` stands for any characters, matches the one segment `name`.
 pub(super) fn segment_matches(pattern: &str, name: &str) -> bool {
     matches(pattern.as_bytes(), name.as_bytes(), |&byte| byte == b'*', |a, b| a == b)
 }
 
-/// Wildcard matching in time |pattern| * |items|: on a mismatch only the last star can usefully take one more item.
+/// Matches wildcards in time |pattern| * |items|: on a mismatch only the last star can usefully take one more item.
 fn matches<P, T>(
     pattern: &[P],
     items: &[T],

@@ -1,4 +1,4 @@
-//! The plan: what to bypass, what to prune, and how much of it to feel.
+//! The plan language: which modules are bypassed, which weights are masked, and how the difference is amplified.
 //!
 //! A plan is a small YAML file (JSON is YAML, so JSON works too):
 //!

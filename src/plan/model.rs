@@ -1,4 +1,4 @@
-//! What a plan means: the types that [`parse`](super::parse()) gives.
+//! The meaning of a plan: the types that [`parse`](super::parse()) gives.
 
 use super::diagnostics::PlanSource;
 use crate::{hex::hex, rules::Rule};
@@ -50,7 +50,7 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// How the difference between the pruned and the dense network is applied.
     pub amplify: Amplify,
-    /// On what to run. It changes nothing in a compiled graph.
+    /// The execution providers to run on. It changes nothing in a compiled graph.
     pub runtime: Runtime,
     /// SHA-256 in hex of what the plan does to the network, the rules and `amplify`. Formatting, comments, the order
     /// of rules, defaults written out and `runtime` don't change it.
@@ -133,7 +133,7 @@ pub enum AmplifyWeight {
 }
 
 impl Default for AmplifyWeight {
-    /// 1.5, the paper's.
+    /// Returns 1.5, the paper's.
     fn default() -> Self {
         Self::Constant(1.5)
     }
@@ -170,7 +170,7 @@ pub enum During {
 }
 
 impl Default for During {
-    /// From the first step to the last.
+    /// Returns the whole range, from the first step to the last.
     fn default() -> Self {
         Self::Fraction { from: 0.0, to: 1.0 }
     }
@@ -196,7 +196,7 @@ pub struct Runtime {
     pub options: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// The digest of rules and amplification; see [`Plan::digest`].
+/// Returns the digest of rules and amplification; see [`Plan::digest`].
 pub(super) fn digest(always: &[Rule], rules: &[Rule], amplify: &Amplify) -> String {
     let canonical = |rules: &[Rule]| {
         let mut rules: Vec<String> = rules.iter().map(|rule| rule.kind().canonical().to_string()).collect();
@@ -227,7 +227,7 @@ fn canonical_amplify(amplify: &Amplify) -> Value {
     json!([amplify.mode, weight, during, amplify.every.value, amplify.on])
 }
 
-/// -0 and 0 mean the same.
+/// Writes a number so that -0 and 0, which mean the same, are equal.
 fn number(number: f64) -> f64 {
     number + 0.0
 }

@@ -1,4 +1,4 @@
-//! From the text of a plan to a [`Plan`].
+//! The parser of plans: from text to a [`Plan`].
 
 use super::diagnostics::{PlanError, PlanSource, Problem};
 use super::model::{Amplify, AmplifyWeight, Mode, Plan, Runtime, digest};
@@ -30,7 +30,7 @@ pub fn parse(name: &str, text: &str) -> Result<Plan, PlanError> {
     from_node(source, &root)
 }
 
-/// The plan that `root` says, which stands somewhere in the text of `source`.
+/// Parses the plan at `root`, somewhere in the text of `source`.
 pub(crate) fn from_node(source: PlanSource, root: &Node) -> Result<Plan, PlanError> {
     let mut problems = Vec::new();
     let meaning = match &root.value {
@@ -121,7 +121,7 @@ fn document(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> {
     Some(Meaning { always, rules: all, amplify: amplify?, runtime: runtime? })
 }
 
-/// The value of a section. `rules:` with nothing after it is a section left out.
+/// Returns the value of a section. `rules:` with nothing after it is a section left out.
 fn given<'a>(plan: &Fields<'a>, key: &str) -> Option<&'a Node> {
     plan.get(key).filter(|node| !matches!(node.value, Value::Null))
 }
@@ -143,7 +143,7 @@ fn version(plan: &Fields<'_>, problems: &mut Vec<Problem>) {
     problems.push(Problem::Version { found, at: node.span });
 }
 
-/// `mode: weights` makes one network out of two, which takes masks to amplify and one number to do it with.
+/// Checks `mode: weights`, which makes one network out of two, and takes masks to amplify and one number to do it with.
 fn check_mode(rules: &[Rule], amplify: &Amplify, problems: &mut Vec<Problem>) {
     let (Mode::Weights, Some(mode)) = (amplify.mode, amplify.span) else { return };
     let mut conflict = |message: &str, help: &str, other| {

@@ -1,4 +1,4 @@
-//! Reading one node of the tree as what it has to be, and noting what is wrong with it otherwise.
+//! Typed readers of a YAML node, each of which notes what is wrong with it.
 
 use super::diagnostics::{Problem, join};
 use super::glob::{BadGlob, Glob};
@@ -7,7 +7,7 @@ use super::select::Selector;
 use super::yaml::{Key, Node, Value};
 use miette::SourceSpan;
 
-/// Makes a glob of its text.
+/// A constructor of globs from text.
 type Compile = fn(&str, SourceSpan) -> Result<Glob, BadGlob>;
 
 /// The entries of a mapping.
@@ -48,22 +48,22 @@ pub(crate) fn fields<'a>(
 }
 
 impl<'a> Fields<'a> {
-    /// The key `key` and its value, if it is there.
+    /// Returns the key `key` and its value, if it is there.
     pub fn entry(&self, key: &str) -> Option<(&'a Key, &'a Node)> {
         self.entries.iter().copied().find(|(known, _)| known.name == key)
     }
 
-    /// The value of `key`, if it is there.
+    /// Returns the value of `key`, if it is there.
     pub fn get(&self, key: &str) -> Option<&'a Node> {
         self.entry(key).map(|(_, node)| node)
     }
 
-    /// The value of `key`, which has to be there.
+    /// Returns the value of `key`, which has to be there.
     pub fn require(&self, key: &str, help: Option<&str>, problems: &mut Vec<Problem>) -> Option<&'a Node> {
         self.require_entry(key, help, problems).map(|(_, node)| node)
     }
 
-    /// The key `key`, which has to be there, and its value.
+    /// Returns the key `key`, which has to be there, and its value.
     pub fn require_entry(
         &self,
         key: &str,
@@ -86,7 +86,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// That `key` isn't one of `keys`.
+/// Returns the problem of a `key` that isn't one of `keys`.
 pub(crate) fn unknown_key(key: &Key, place: &'static str, keys: &[&str]) -> Problem {
     let is_number = !key.name.is_empty() && key.name.bytes().all(|byte| byte.is_ascii_digit());
     let help = match similar(&key.name, keys) {
@@ -104,12 +104,12 @@ pub(crate) fn similar<'a>(name: &str, keys: &[&'a str]) -> Option<&'a str> {
     (similarity(best) >= 0.5).then_some(*best)
 }
 
-/// That `node` isn't `expected`.
+/// Returns the problem of a `node` that isn't `expected`.
 pub(crate) fn wrong_type(node: &Node, what: &'static str, expected: &'static str) -> Problem {
     Problem::WrongType { what, expected, found: node.value.kind(), help: None, at: node.span }
 }
 
-/// That `node` isn't `expected`, and what to write.
+/// Returns the problem of a `node` that isn't `expected`, and what to write.
 pub(crate) fn wrong_type_help(
     node: &Node,
     what: &'static str,

@@ -1,5 +1,5 @@
-//! From paths to ids: what a plan means for one model. All rules are resolved against the model as it came, so their
-//! order means nothing, and weights inside a bypassed module still count in their pool.
+//! Resolution of a plan against a model, from paths to ids. All rules are resolved against the model as it came, so
+//! their order means nothing, and weights inside a bypassed module still count in their pool.
 
 use miette::SourceSpan;
 use rustc_hash::{FxHashMap, FxHashSet};

@@ -18,11 +18,11 @@ pub struct PlanFile {
     /// The version of the plan language: 1.
     #[schemars(extend("const" = 1))]
     pub version: u32,
-    /// What to change in both networks.
+    /// Changes in both networks.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(default, schema_with = "always_schema")]
     pub always: Option<Vec<Rule>>,
-    /// What to change. All rules are resolved against the original graph, so their order doesn't matter.
+    /// Changes. All rules are resolved against the original graph, so their order doesn't matter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<Vec<Rule>>,
     /// The pruning of the CR-Diff paper.
@@ -37,12 +37,12 @@ pub struct PlanFile {
 }
 
 impl PlanFile {
-    /// A plan that changes nothing.
+    /// Returns a plan that changes nothing.
     pub fn empty() -> Self {
         Self { version: 1, always: None, rules: None, crdiff: None, amplify: None, runtime: None }
     }
 
-    /// The plan as YAML.
+    /// Returns the plan as YAML.
     ///
     /// # Errors
     /// None for the numbers and names that plans may hold.
@@ -182,7 +182,7 @@ pub enum OptionValue {
     Number(f64),
 }
 
-/// The JSON Schema of the plan language.
+/// Returns the JSON Schema of the plan language.
 pub fn json_schema() -> Schema {
     schemars::schema_for!(PlanFile)
 }

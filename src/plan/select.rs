@@ -45,7 +45,7 @@ impl Selector {
         }
     }
 
-    /// Whether the module path `path` is selected.
+    /// Returns whether the module path `path` is selected.
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::Globs(globs) => globs.iter().any(|glob| glob.matches(path)),
@@ -82,7 +82,7 @@ impl JsonSchema for Selector {
 }
 
 impl Group {
-    /// Whether a module somewhere in the one at `within` may be one that [`Group::targets`].
+    /// Returns whether a module somewhere in the one at `within` may be one that [`Group::targets`].
     pub fn reaches(self, within: &str) -> bool {
         match self.roots() {
             None => true,
@@ -93,7 +93,7 @@ impl Group {
         }
     }
 
-    /// The modules at the top that the group consists of; `None` for all.
+    /// Returns the modules at the top that the group consists of; `None` for all.
     fn roots(self) -> Option<[&'static str; 2]> {
         match self {
             Self::Down => Some(["down_blocks", "input_blocks"]),
@@ -103,7 +103,7 @@ impl Group {
         }
     }
 
-    /// Whether CR-Diff prunes the weight of the module at `path` as a part of this group.
+    /// Returns whether CR-Diff prunes the weight of the module at `path` as a part of this group.
     pub fn targets(self, path: &str) -> bool {
         let meant = path.contains("attn") || path.contains("ff");
         match self.roots() {
@@ -115,7 +115,7 @@ impl Group {
         }
     }
 
-    /// The group's name in plans.
+    /// Returns the group's name in plans.
     pub fn name(self) -> &'static str {
         match self {
             Self::Down => "down",
@@ -134,10 +134,10 @@ const MAX_COMPARED: usize = 16;
 const FAR: f64 = 1.2;
 /// A name is left out when the best one is nearer by more than this.
 const WORSE: f64 = 0.3;
-/// What an index costs that isn't the one asked for: less than a segment too many.
+/// The cost of an index other than the one asked for: less than a segment too many.
 const OTHER_INDEX: f64 = 0.7;
 
-/// The up to three names of `candidates` that are most like the glob `pattern`, best first.
+/// Returns the up to three names of `candidates` that are most like the glob `pattern`, best first.
 ///
 /// Names are compared segment by segment, so `mid_block.attention.0` finds `mid_block.attentions.0` and not a
 /// name that only shares letters with it. A text that is no glob is compared as it stands.
@@ -168,7 +168,7 @@ pub fn nearest<'a>(pattern: &str, candidates: impl IntoIterator<Item = &'a str>)
         .collect()
 }
 
-/// Edit distance over segments: a segment too many or too few costs 1, another one what the two differ by.
+/// Returns the edit distance over segments: a segment too many or too few costs 1, another one what the two differ by.
 fn distance(pattern: &[Segment], names: &[&str]) -> f64 {
     let mut row: Vec<f64> = (0..=names.len()).map(|count| count as f64).collect();
     for segment in pattern {
@@ -193,7 +193,7 @@ fn distance(pattern: &[Segment], names: &[&str]) -> f64 {
     row.last().copied().unwrap_or(f64::INFINITY)
 }
 
-/// How unlike a segment of a glob and a name are, from 0 (it matches) to 1.
+/// Returns how unlike a segment of a glob and a name are, from 0 (it matches) to 1.
 fn difference(pattern: &str, name: &str) -> f64 {
     if segment_matches(pattern, name) {
         return 0.0;

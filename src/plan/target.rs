@@ -33,7 +33,7 @@ impl Target {
         }
     }
 
-    /// Whether the graph has both networks in it.
+    /// Returns whether the graph has both networks in it.
     pub fn is_fused(self) -> bool {
         matches!(self, Self::Fused | Self::FusedWithInput)
     }

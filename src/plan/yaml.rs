@@ -41,7 +41,7 @@ pub(crate) struct Key {
 }
 
 impl Value {
-    /// What it is, for messages.
+    /// Returns the type of the value, for messages.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
@@ -110,7 +110,7 @@ fn syntax(text: &str, error: &serde_saphyr::Error) -> Problem {
     Problem::Syntax { message, help, at }
 }
 
-/// The parser's message without its own account of the place, which the label shows.
+/// Returns the parser's message without its own account of the place, which the label shows.
 fn plain(error: &serde_saphyr::Error) -> String {
     let location = error.location().unwrap_or(Location::UNKNOWN);
     let message = error.to_string();
@@ -118,7 +118,7 @@ fn plain(error: &serde_saphyr::Error) -> String {
     message.strip_suffix(place.as_str()).unwrap_or(&message).to_owned()
 }
 
-/// A location as bytes of `text`, whatever the parser knows of it.
+/// Returns a location as bytes of `text`, whatever the parser knows of it.
 fn span(text: &str, location: Location) -> SourceSpan {
     let span = location.span();
     let (start, end) = match (span.byte_offset(), span.byte_len()) {
@@ -188,7 +188,7 @@ fn verbatim(text: &str, span: SourceSpan, value: &str) -> Option<usize> {
     [inside('"'), inside('\'')].contains(&Some(value)).then_some(span.offset() + 1)
 }
 
-/// What a collection shows of itself on the line it starts on: up to the end of its last part and the bracket
+/// Returns the part of a collection that is on the line it starts on: up to the end of its last part and the bracket
 /// that closes it.
 fn first_line(text: &str, start: SourceSpan, last: Option<usize>) -> SourceSpan {
     let offset = start.offset();

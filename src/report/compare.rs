@@ -18,7 +18,7 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct CompareReport {
-    /// What was compared with: the first model, or the folder with the stored outputs.
+    /// The reference: the first model, or the folder with the stored outputs.
     pub expected: String,
     /// The model that was judged.
     pub actual: String,
@@ -26,12 +26,13 @@ pub struct CompareReport {
     pub engine: String,
     /// Every output on every case.
     pub outputs: Vec<OutputComparison>,
-    /// What `--bisect` found: the case and output that it looked at, and the first tensor that diverges, if any does.
+    /// The result of `--bisect`: the case and output that it looked at, and the first tensor that diverges, if any
+    /// does.
     pub bisected: Option<(String, String, Option<Divergence>)>,
 }
 
 impl CompareReport {
-    /// Whether every output is close enough.
+    /// Returns whether every output is close enough.
     pub fn holds(&self) -> bool {
         self.outputs.iter().all(|o| o.within)
     }
@@ -46,7 +47,7 @@ impl CompareReport {
     }
 }
 
-/// The comparison as an outcome: a finding for each output, a note where it is close enough.
+/// Returns the comparison as an outcome: a finding for each output, a note where it is close enough.
 pub fn outcome(report: &CompareReport) -> Outcome {
     let mut findings: Vec<Finding> = report.outputs.iter().map(finding).collect();
     findings.sort_by_key(|f| f.severity == Severity::Note);
@@ -74,7 +75,7 @@ pub fn outcome(report: &CompareReport) -> Outcome {
     }
 }
 
-/// The same as text with ANSI colours: print it through `anstream`.
+/// Returns the same as text with ANSI colours: print it through `anstream`.
 pub fn text(report: &CompareReport) -> String {
     let mut text = String::new();
     let style = if report.holds() { GOOD } else { BAD };

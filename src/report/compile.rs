@@ -1,4 +1,4 @@
-//! Filling a [`CompileReport`].
+//! Makes the [`CompileReport`] of a compilation.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -22,7 +22,7 @@ use crate::{
     rules::{Edits, Fate, Mask},
 };
 
-/// What a model consisted of before it was compiled.
+/// The contents of a model before it was compiled.
 #[derive(Clone, Debug)]
 pub struct Census {
     nodes: usize,
@@ -53,7 +53,7 @@ impl Census {
     }
 }
 
-/// Whether the plan bypasses all blocks of the network.
+/// Returns whether the plan bypasses all blocks of the network.
 fn is_emptied(made: &Made<'_>) -> bool {
     let modules = made.modules;
     let gone = made.edits.changes().filter(|change| change.fate == Fate::Gone);
@@ -67,7 +67,7 @@ fn is_emptied(made: &Made<'_>) -> bool {
     innermost.peek().is_some() && innermost.all(|id| around(*id).any(|id| bypassed.contains(&id)))
 }
 
-/// Number of float elements in all initializers.
+/// Returns the number of float elements in all initializers.
 pub fn parameters(graph: &Graph) -> u64 {
     graph
         .initializers()
@@ -76,20 +76,21 @@ pub fn parameters(graph: &Graph) -> u64 {
         .sum()
 }
 
-/// A compilation, as far as reports tell of it.
+/// A compilation, as far as reports need it.
 #[derive(Clone, Copy, Debug)]
 pub struct Made<'a> {
-    /// What changed.
+    /// The changes.
     pub edits: &'a Edits,
-    /// What each edit of weights came to, in the order of [`Edits::weights`].
+    /// The result of each edit of weights, in the order of [`Edits::weights`].
     pub weights: &'a [WeightOutcome],
-    /// What a fused graph computes once.
+    /// The nodes that a fused graph computes once.
     pub sharing: &'a Sharing,
     /// The modules of the model as it came.
     pub modules: &'a Modules,
 }
 
-/// The report of what `made` tells of `graph`, by the plan `source`, without the files: those are added by [`files`].
+/// Makes the report of the compilation `made` of `graph`, by the plan `source`, without the files: those are added by
+/// [`files`].
 pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSource) -> CompileReport {
     let gone = |id: NodeId| graph.get(id).is_none();
     let originals: BTreeMap<NodeId, NodeId> = made.sharing.copies.iter().copied().collect();
@@ -218,7 +219,7 @@ fn fused(graph: &Graph, made: &Made<'_>, census: &Census) -> FusedReport {
     }
 }
 
-/// The outermost modules that the pruned branch uses and copies nothing of.
+/// Returns the outermost modules that the pruned branch uses and copies nothing of.
 fn modules_shared(modules: &Modules, sharing: &Sharing) -> Vec<String> {
     let with_parents = |nodes: &mut dyn Iterator<Item = NodeId>| -> BTreeSet<ModuleId> {
         let mut found = BTreeSet::new();
@@ -326,7 +327,7 @@ pub fn files(report: &mut CompileReport, policy: WeightPolicy, masks: MaskForm, 
     };
 }
 
-/// Elements of initializers that only `module` read and nothing reads now.
+/// Returns how many elements have the initializers that only `module` read and nothing reads now.
 fn parameters_gone(graph: &Graph, census: &Census, modules: &Modules, module: ModuleId) -> u64 {
     let inside = |node: &NodeId| modules.is_within(modules.of_node(*node), module);
     census

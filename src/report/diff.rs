@@ -12,7 +12,7 @@ const REMOVED: Style = AnsiColor::Red.on_default();
 const CHANGED: Style = AnsiColor::Yellow.on_default();
 const HEADING: Style = Style::new().bold();
 
-/// The differences between the models `a` and `b` (their paths) as an outcome about `b`.
+/// Returns the differences between the models `a` and `b` (their paths) as an outcome about `b`.
 pub fn outcome(diff: &Diff, a: &str, b: &str) -> Outcome {
     let mut summary = vec![("compared with".to_string(), a.to_string())];
     summary.extend(counts(diff));
@@ -26,7 +26,7 @@ pub fn outcome(diff: &Diff, a: &str, b: &str) -> Outcome {
     }
 }
 
-/// The same as text with ANSI colours, one paragraph a module: print it through `anstream`.
+/// Returns the same as text with ANSI colours, one paragraph a module: print it through `anstream`.
 pub fn text(diff: &Diff, a: &str, b: &str) -> String {
     let mut text = String::new();
     let style = if diff.is_same() { ADDED.bold() } else { REMOVED.bold() };
@@ -66,7 +66,7 @@ fn verdict(diff: &Diff) -> &'static str {
     if diff.is_same() { "same" } else { "different" }
 }
 
-/// Numbers of what was found, without those that are 0.
+/// Returns the counts of differences, without those that are 0.
 fn counts(diff: &Diff) -> Vec<(String, String)> {
     let count = |which: fn(&What) -> bool| diff.differences.iter().filter(|d| which(&d.what)).count();
     let numbers = [
@@ -99,7 +99,7 @@ fn finding(difference: &Difference) -> Finding {
     }
 }
 
-/// A difference as a sentence that names the node or tensor, but not the module.
+/// Returns a difference as a sentence that names the node or tensor, but not the module.
 pub(super) fn message(difference: &Difference) -> String {
     let node = difference.node.as_deref().unwrap_or_default();
     match &difference.what {

@@ -21,7 +21,7 @@ use crate::{
 pub struct ModelReport {
     /// The file.
     pub model: String,
-    /// Whose names the modules have: `diffusers`, `ldm` or `unknown`.
+    /// The naming of the modules: `diffusers`, `ldm` or `unknown`.
     pub layout: &'static str,
     /// The prefix of a wrapper module that was dropped from every path.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -44,7 +44,7 @@ pub struct ModelReport {
 pub struct UnplacedReport {
     /// The node that multiplies by its weight.
     pub node: String,
-    /// The innermost module that it lies in as far as its neighbours tell.
+    /// The innermost module that it lies in as far as its neighbours show.
     pub within: String,
     /// Why its module is not known.
     pub reason: String,
@@ -58,7 +58,7 @@ pub struct ModuleReport {
     pub path: String,
     /// How deep it lies; 0 for a child of the model.
     pub depth: usize,
-    /// What it is.
+    /// Its kind.
     pub kind: String,
     /// Nodes in it.
     pub nodes: usize,
@@ -131,7 +131,7 @@ fn unplaced(analysis: &Analysis<'_>, layer: &Unplaced) -> UnplacedReport {
     }
 }
 
-/// The modules in `id`, last first; lists are passed over, what they hold counts as theirs.
+/// Collects the modules in `id`, last first; lists are passed over, and modules in them count as theirs.
 fn children(analysis: &Analysis<'_>, id: ModuleId, depth: usize) -> Vec<(ModuleId, usize)> {
     let mut found = Vec::new();
     for child in analysis.modules.get(id).children.iter().rev() {
@@ -186,7 +186,7 @@ fn entry(analysis: &Analysis<'_>, id: ModuleId, depth: usize, all: u64) -> Modul
     }
 }
 
-/// The report as a table of at most `width` columns, ending in a newline.
+/// Returns the report as a table of at most `width` columns, ending in a newline.
 pub fn text(report: &ModelReport, width: Option<u16>) -> String {
     let mut text = String::new();
     let _ = writeln!(

@@ -17,7 +17,8 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{analysis::magnitude::Summary, plan::Target, rules};
 
-/// What `crdiff-compile` did. `--report FILE.json` writes exactly this, `--report FILE.html` a page about it ([`html`]).
+/// The report of a compilation. `--report FILE.json` writes exactly this, `--report FILE.html` a page about it
+/// ([`html`]).
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct CompileReport {
@@ -25,11 +26,11 @@ pub struct CompileReport {
     pub tool: String,
     /// The model that was read.
     pub model: String,
-    /// What was asked for: `pruned`, `fused` or `amplified`.
+    /// The graph that was asked for: `pruned`, `fused`, `amplified` or `dense`.
     pub emit: Target,
     /// The plan that was followed, and its digest.
     pub plan: PlanSummary,
-    /// What was written, one entry an emitted graph; empty for a dry run.
+    /// The outputs, one entry an emitted graph; empty for a dry run.
     pub outputs: Vec<OutputReport>,
     /// Modules that rules change. In JSON each kind of rule has a list of its own: `bypass`.
     #[serde(flatten, serialize_with = "by_rule")]
@@ -40,7 +41,7 @@ pub struct CompileReport {
     pub weights: WeightsReport,
     /// The graph before and after.
     pub graph: GraphReport,
-    /// What a fused graph computes once.
+    /// The nodes that a fused graph computes once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fused: Option<FusedReport>,
     /// Things that the user should know: clones of shared weights, sizes at which a bypass is legal.
@@ -77,13 +78,13 @@ pub struct OutputReport {
 pub struct ChangeReport {
     /// The word of the rule in plans: `bypass`.
     pub rule: &'static str,
-    /// What the rule does, for the head of a table: `bypassed`.
+    /// The participle for the head of a table: `bypassed`.
     pub done: &'static str,
     /// The module's path.
     pub module: String,
     /// The line of the plan that asks for it, counted from 1.
     pub line: usize,
-    /// What the module is: `resnet`, `attention`.
+    /// The kind of the module: `resnet`, `attention`.
     pub kind: String,
     /// The key and the value of the plan that say how: `via` and `shortcut`.
     pub how: (&'static str, Cow<'static, str>),
@@ -135,7 +136,7 @@ fn by_rule<S: Serializer>(changes: &[ChangeReport], serializer: S) -> Result<S::
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct PruneReport {
-    /// What the rule selects, as the plan has it.
+    /// The rule's selector, as the plan has it.
     pub selector: String,
     /// The line of the plan that it starts in, counted from 1.
     pub line: usize,
@@ -149,7 +150,7 @@ pub struct PruneReport {
     pub threshold: Option<f64>,
     /// How many weights are masked. Ties at the threshold can make it more than `k`.
     pub zeros: u64,
-    /// What masked weights are multiplied by, if not by 0.
+    /// The factor on masked weights, if it is not 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<f64>,
     /// The magnitudes of the weights as they came. A rule that needs no ranks (a threshold, a pattern) has it only in a

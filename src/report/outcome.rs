@@ -1,4 +1,4 @@
-//! What a check came to, for people, scripts and CI: one type for `verify`, `diff` and `compare`, and four ways to
+//! Outcome of a check, for people, scripts and CI: one type for `verify`, `diff` and `compare`, and four ways to
 //! write it.
 
 mod junit;
@@ -20,11 +20,11 @@ pub struct Outcome {
     pub subject: String,
     /// Whether what was asked holds.
     pub holds: bool,
-    /// That in a word or two: `proven`, `not proven`, `equal`, `different`.
+    /// The same in a word or two: `proven`, `not proven`, `equal`, `different`.
     pub verdict: String,
     /// Numbers and facts worth a line each: what, and how many.
     pub summary: Vec<(String, String)>,
-    /// What was found, the most important first.
+    /// Findings, the most important first.
     pub findings: Vec<Finding>,
 }
 
@@ -32,7 +32,7 @@ pub struct Outcome {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What, as a sentence without its full stop.
+    /// The message, as a sentence without its full stop.
     pub message: String,
     /// How bad it is.
     pub severity: Severity,
@@ -48,7 +48,7 @@ pub struct Finding {
     /// The rule of the plan that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanLocation>,
-    /// What can be done.
+    /// A way to mend it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
 }
@@ -57,7 +57,7 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// What was asked does not hold.
+    /// The check does not hold.
     #[default]
     Error,
     /// It may not do what was meant.
@@ -67,7 +67,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// Its name.
+    /// Returns the name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -95,7 +95,7 @@ pub struct PlanLocation {
 }
 
 impl PlanLocation {
-    /// Where `span` lies in `source`. A span that reaches out of the text is cut off.
+    /// Returns where `span` lies in `source`. A span that reaches out of the text is cut off.
     pub fn of(source: &PlanSource, span: SourceSpan) -> Self {
         let position = |offset: usize| {
             let before = source.text().get(..source.text().floor_char_boundary(offset)).unwrap_or_default();

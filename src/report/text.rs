@@ -16,7 +16,7 @@ pub struct View {
     pub verbose: bool,
 }
 
-/// The report as text, without colours, ending in a newline.
+/// Returns the report as text, without colours, ending in a newline.
 pub fn compile(report: &CompileReport, view: View) -> String {
     let mut text = String::new();
     change_tables(&mut text, report, view);
@@ -159,7 +159,7 @@ fn totals(text: &mut String, report: &CompileReport) {
     }
 }
 
-/// What the user gains, and what not.
+/// Returns the gains and costs, as plain sentences.
 fn honest(report: &CompileReport) -> Vec<&'static str> {
     let mut lines = Vec::new();
     let emit = report.outputs.first().map(|output| output.emit);
@@ -189,7 +189,7 @@ fn honest(report: &CompileReport) -> Vec<&'static str> {
     lines
 }
 
-/// A table whose columns from `numbers` on are right-aligned.
+/// Returns a table whose columns from `numbers` on are right-aligned.
 pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
     table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
@@ -206,7 +206,7 @@ pub(crate) fn fit(table: &mut Table, width: Option<u16>) {
     table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
 }
 
-/// A number with its thousands apart, or in millions and billions where that is enough: 68,812,800.
+/// Returns a number with its thousands apart, or in millions and billions where that is enough: 68,812,800.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -219,7 +219,7 @@ pub(crate) fn count(n: u64) -> String {
     text
 }
 
-/// A size in the largest unit that leaves a number of at least 1.
+/// Returns a size in the largest unit that leaves a number of at least 1.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut value = n as f64;

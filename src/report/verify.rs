@@ -9,7 +9,7 @@ use crate::{
     verify::conformance::{Verdict, Violation},
 };
 
-/// The outcome of verifying the file `compiled` against `original`.
+/// Returns the outcome of verifying the file `compiled` against `original`.
 pub fn outcome(original: &str, compiled: &str, plan: &PlanSource, verdict: &Verdict) -> Outcome {
     let proof = &verdict.proof;
     let number = |what: &str, n: usize| (what.to_string(), count(n as u64));

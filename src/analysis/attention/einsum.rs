@@ -9,7 +9,7 @@ pub(super) struct Equation {
 }
 
 impl Equation {
-    /// The equation of an Einsum node; `None` for one of another form.
+    /// Returns the equation of an Einsum node; `None` for one of another form.
     pub fn of(node: &Node) -> Option<Self> {
         let text: String = node.string("equation")?.chars().filter(|c| !c.is_whitespace()).collect();
         let (operands, result) = text.split_once("->")?;
@@ -20,14 +20,14 @@ impl Equation {
         Some(Self { operands: [letters(a)?, letters(b)?], result: letters(result)? })
     }
 
-    /// The axis of the result that comes from operand `slot` alone.
+    /// Returns the axis of the result that comes from operand `slot` alone.
     pub fn axis_of(&self, slot: usize) -> Option<usize> {
         let (own, other) = (self.operands.get(slot)?, self.operands.get(1 - slot)?);
         self.result.iter().position(|c| own.contains(c) && !other.contains(c))
     }
 
-    /// Whether the result is operand `slot` where the other operand is the identity matrix: the letter that is summed
-    /// over stands in `slot` where the result has the other operand's.
+    /// Returns whether the result is operand `slot` where the other operand is the identity matrix: the letter that is
+    /// summed over stands in `slot` where the result has the other operand's.
     pub fn keeps(&self, slot: usize) -> bool {
         let (Some(own), Some(other)) = (self.operands.get(slot), self.operands.get(1 - slot)) else {
             return false;

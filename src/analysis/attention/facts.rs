@@ -24,7 +24,7 @@ const MOVES: [&str; 10] = [
 ];
 
 impl Attention {
-    /// The numbers of the attention that `shapes` tell.
+    /// Returns the numbers of the attention that follow from `shapes`.
     pub fn facts(&self, graph: &Graph, shapes: &Shapes) -> AttentionFacts {
         let node = graph.node(self.node);
         if node.is("Softmax") { self.of_softmax(graph, shapes, node) } else { self.of_whole(shapes, node) }
@@ -107,8 +107,8 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// What `value` was multiplied by since `from` made it, masks added on the way or not. Without a `from`, since
-    /// the nearest operator that does more than to move or scale.
+    /// Returns the factor by which `value` was multiplied since `from` made it, masks added on the way or not. Without
+    /// a `from`, since the nearest operator that does more than to move or scale.
     fn factor(&self, value: ValueId, from: Option<NodeId>, depth: u32) -> Option<f64> {
         let id = self.graph.producer(value).filter(|_| depth > 0);
         if id.is_some() && id == from {
@@ -138,7 +138,7 @@ fn whole(dim: &Dim) -> Option<u64> {
     dim.constant().and_then(|n| u64::try_from(n).ok())
 }
 
-/// All channels by those of a head.
+/// Returns all channels by those of a head.
 fn divide((all, one): (u64, u64)) -> Option<u64> {
     (one > 0 && all % one == 0).then(|| all / one)
 }

@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Attention {
-    /// What the output projection reads where each token attends to itself alone: the values as they were before they
-    /// were split into heads.
+    /// Returns the redirect of an identity attention map, where each token attends to itself alone: the output
+    /// projection reads the values as they were before they were split into heads.
     ///
     /// # Errors
     /// [`Illegal`] if there are not as many keys as queries, or the values are not proven to come out of the
@@ -44,7 +44,7 @@ impl Attention {
         Ok(Redirect { from: out.input, to: base })
     }
 
-    /// Whether the result is the values where the probabilities are the identity matrix.
+    /// Returns whether the result is the values where the probabilities are the identity matrix.
     fn keeps_values(&self, graph: &Graph) -> bool {
         if self.product == self.node {
             return true;

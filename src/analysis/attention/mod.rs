@@ -39,11 +39,11 @@ pub struct Attention {
     pub attended: ValueId,
     /// The layers that read the result: two where two streams are attended to at once.
     pub out: Vec<Projection>,
-    /// What its keys are made of.
+    /// Where its keys come from.
     pub attends: Attends,
 }
 
-/// What an attention reads as queries, keys or values.
+/// The queries, keys or values of an attention.
 #[derive(Clone, Debug)]
 pub struct Operand {
     /// The value that is read, split into heads or not.
@@ -60,11 +60,11 @@ pub struct Projection {
     pub node: NodeId,
     /// The operand of `node` that leads to the weight.
     pub slot: usize,
-    /// What the layer reads.
+    /// The layer's input.
     pub input: ValueId,
 }
 
-/// What an attention's keys are made of.
+/// Where an attention's keys come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attends {
     /// The same as its queries: self-attention.
@@ -75,12 +75,12 @@ pub enum Attends {
     Both,
 }
 
-/// Numbers of an attention that its shapes tell; `None` where they don't.
+/// Numbers of an attention that follow from its shapes; `None` where they don't.
 #[derive(Clone, Debug, Default)]
 pub struct AttentionFacts {
     /// Number of heads.
     pub heads: Option<u64>,
-    /// What the products of queries and keys are multiplied by before the Softmax.
+    /// The factor on the products of queries and keys before the Softmax.
     pub scale: Option<f64>,
     /// How many queries there are.
     pub queries: Option<Dim>,
@@ -89,7 +89,7 @@ pub struct AttentionFacts {
 }
 
 impl Attention {
-    /// All its projections, each once: query, key, value, output.
+    /// Returns all its projections, each once: query, key, value, output.
     pub fn projections(&self) -> Vec<Projection> {
         let mut all: Vec<Projection> = Vec::new();
         let inputs = [&self.query, &self.key, &self.value].into_iter().flat_map(|o| &o.projections);
@@ -101,8 +101,8 @@ impl Attention {
         all
     }
 
-    /// The module of the attention: the innermost that its query, key and value projections lie in, or, where they
-    /// are one layer, that this layer and the output projection lie in.
+    /// Returns the module of the attention: the innermost that its query, key and value projections lie in, or, where
+    /// they are one layer, that this layer and the output projection lie in.
     pub fn module(&self, modules: &Modules) -> ModuleId {
         let of = |projections: &[Projection]| -> Vec<ModuleId> {
             projections.iter().map(|p| modules.of_node(p.node)).collect()

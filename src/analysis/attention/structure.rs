@@ -3,7 +3,7 @@
 use super::{Attends, Attention, Operand, Projection, walk::Walk};
 use crate::ir::{Graph, Node, NodeId, ValueId};
 
-/// What data flow tells about the attentions of a graph.
+/// The attentions of a graph as data flow shows them.
 #[derive(Clone, Debug, Default)]
 pub struct Attentions {
     /// Those that are found, in the order of the graph.
@@ -29,7 +29,7 @@ pub fn structure(graph: &Graph) -> Attentions {
     found
 }
 
-/// Whether `node` is an operator that has a whole attention inside.
+/// Returns whether `node` is an operator that has a whole attention inside.
 fn is_whole(node: &Node) -> bool {
     node.is("Attention") || (node.domain == "com.microsoft" && node.op_type.ends_with("Attention"))
 }
@@ -98,7 +98,7 @@ fn attends(walk: &Walk<'_>, query: &Operand, key: &Operand) -> Attends {
     }
 }
 
-/// What `value` is before operators that only move elements.
+/// Returns the value that `value` is before operators that only move elements.
 fn unmoved(graph: &Graph, mut value: ValueId) -> ValueId {
     const MOVES: [&str; 9] = [
         "Identity",

@@ -73,7 +73,7 @@ impl<'g> Walk<'g> {
         self.fixed.get(value.index()).copied().unwrap_or(false)
     }
 
-    /// The Linear or Conv layer that `id` multiplies for.
+    /// Returns the Linear or Conv layer that `id` multiplies for.
     pub fn layer(&self, id: NodeId) -> Option<Projection> {
         let node = self.graph.node(id);
         let (input, weight) = (node.input(0)?, node.input(1)?);
@@ -84,7 +84,7 @@ impl<'g> Walk<'g> {
         })
     }
 
-    /// The nearest layers that `value` is computed with, in the order of the graph.
+    /// Returns the nearest layers that `value` is computed with, in the order of the graph.
     pub fn before(&self, value: ValueId) -> Vec<Projection> {
         let near = self.layers_before(value, passes);
         if near.is_empty() { self.layers_before(value, carries) } else { near }
@@ -101,7 +101,7 @@ impl<'g> Walk<'g> {
         found
     }
 
-    /// The nearest node that `value` is computed with and that `wanted` holds for.
+    /// Returns the nearest node that `value` is computed with and that `wanted` holds for.
     pub fn nearest_before(&self, value: ValueId, wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
         let mut found = None;
         self.back(value, passes, |id| {
@@ -134,7 +134,7 @@ impl<'g> Walk<'g> {
         }
     }
 
-    /// The nearest layers that read `value`, in the order of the graph.
+    /// Returns the nearest layers that read `value`, in the order of the graph.
     pub fn after(&self, value: ValueId) -> Vec<Projection> {
         let mut found = Vec::new();
         self.forth(value, |id, slot| {
@@ -146,7 +146,7 @@ impl<'g> Walk<'g> {
         found
     }
 
-    /// The nearest node that `wanted` holds for and that reads `value`, with the operand that leads there.
+    /// Returns the nearest node that `wanted` holds for and that reads `value`, with the operand that leads there.
     pub fn nearest_after(&self, value: ValueId, wanted: impl Fn(&Node) -> bool) -> Option<(NodeId, usize)> {
         let mut found = None;
         self.forth(value, |id, slot| {
@@ -183,7 +183,8 @@ impl<'g> Walk<'g> {
         }
     }
 
-    /// Whether `node` adds a branch to what the branch was computed from: no layer beyond it belongs to the branch.
+    /// Returns whether `node` adds a branch to what the branch was computed from: no layer beyond it belongs to the
+    /// branch.
     fn is_residual(&self, node: &Node) -> bool {
         let (Some(a), Some(b)) = (node.input(0), node.input(1)) else { return false };
         node.is("Add")
@@ -200,7 +201,7 @@ enum Step {
     End,
 }
 
-/// Whether operand `slot` of `node` is data that goes into the result.
+/// Returns whether operand `slot` of `node` is data that goes into the result.
 fn passes(node: &Node, slot: usize) -> bool {
     let op = node.op_type.as_str();
     let known = matches!(node.domain.as_str(), "" | "ai.onnx" | "com.microsoft");
@@ -209,8 +210,8 @@ fn passes(node: &Node, slot: usize) -> bool {
     known && ((slot == 0 && FIRST.contains(&op)) || ALL.contains(&op) || scatters || selects)
 }
 
-/// Whether `node` computes its result from the elements of its operands, and is not itself a part of an attention: what a
-/// walk goes through where no layer is near.
+/// Returns whether `node` computes its result from the elements of its operands, and is not itself a part of an
+/// attention: what a walk goes through where no layer is near.
 fn carries(node: &Node, _slot: usize) -> bool {
     let standard = matches!(node.domain.as_str(), "" | "ai.onnx");
     standard && !["Shape", "Size", "Softmax", "MatMul", "Einsum", "Attention"].iter().any(|op| node.is(op))

@@ -72,17 +72,17 @@ impl MagnitudeHistogram {
         Ok(Self { tensors: tensors.to_vec(), len: coarse.iter().sum(), counts, coarse, fine: Arc::default() })
     }
 
-    /// Number of weights in the pool.
+    /// Returns the number of weights in the pool.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether the pool has no weights.
+    /// Returns whether the pool has no weights.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The threshold that masks the fraction `ratio` of the pool, 0 <= ratio < 1: the k-th smallest magnitude,
+    /// Returns the threshold that masks the fraction `ratio` of the pool, 0 <= ratio < 1: the k-th smallest magnitude,
     /// k = floor(n * ratio) in double precision (CR-Diff, arXiv 2604.05524). `None` if k is 0: nothing is masked.
     ///
     /// # Errors
@@ -101,8 +101,8 @@ impl MagnitudeHistogram {
         }
     }
 
-    /// The k-th smallest magnitude, counted from 1. Reads the pool's float32 tensors once more, unless none of them
-    /// comes near it or the same upper bits were asked for before.
+    /// Returns the k-th smallest magnitude, counted from 1. Reads the pool's float32 tensors once more, unless none of
+    /// them comes near it or the same upper bits were asked for before.
     ///
     /// # Errors
     /// [`MagnitudeError::Rank`], [`MagnitudeError::Read`], [`MagnitudeError::Stopped`].
@@ -133,9 +133,9 @@ impl MagnitudeHistogram {
         Ok(Threshold { n, k, t: Magnitude(NAN), below, at: n - below })
     }
 
-    /// For each tensor of the pool, which of its weights with the magnitude `threshold.t` are masked if exactly
-    /// `threshold.k` of the pool are: the first ones in the order of the tensors and of the elements in the file.
-    /// Reads nothing if all are; else the tensors up to the last masked one.
+    /// Returns, for each tensor of the pool, which of its weights with the magnitude `threshold.t` are masked if
+    /// exactly `threshold.k` of the pool are: the first ones in the order of the tensors and of the elements in the
+    /// file. Reads nothing if all are; else the tensors up to the last masked one.
     ///
     /// # Errors
     /// [`MagnitudeError::Read`], [`MagnitudeError::Stopped`].
@@ -157,7 +157,7 @@ impl MagnitudeHistogram {
         Ok(ties)
     }
 
-    /// The magnitudes in at most `bins` bins of equal width on a (piecewise linear) logarithmic scale, from the
+    /// Returns the magnitudes in at most `bins` bins of equal width on a (piecewise linear) logarithmic scale, from the
     /// smallest to the greatest that occur. Counts are exact.
     pub fn summary(&self, bins: usize) -> Summary {
         summary(&self.coarse, bins)
@@ -204,7 +204,7 @@ impl Magnitudes {
         add(&mut self.0, pool.coarse.clone());
     }
 
-    /// The magnitudes in at most `bins` bins; see [`MagnitudeHistogram::summary`].
+    /// Returns the magnitudes in at most `bins` bins; see [`MagnitudeHistogram::summary`].
     pub fn summary(&self, bins: usize) -> Summary {
         summary(&self.0, bins)
     }
@@ -235,7 +235,7 @@ fn summary(coarse: &[u64], bins: usize) -> Summary {
     summary
 }
 
-/// The counts of 16-bit types, with their magnitudes as float32 bits.
+/// Returns the counts of 16-bit types, with their magnitudes as float32 bits.
 fn singles(counts: &Counts) -> impl Iterator<Item = (u32, u64)> {
     let of = |float: FloatType, counts: &[u64]| {
         let counts: Vec<(u32, u64)> = (0..)
@@ -248,7 +248,7 @@ fn singles(counts: &Counts) -> impl Iterator<Item = (u32, u64)> {
     of(FloatType::F16, &counts.half).into_iter().chain(of(FloatType::Bf16, &counts.bfloat))
 }
 
-/// How many elements of `tensor` have the magnitude `t`.
+/// Returns how many elements of `tensor` have the magnitude `t`.
 fn count_equal(tensor: &PoolTensor, t: Magnitude, progress: &Progress<'_>) -> Result<u64, MagnitudeError> {
     let float = FloatType::try_from(tensor.data_type)?;
     let Some(bits) = t.exact_bits(float) else { return Ok(0) };

@@ -31,11 +31,11 @@ pub struct PoolTensor {
     pub data_type: DataType,
 }
 
-/// Called with the number of bytes that were read since the last call, from several threads;
+/// A callback with the number of bytes that were read since the last call, from several threads;
 /// [`ControlFlow::Break`] stops the work, which then fails with [`MagnitudeError::Stopped`].
 pub type Progress<'a> = dyn Fn(u64) -> ControlFlow<()> + Sync + 'a;
 
-/// The [`Progress`] of someone who doesn't want to know.
+/// Returns a [`Progress`] that does nothing.
 pub fn no_progress(_: u64) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
@@ -60,7 +60,7 @@ pub struct Threshold {
 pub enum TieMask {
     /// All, as CR-Diff does: more than `k` can be masked then.
     All,
-    /// So many of the tensor's, in the order of the file.
+    /// This many of the tensor's, in the order of the file.
     First(u64),
 }
 
@@ -98,13 +98,13 @@ pub enum MagnitudeError {
 pub struct Magnitude(u32);
 
 impl Magnitude {
-    /// The magnitude of `value`.
+    /// Returns the magnitude of `value`.
     pub fn of(value: f32) -> Self {
         Self(if value.is_nan() { NAN } else { value.abs().to_bits() })
     }
 
-    /// The magnitude that `threshold` is among weights of `data_type`. It is rounded to that type, as torch does when
-    /// it compares a tensor with a Python number.
+    /// Returns the magnitude that `threshold` is among weights of `data_type`. It is rounded to that type, as torch
+    /// does when it compares a tensor with a Python number.
     ///
     /// # Errors
     /// [`MagnitudeError::Threshold`] if it is negative or NaN; [`MagnitudeError::Type`].
@@ -121,17 +121,18 @@ impl Magnitude {
         }))
     }
 
-    /// Its value.
+    /// Returns its value.
     pub fn value(self) -> f32 {
         f32::from_bits(self.0)
     }
 
-    /// Whether it is that of a weight that is not a number.
+    /// Returns whether it is that of a weight that is not a number.
     pub fn is_nan(self) -> bool {
         self.0 == NAN
     }
 
-    /// Its bits as an element of `data_type`, in the lower 16 or all 32; `None` if that type does not have the value.
+    /// Returns its bits as an element of `data_type`, in the lower 16 or all 32; `None` if that type does not have the
+    /// value.
     pub fn bits(self, data_type: DataType) -> Option<u32> {
         let float = FloatType::try_from(data_type).ok()?;
         if self.is_nan() {
@@ -144,7 +145,7 @@ impl Magnitude {
         self.exact_bits(float)
     }
 
-    /// The bits of the greatest magnitude of the type that is not above it; those of infinity for NaN.
+    /// Returns the bits of the greatest magnitude of the type that is not above it; those of infinity for NaN.
     pub(crate) fn floor_bits(self, float: FloatType) -> u32 {
         let value = self.0.min(INFINITY);
         match float {
@@ -158,7 +159,7 @@ impl Magnitude {
         }
     }
 
-    /// The bits of the same magnitude in the type, if there is one; none for NaN.
+    /// Returns the bits of the same magnitude in the type, if there is one; none for NaN.
     pub(crate) fn exact_bits(self, float: FloatType) -> Option<u32> {
         let bits = self.floor_bits(float);
         (float.single_bits(bits) == self.0).then_some(bits)
@@ -190,7 +191,7 @@ impl TryFrom<DataType> for FloatType {
 }
 
 impl FloatType {
-    /// Bytes of one element.
+    /// Returns the bytes of one element.
     pub(crate) fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -198,7 +199,7 @@ impl FloatType {
         }
     }
 
-    /// The float32 bits of the magnitude that has these bits in this type.
+    /// Returns the float32 bits of the magnitude that has these bits in this type.
     pub(crate) fn single_bits(self, bits: u32) -> u32 {
         match self {
             Self::F32 => bits,

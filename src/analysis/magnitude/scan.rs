@@ -1,4 +1,4 @@
-//! Reading every byte of a pool once, on all threads, in pieces that stay in the cache.
+//! A parallel scan: reads every byte of a pool once, on all threads, in pieces that stay in the cache.
 
 use std::{
     ops::ControlFlow,

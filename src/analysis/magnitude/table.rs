@@ -1,4 +1,4 @@
-//! Counting bit patterns.
+//! Counts of bit patterns, from which histograms are made.
 
 use super::FloatType;
 
@@ -22,7 +22,7 @@ impl Table {
         Self { lanes: std::array::from_fn(|_| vec![0; bins]), pending: 0, total: vec![0; bins] }
     }
 
-    /// The counts.
+    /// Returns the counts.
     pub(super) fn finish(mut self) -> Vec<u64> {
         self.flush();
         self.total
@@ -109,7 +109,7 @@ pub(super) struct Counts {
     pub bfloat: Vec<u64>,
 }
 
-/// What one thread counts.
+/// The counts of one thread.
 #[derive(Default)]
 pub(super) struct Tables {
     single: Option<Table>,

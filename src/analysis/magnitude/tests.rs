@@ -1,4 +1,4 @@
-//! Against a full sort of all values.
+//! Thresholds against a full sort of all values.
 
 use std::{
     ops::ControlFlow,

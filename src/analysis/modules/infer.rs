@@ -10,7 +10,7 @@ use crate::{
     ir::{Graph, Node, NodeId, Use, ValueId},
 };
 
-/// Each node's path (indexed by node id; `None` where nothing tells) and why.
+/// Each node's path (indexed by node id; `None` where nothing shows it) and why.
 pub(super) struct Found {
     pub paths: Vec<Option<Rc<str>>>,
     pub evidence: Vec<Evidence>,
@@ -65,8 +65,8 @@ fn own_evidence(graph: &Graph, node: &Node, relative: bool) -> Option<(String, E
     parameter_path(graph, node).map(|path| (path.to_string(), Evidence::ParameterName))
 }
 
-/// The module of the first named parameter among the node's operands, as it is or behind what only turns it or changes
-/// its type.
+/// Returns the module of the first named parameter among the node's operands, as it is or behind what only turns it or
+/// changes its type.
 fn parameter_path<'g>(graph: &'g Graph, node: &Node) -> Option<&'g str> {
     node.operands().find_map(|mut value| {
         while let Some(view) = graph.producer(value).map(|p| graph.node(p))
@@ -104,8 +104,8 @@ impl Found {
         self.rename(|path| path.strip_prefix(&wrapper).or((path == bare).then_some("")));
     }
 
-    /// A module that is called twice gets scopes `act` and `act_1` from the TorchScript exporter: one module again.
-    /// A sibling that has parameters of its own stays as it is.
+    /// Merges modules that are called twice, which get scopes `act` and `act_1` from the TorchScript exporter: one
+    /// module again. A sibling that has parameters of its own stays as it is.
     fn merge_repeated_calls(&mut self, graph: &Graph) {
         let owners: FxHashSet<&str> =
             graph.initializers().filter_map(|(_, i)| paths::from_parameter(&i.header.name)).collect();
@@ -128,7 +128,7 @@ impl Found {
         }
     }
 
-    /// A MatMul whose weight is anonymous belongs to the module of the bias that is added to its result.
+    /// Places each MatMul whose weight is anonymous in the module of the bias that is added to its result.
     fn place_by_bias(&mut self, graph: &Graph) {
         for (id, node) in graph.nodes() {
             if self.get(id).is_some() || !node.is("MatMul") {
@@ -144,7 +144,7 @@ impl Found {
         }
     }
 
-    /// Query, key and value projections have neither names nor biases; their place in an attention tells them.
+    /// Places query, key and value projections, which have neither names nor biases, by their place in an attention.
     fn place_by_attention(&mut self, attentions: &Attentions) {
         for attention in &attentions.all {
             let mut outs = attention.out.iter().filter_map(|p| self.get(p.node));
@@ -184,7 +184,7 @@ impl Found {
                 continue;
             }
             let node = graph.node(id);
-            // Nodes that compute activations tell more than those that compute shapes.
+            // Nodes that compute activations are better evidence than those that compute shapes.
             let latest = |operands: &mut dyn Iterator<Item = ValueId>| {
                 operands.filter_map(|v| graph.producer(v)).filter(|p| !graph.node(*p).is("Constant")).max()
             };
@@ -208,7 +208,7 @@ impl Found {
     }
 }
 
-/// Whether `node` adds two values that are both computed.
+/// Returns whether `node` adds two values that are both computed.
 fn is_residual(graph: &Graph, node: &Node) -> bool {
     let computed = |v: ValueId| {
         graph.initializer_of(v).is_none() && graph.producer(v).is_none_or(|p| !graph.node(p).is("Constant"))
@@ -216,7 +216,7 @@ fn is_residual(graph: &Graph, node: &Node) -> bool {
     node.is("Add") && node.operands().all(computed)
 }
 
-/// The module whose branch ends in the layer `path`: `resnets.0` for `resnets.0.conv2`, `ff` for `ff.net.2`.
+/// Returns the module whose branch ends in the layer `path`: `resnets.0` for `resnets.0.conv2`, `ff` for `ff.net.2`.
 fn residual_owner(path: &str) -> &str {
     let mut owner = path.rsplit_once('.').map_or("", |(owner, _)| owner);
     while let Some((outer, last)) = owner.rsplit_once('.') {
@@ -235,7 +235,7 @@ fn consumers<'g>(graph: &'g Graph, id: NodeId) -> impl Iterator<Item = NodeId> +
     })
 }
 
-/// The one node that reads the one result of `node`.
+/// Returns the one node that reads the one result of `node`.
 fn only_consumer<'g>(graph: &'g Graph, node: &Node) -> Option<(NodeId, &'g Node)> {
     match graph.uses(node.output(0)?) {
         [Use::Operand { node, .. }] => Some((*node, graph.node(*node))),

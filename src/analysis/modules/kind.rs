@@ -1,11 +1,11 @@
-//! What a module is, told from its path and from what is in it.
+//! Module kinds: resnet, attention, transformer block and others, found from a module's path and contents.
 
 use std::fmt;
 
 use super::{Module, ModuleId};
 use crate::ir::Graph;
 
-/// What a module is. The names are those of diffusers' classes; LDM modules get the name of their counterpart.
+/// The kind of a module. The names are those of diffusers' classes; LDM modules get the name of their counterpart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModuleKind {
     /// The whole model.
@@ -142,18 +142,18 @@ fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> ModuleKind {
     ModuleKind::Other
 }
 
-/// `ff`, `ff_context`, `ffn`, `feed_forward`, `mlp`.
+/// Returns whether `name` is `ff`, `ff_context`, `ffn`, `feed_forward` or `mlp`.
 fn is_feed_forward(name: &str) -> bool {
     matches!(name, "ff" | "ffn" | "feed_forward" | "mlp") || name.starts_with("ff_")
 }
 
-/// `attn`, `attn1`, `attn2`.
+/// Returns whether `name` is `attn`, `attn1`, `attn2` or another number.
 fn is_numbered_attention(name: &str) -> bool {
     name.strip_prefix("attn").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()))
 }
 
 impl ModuleKind {
-    /// Whether modules of this kind are built around a skip path.
+    /// Returns whether modules of this kind are built around a skip path.
     pub fn is_block(self) -> bool {
         matches!(
             self,
@@ -161,7 +161,7 @@ impl ModuleKind {
         ) || self.is_branch()
     }
 
-    /// Whether modules of this kind are a branch whose residual Add stands in the module around them.
+    /// Returns whether modules of this kind are a branch whose residual Add stands in the module around them.
     pub fn is_branch(self) -> bool {
         matches!(self, Self::Attention | Self::FeedForward)
     }

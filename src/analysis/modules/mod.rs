@@ -34,7 +34,7 @@ pub struct Modules {
 pub struct Module {
     /// Dotted path, a wrapper prefix dropped.
     pub path: String,
-    /// What it is, as far as its path and contents tell.
+    /// Its kind, as far as its path and contents show.
     pub kind: ModuleKind,
     /// The module around it; `None` for the root.
     pub parent: Option<ModuleId>,
@@ -44,7 +44,7 @@ pub struct Module {
     pub own_nodes: Vec<NodeId>,
 }
 
-/// Whose names the modules have.
+/// The naming that the modules follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
     /// `down_blocks`, `mid_block`, `up_blocks` (diffusers' `UNet2DConditionModel`).
@@ -75,37 +75,37 @@ pub enum Evidence {
 }
 
 impl Modules {
-    /// The root, which holds everything.
+    /// Returns the root, which holds everything.
     pub fn root(&self) -> ModuleId {
         ModuleId(0)
     }
 
-    /// All modules, parents before children.
+    /// Returns all modules, parents before children.
     pub fn iter(&self) -> impl Iterator<Item = (ModuleId, &Module)> {
         self.modules.iter().enumerate().map(|(i, m)| (ModuleId(i as u32), m))
     }
 
-    /// The module with this id.
+    /// Returns the module with this id.
     pub fn get(&self, id: ModuleId) -> &Module {
         &self.modules[id.0 as usize]
     }
 
-    /// The module with this dotted path.
+    /// Returns the module with this dotted path.
     pub fn named(&self, path: &str) -> Option<ModuleId> {
         self.by_path.get(path).copied()
     }
 
-    /// The module that `node` belongs to.
+    /// Returns the module that `node` belongs to.
     pub fn of_node(&self, node: NodeId) -> ModuleId {
         self.of_node.get(node.index()).copied().unwrap_or(self.root())
     }
 
-    /// Why `node` was put there.
+    /// Returns why `node` was put there.
     pub fn evidence(&self, node: NodeId) -> Evidence {
         self.evidence.get(node.index()).copied().unwrap_or(Evidence::None)
     }
 
-    /// Whether `inner` is `outer` or lies in it.
+    /// Returns whether `inner` is `outer` or lies in it.
     pub fn is_within(&self, inner: ModuleId, outer: ModuleId) -> bool {
         let mut at = Some(inner);
         while let Some(id) = at {
@@ -117,7 +117,7 @@ impl Modules {
         false
     }
 
-    /// The innermost module that both `a` and `b` are or lie in.
+    /// Returns the innermost module that both `a` and `b` are or lie in.
     pub fn common(&self, a: ModuleId, b: ModuleId) -> ModuleId {
         let mut at = a;
         while !self.is_within(b, at) {
@@ -126,7 +126,7 @@ impl Modules {
         at
     }
 
-    /// The nodes of `module` and of all modules in it, in topological order.
+    /// Returns the nodes of `module` and of all modules in it, in topological order.
     pub fn nodes(&self, module: ModuleId) -> Vec<NodeId> {
         let mut nodes = Vec::new();
         let mut open = vec![module];
@@ -143,18 +143,18 @@ impl Modules {
         self.modules[module.0 as usize].kind = ModuleKind::Block;
     }
 
-    /// Whose names the modules have.
+    /// Returns the naming that the modules follow.
     pub fn layout(&self) -> Naming {
         self.layout
     }
 
-    /// The module that the name of a node in a body tells, if it tells one.
+    /// Returns the module that the name of a node in a body names, if it names one.
     pub fn path_in(&self, name: &str) -> Option<String> {
         let path = paths::from_node_name(name)?;
         Some(path.strip_prefix(&self.wrapper).unwrap_or(&path).to_string())
     }
 
-    /// The wrapper prefix that was dropped from every path (`unet.`); empty if there was none.
+    /// Returns the wrapper prefix that was dropped from every path (`unet.`); empty if there was none.
     pub fn wrapper(&self) -> &str {
         &self.wrapper
     }
@@ -193,7 +193,7 @@ pub fn modules(graph: &Graph) -> Modules {
 }
 
 impl Modules {
-    /// The module with this path, made with the modules around it if it is new.
+    /// Returns the module with this path, made with the modules around it if it is new.
     fn intern(&mut self, path: &str) -> ModuleId {
         if let Some(id) = self.by_path.get(path) {
             return *id;

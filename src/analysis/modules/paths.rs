@@ -15,8 +15,8 @@ const TOP: [&str; 9] = [
     "time_embedding",
 ];
 
-/// The path in a TorchScript node name: `/down_blocks.0/resnets.0/conv1/Conv` is `down_blocks.0.resnets.0.conv1`.
-/// `None` if the name has no scope.
+/// Returns the path in a TorchScript node name: `/down_blocks.0/resnets.0/conv1/Conv` is
+/// `down_blocks.0.resnets.0.conv1`. `None` if the name has no scope.
 pub fn from_node_name(name: &str) -> Option<String> {
     // ONNX Runtime names a fused node `<name of a node>/<fusion>/`.
     let scoped = name.strip_prefix('/')?;
@@ -26,8 +26,8 @@ pub fn from_node_name(name: &str) -> Option<String> {
     Some(join(&segments.split('/').collect::<Vec<_>>()))
 }
 
-/// The path in a node name without a slash in front: `down_blocks.0/attn1/to_q/MatMul_node_12`. `None` if the name has
-/// no scope.
+/// Returns the path in a node name without a slash in front: `down_blocks.0/attn1/to_q/MatMul_node_12`. `None` if the
+/// name has no scope.
 pub fn from_relative_name(name: &str) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/');
     let (path, _) = name.rsplit_once('/').filter(|_| name.chars().all(plain))?;
@@ -51,38 +51,38 @@ fn join(segments: &[&str]) -> String {
     path
 }
 
-/// The path in dynamo's `pkg.torch.onnx.name_scopes`: the last but one entry of a Python list of strings. `None` for
-/// a node that stands outside any module.
+/// Returns the path in dynamo's `pkg.torch.onnx.name_scopes`: the last but one entry of a Python list of strings.
+/// `None` for a node that stands outside any module.
 pub fn from_name_scopes(scopes: &str) -> Option<String> {
     let entries = python_strings(scopes);
     let path = entries.len().checked_sub(2).and_then(|i| entries.get(i))?;
     (!path.starts_with("_empty_nn_module_stack")).then(|| without_slices(path))
 }
 
-/// The path in `pkg.onnxscript.name_scopes`: a Python list of module names, each relative to the one before.
+/// Returns the path in `pkg.onnxscript.name_scopes`: a Python list of module names, each relative to the one before.
 pub fn from_relative_scopes(scopes: &str) -> Option<String> {
     let entries = python_strings(scopes);
     let names: Vec<&str> = entries.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
     (!entries.is_empty()).then(|| join(&names))
 }
 
-/// A part of an `nn.Sequential` is a module of its own when it runs (`out_layers.slice(1, None, None).3`), but its
-/// children are those of the whole.
+/// Leaves out slices. A part of an `nn.Sequential` is a module of its own when it runs (`out_layers.slice(1, None,
+/// None).3`), but its children are those of the whole.
 fn without_slices(path: &str) -> String {
     let segments = path.split('.').filter(|segment| !segment.starts_with("slice("));
     segments.collect::<Vec<_>>().join(".")
 }
 
-/// The module that owns a parameter: `down_blocks.0.resnets.0.conv1` for `...conv1.weight`. `None` for anonymous names
-/// such as `onnx::MatMul_2378` or `val_166`.
+/// Returns the module that owns a parameter: `down_blocks.0.resnets.0.conv1` for `...conv1.weight`. `None` for
+/// anonymous names such as `onnx::MatMul_2378` or `val_166`.
 pub fn from_parameter(name: &str) -> Option<&str> {
     let (path, leaf) = name.rsplit_once('.')?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
     (matches!(leaf, "weight" | "bias" | "gamma" | "beta") && path.chars().all(plain)).then_some(path)
 }
 
-/// The prefix that a wrapper module puts before every path (`unet.`), if `paths` show one. Where several networks stand
-/// side by side (`unet.`, `controlnet.`), it is that of the only one with a way up.
+/// Returns the prefix that a wrapper module puts before every path (`unet.`), if `paths` show one. Where several
+/// networks stand side by side (`unet.`, `controlnet.`), it is that of the only one with a way up.
 pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
     let mut prefixes: Vec<(&str, bool)> = Vec::new();
     for path in paths {
@@ -108,7 +108,7 @@ pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
-/// Whose names these are.
+/// Returns whose names these are.
 pub fn layout<'a>(paths: impl IntoIterator<Item = &'a str>) -> Naming {
     let mut layout = Naming::Unknown;
     for path in paths {
@@ -121,7 +121,7 @@ pub fn layout<'a>(paths: impl IntoIterator<Item = &'a str>) -> Naming {
     layout
 }
 
-/// The longest path that both paths lie in.
+/// Returns the longest path that both paths lie in.
 pub fn common<'a>(a: &'a str, b: &str) -> &'a str {
     let mut end = 0;
     let mut matched = 0;
@@ -137,7 +137,7 @@ pub fn common<'a>(a: &'a str, b: &str) -> &'a str {
     &a[..end]
 }
 
-/// The entries of a printed Python list of strings.
+/// Returns the entries of a printed Python list of strings.
 fn python_strings(list: &str) -> Vec<String> {
     let mut entries = Vec::new();
     let mut chars = list.chars();

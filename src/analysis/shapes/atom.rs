@@ -1,4 +1,4 @@
-//! What sizes are made of: symbols, and operations that a polynomial cannot express.
+//! Atoms of symbolic sizes: symbols, and operations that a polynomial cannot express.
 
 use std::{fmt, sync::Arc};
 
@@ -27,12 +27,12 @@ pub(super) enum Atom {
 }
 
 impl Atom {
-    /// It as a size, unless it is too large.
+    /// Returns it as a size, unless it is too large.
     pub(super) fn checked(self) -> Option<Dim> {
         (self.weight() < MAX_WEIGHT).then(|| self.into())
     }
 
-    /// The expressions that it is made of.
+    /// Returns the expressions that it is made of.
     pub(super) fn parts(&self) -> Vec<&Dim> {
         match self {
             Self::Symbol(_) | Self::Unknown(_) => Vec::new(),

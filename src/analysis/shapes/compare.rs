@@ -52,7 +52,7 @@ impl fmt::Display for Agreement {
     }
 }
 
-/// How two shapes of one graph relate.
+/// Returns how two shapes of one graph relate.
 pub fn compare(a: &Shape, b: &Shape) -> Agreement {
     if a.dims.len() != b.dims.len() {
         return Agreement::Different(ShapeDifference::Rank);
@@ -69,7 +69,7 @@ pub fn compare(a: &Shape, b: &Shape) -> Agreement {
     }
 }
 
-/// How two lists of dimensions of the same length relate.
+/// Returns how two lists of dimensions of the same length relate.
 pub(super) fn compare_dims(a: &[Dim], b: &[Dim]) -> Agreement {
     let unequal: Vec<(usize, &Dim, &Dim)> =
         a.iter().zip(b).enumerate().filter(|(_, (x, y))| x != y).map(|(i, (x, y))| (i, x, y)).collect();
@@ -108,7 +108,7 @@ fn equal_when_divisible(unequal: &[(usize, &Dim, &Dim)]) -> Option<Agreement> {
     Some(Agreement::EqualWhenDivisible { by, symbols })
 }
 
-/// The symbols that occur inside a floor division.
+/// Collects the symbols that occur inside a floor division.
 fn divided_symbols(dim: &Dim, found: &mut Vec<Arc<str>>) {
     let found = std::cell::RefCell::new(found);
     dim.any(&|atom| {
@@ -126,8 +126,8 @@ fn divided_symbols(dim: &Dim, found: &mut Vec<Arc<str>>) {
     });
 }
 
-/// Whether two expressions have different values at one of a few sizes. Those are powers of two with one factor of
-/// their own for each symbol, so what differs does so for a better reason than that a size is odd.
+/// Returns whether two expressions have different values at one of a few sizes. Those are powers of two with one factor
+/// of their own for each symbol, so what differs does so for a better reason than that a size is odd.
 fn differ_somewhere(a: &Dim, b: &Dim) -> bool {
     const FACTORS: [i64; 8] = [1, 3, 5, 7, 11, 13, 17, 19];
     // A broadcast of sizes that don't fit together has no value.

@@ -47,12 +47,12 @@ impl From<Atom> for Dim {
 }
 
 impl Dim {
-    /// The size called `name`.
+    /// Returns the size called `name`.
     pub fn symbol(name: &str) -> Self {
         Atom::Symbol(name.into()).into()
     }
 
-    /// The size as a number, if it is the same for all inputs.
+    /// Returns the size as a number, if it is the same for all inputs.
     pub fn constant(&self) -> Option<i64> {
         match self.0 {
             Repr::Constant(value) => Some(value),
@@ -60,13 +60,13 @@ impl Dim {
         }
     }
 
-    /// Whether nothing in it is unknown.
+    /// Returns whether nothing in it is unknown.
     pub fn is_known(&self) -> bool {
         !self.any(&|atom| matches!(atom, Atom::Unknown(_)))
     }
 
-    /// The size when each symbol has the value that `lookup` gives. `None` if a symbol has none, if something in the
-    /// expression is unknown, or if a number overflows.
+    /// Returns the size when each symbol has the value that `lookup` gives. `None` if a symbol has none, if something
+    /// in the expression is unknown, or if a number overflows.
     pub fn evaluate(&self, lookup: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
         let mut sum = 0i64;
         for term in self.terms().iter() {
@@ -79,7 +79,7 @@ impl Dim {
         Some(sum)
     }
 
-    /// The terms; one without factors for a constant, none for 0.
+    /// Returns the terms; one without factors for a constant, none for 0.
     pub(super) fn terms(&self) -> std::borrow::Cow<'_, [Term]> {
         match &self.0 {
             Repr::Constant(0) => (&[][..]).into(),
@@ -88,7 +88,7 @@ impl Dim {
         }
     }
 
-    /// The sum of `terms`.
+    /// Returns the sum of `terms`.
     pub(super) fn sum(mut terms: Vec<Term>) -> Option<Self> {
         terms.sort_by(|a, b| order(&b.factors, &a.factors));
         let mut merged: Vec<Term> = Vec::with_capacity(terms.len());
@@ -146,7 +146,7 @@ impl Dim {
         Self::sum(terms)
     }
 
-    /// The larger one.
+    /// Returns the larger one.
     pub(super) fn larger(&self, other: &Self) -> Option<Self> {
         match self.known_order(other) {
             Some(true) => Some(self.clone()),
@@ -155,7 +155,7 @@ impl Dim {
         }
     }
 
-    /// The smaller one.
+    /// Returns the smaller one.
     pub(super) fn smaller(&self, other: &Self) -> Option<Self> {
         match self.known_order(other) {
             Some(true) => Some(other.clone()),
@@ -164,8 +164,8 @@ impl Dim {
         }
     }
 
-    /// Whether it is at least (`true`) or at most (`false`) `other` at all sizes; `None` if that depends or is not
-    /// known.
+    /// Returns whether it is at least (`true`) or at most (`false`) `other` at all sizes; `None` if that depends or is
+    /// not known.
     fn known_order(&self, other: &Self) -> Option<bool> {
         if self.sub(other).is_some_and(|d| d.is_at_least(0)) {
             return Some(true);
@@ -173,7 +173,7 @@ impl Dim {
         other.sub(self).is_some_and(|d| d.is_at_least(0)).then_some(false)
     }
 
-    /// Two dimensions broadcast by ONNX's rules, assuming that the model is valid. `None` for two different
+    /// Returns two dimensions broadcast by ONNX's rules, assuming that the model is valid. `None` for two different
     /// constants.
     pub(super) fn broadcast(&self, other: &Self) -> Option<Self> {
         match (self.constant(), other.constant()) {
@@ -199,7 +199,7 @@ impl Dim {
         }
     }
 
-    /// The atom, if it is nothing but one.
+    /// Returns the atom, if it is nothing but one.
     pub(super) fn as_atom(&self) -> Option<&Atom> {
         match &self.0 {
             Repr::Sum(terms) => match terms.as_slice() {
@@ -210,7 +210,7 @@ impl Dim {
         }
     }
 
-    /// Whether it is proven to be at least `bound` when every symbol is at least 1.
+    /// Returns whether it is proven to be at least `bound` when every symbol is at least 1.
     pub(super) fn is_at_least(&self, bound: i64) -> bool {
         self.lower_bound().is_some_and(|lower| lower >= bound)
     }
@@ -227,7 +227,7 @@ impl Dim {
         })
     }
 
-    /// The expression with each atom replaced for which `replace` has something, simplified again.
+    /// Returns the expression with each atom replaced for which `replace` has something, simplified again.
     pub(super) fn substitute(&self, replace: &dyn Fn(&Atom) -> Option<Self>) -> Option<Self> {
         let mut sum = Self::from(0);
         for term in self.terms().iter() {
@@ -241,7 +241,7 @@ impl Dim {
         Some(sum)
     }
 
-    /// Whether `test` holds of an atom anywhere in it.
+    /// Returns whether `test` holds of an atom anywhere in it.
     pub(super) fn any(&self, test: &dyn Fn(&Atom) -> bool) -> bool {
         match &self.0 {
             Repr::Constant(_) => false,
@@ -262,7 +262,8 @@ impl Dim {
     }
 }
 
-/// Graded lexicographic order, which multiplication respects: by degree, then the earlier atom is the larger.
+/// Compares in graded lexicographic order, which multiplication respects: by degree, then the earlier atom is the
+/// larger.
 pub(super) fn order(a: &[Atom], b: &[Atom]) -> std::cmp::Ordering {
     a.len().cmp(&b.len()).then_with(|| b.cmp(a))
 }
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_forms_that_exporters_write_are_one() {
-        // What torch.export states, 2*((h - 1)//2) + 2, and what inference builds, 2*(1 + (h - 1)//2).
+        // torch.export states 2*((h - 1)//2) + 2 where inference builds 2*(1 + (h - 1)//2).
         let half = floor_div(&h().sub(&number(1)).unwrap(), &number(2)).unwrap();
         let stated = half.mul(&number(2)).unwrap().add(&number(2)).unwrap();
         let inferred = number(2).mul(&number(1).add(&half).unwrap()).unwrap();

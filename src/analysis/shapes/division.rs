@@ -7,7 +7,7 @@ use super::{
     dim::{Dim, Term, order},
 };
 
-/// `n // d`, rounded down. `None` for a division by zero, or a result that is too large.
+/// Returns `n // d`, rounded down. `None` for a division by zero, or a result that is too large.
 pub(super) fn floor_div(n: &Dim, d: &Dim) -> Option<Dim> {
     match d.constant() {
         Some(0) => None,
@@ -29,7 +29,7 @@ pub(super) fn floor_div(n: &Dim, d: &Dim) -> Option<Dim> {
     }
 }
 
-/// `n / d`, rounded toward zero, as ONNX divides integers.
+/// Returns `n / d`, rounded toward zero, as ONNX divides integers.
 pub(super) fn truncating_div(n: &Dim, d: &Dim) -> Option<Dim> {
     match (n.constant(), d.constant()) {
         (Some(n), Some(d)) => n.checked_div(d).map(Dim::from),
@@ -38,7 +38,7 @@ pub(super) fn truncating_div(n: &Dim, d: &Dim) -> Option<Dim> {
     }
 }
 
-/// `n // c` for `c > 0`: what divides evenly comes out, the rest has coefficients in `0..c`.
+/// Returns `n // c` for `c > 0`: what divides evenly comes out, the rest has coefficients in `0..c`.
 fn floor_by(n: &Dim, c: i64) -> Option<Dim> {
     let (mut whole, mut rest) = (Vec::new(), Vec::new());
     for term in n.terms().iter() {
@@ -65,7 +65,7 @@ fn floor_by(n: &Dim, c: i64) -> Option<Dim> {
     whole.add(&Atom::Floor(Arc::new((rest, c.into()))).checked()?)
 }
 
-/// `x`, `a` and `k` if `dim` is `x//a + k` with constants `a > 0` and `k`.
+/// Returns `x`, `a` and `k` if `dim` is `x//a + k` with constants `a > 0` and `k`.
 fn inner_floor(dim: &Dim) -> Option<(Dim, i64, i64)> {
     let terms = dim.terms();
     let (first, k) = match terms.as_ref() {
@@ -81,7 +81,7 @@ fn inner_floor(dim: &Dim) -> Option<(Dim, i64, i64)> {
     }
 }
 
-/// The quotient of two polynomials, if there is no remainder.
+/// Returns the quotient of two polynomials, if there is no remainder.
 pub(super) fn exact(n: &Dim, d: &Dim) -> Option<Dim> {
     let divisor = d.terms();
     let lead = divisor.first()?;
@@ -106,7 +106,7 @@ pub(super) fn exact(n: &Dim, d: &Dim) -> Option<Dim> {
     None
 }
 
-/// `factors` without each of `removed`; `None` if one is not there. Both are in ascending order.
+/// Returns `factors` without each of `removed`; `None` if one is not there. Both are in ascending order.
 fn without(factors: &[Atom], removed: &[Atom]) -> Option<Vec<Atom>> {
     let mut left = factors.to_vec();
     for atom in removed {
@@ -116,7 +116,7 @@ fn without(factors: &[Atom], removed: &[Atom]) -> Option<Vec<Atom>> {
     Some(left)
 }
 
-/// `n` and `d` without the factors that all their terms share.
+/// Returns `n` and `d` without the factors that all their terms share.
 fn cancel(n: &Dim, d: &Dim) -> Option<(Dim, Dim)> {
     let terms: Vec<Term> = n.terms().iter().chain(d.terms().iter()).cloned().collect();
     let mut shared = terms.iter().map(|t| &t.factors).min_by(|a, b| order(a, b))?.clone();

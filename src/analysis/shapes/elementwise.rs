@@ -71,7 +71,7 @@ const KEEP_SHAPE: &[&str] = &[
     "Trilu",
 ];
 
-/// The results of an elementwise operator; `None` if `call` is another one.
+/// Returns the results of an elementwise operator; `None` if `call` is another one.
 pub(super) fn infer(call: &mut Call<'_>) -> Option<Results> {
     let op = call.node.op_type.as_str();
     let real = call.get(0).and_then(|t| t.data_type).is_some_and(is_real);
@@ -132,7 +132,7 @@ pub(super) fn infer(call: &mut Call<'_>) -> Option<Results> {
     Some(results.map(|tensor| vec![tensor]))
 }
 
-/// The dimensions that shapes broadcast to, by ONNX's rules.
+/// Returns the dimensions that shapes broadcast to, by ONNX's rules.
 pub(super) fn broadcast(shapes: &[&[Dim]]) -> Result<Vec<Dim>, Failure> {
     let rank = shapes.iter().map(|dims| dims.len()).max().unwrap_or(0);
     let mut result = vec![Dim::from(1); rank];
@@ -151,20 +151,20 @@ pub(super) fn broadcast(shapes: &[&[Dim]]) -> Result<Vec<Dim>, Failure> {
     Ok(result)
 }
 
-/// Dimensions as messages write them.
+/// Returns dimensions as messages write them.
 pub(super) fn text(dims: &[Dim]) -> String {
     let dims: Vec<String> = dims.iter().map(Dim::to_string).collect();
     format!("[{}]", dims.join(", "))
 }
 
-/// Number of elements, if it is constant and small enough to follow them.
+/// Returns the number of elements, if it is constant and small enough to follow them.
 pub(super) fn small_count(dims: &[Dim]) -> Option<usize> {
     dims.iter()
         .try_fold(1usize, |n, dim| n.checked_mul(usize::try_from(dim.constant()?).ok()?))
         .filter(|n| *n <= MAX_ELEMENTS)
 }
 
-/// The first `count` operands broadcast together, and `rule` applied to each of their elements if all have any.
+/// Returns the first `count` operands broadcast together, and `rule` applied to each of their elements if all have any.
 fn map(
     call: &mut Call<'_>,
     count: usize,
@@ -192,7 +192,7 @@ fn map(
     Ok(if known { Tensor::with_elements(dims, elements) } else { Tensor::shaped(dims) })
 }
 
-/// Where the element at `index` of a tensor of shape `dims` comes from in an operand of shape `shape` that was
+/// Returns where the element at `index` of a tensor of shape `dims` comes from in an operand of shape `shape` that was
 /// broadcast to it.
 pub(super) fn source_index(mut index: usize, dims: &[Dim], shape: &[Dim]) -> Option<usize> {
     let (mut source, mut stride) = (0, 1);
@@ -281,7 +281,7 @@ fn divide_whole(x: &Element, y: &Element) -> Option<Element> {
     truncating_div(x.whole()?, y.whole()?).map(Element::Whole)
 }
 
-/// Integer remainder with the sign of the divisor.
+/// Returns the integer remainder with the sign of the divisor.
 fn remainder(x: &Element, y: &Element) -> Option<Element> {
     let (x, y) = (x.whole()?, y.whole()?);
     if !y.is_at_least(1) {
@@ -290,7 +290,7 @@ fn remainder(x: &Element, y: &Element) -> Option<Element> {
     x.sub(&floor_div(x, y)?.mul(y)?).map(Element::Whole)
 }
 
-/// 1 or 0 by whether `x` is less than, equal to or greater than `y`, if that is the same for all inputs.
+/// Returns 1 or 0 by whether `x` is less than, equal to or greater than `y`, if that is the same for all inputs.
 fn compare(x: &Element, y: &Element, when: [bool; 3]) -> Option<Element> {
     let [less, equal, greater] = when;
     let holds = match (x, y) {

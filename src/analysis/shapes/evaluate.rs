@@ -12,20 +12,20 @@ pub struct ConcreteShapes {
 }
 
 impl ConcreteShapes {
-    /// The dimensions of `value`; `None` where they are not known.
+    /// Returns the dimensions of `value`; `None` where they are not known.
     pub fn of(&self, value: ValueId) -> Option<&[i64]> {
         self.by_value.get(value.index())?.as_deref()
     }
 
-    /// Number of elements of `value`; `None` where its dimensions are not known, or it has more than 2^64.
+    /// Returns the number of elements of `value`; `None` where its dimensions are not known, or it has more than 2^64.
     pub fn elements(&self, value: ValueId) -> Option<u64> {
         self.of(value)?.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(*d).ok()?))
     }
 }
 
 impl Shapes {
-    /// The shapes when the symbols have the values of `bindings`. A shape is unknown if it contains a symbol that is
-    /// not bound, or a size that comes out negative.
+    /// Returns the shapes when the symbols have the values of `bindings`. A shape is unknown if it contains a symbol
+    /// that is not bound, or a size that comes out negative.
     pub fn evaluate(&self, bindings: &[(&str, i64)]) -> ConcreteShapes {
         let bindings: FxHashMap<&str, i64> = bindings.iter().copied().collect();
         let lookup = |name: &str| bindings.get(name).copied();

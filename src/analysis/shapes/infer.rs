@@ -42,17 +42,17 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// An operand that may be left out.
+    /// Returns an operand that may be left out.
     pub fn get(&self, index: usize) -> Option<&'a Tensor> {
         self.operands.get(index).copied().flatten()
     }
 
-    /// An operand that must be there.
+    /// Returns an operand that must be there.
     pub fn operand(&self, index: usize) -> Result<&'a Tensor, Failure> {
         self.get(index).ok_or_else(|| Failure::Invalid(format!("operand {index} is missing")))
     }
 
-    /// The dimensions of an operand.
+    /// Returns the dimensions of an operand.
     pub fn dims(&self, index: usize) -> Result<&'a [Dim], Failure> {
         self.operand(index)?.dims.as_deref().ok_or(Failure::Upstream)
     }
@@ -66,7 +66,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// `axis`, counted from the end if negative, as an index below `rank`.
+/// Returns `axis`, counted from the end if negative, as an index below `rank`.
 pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Failure> {
     let signed = rank as i64;
     let resolved = if axis < 0 { axis.checked_add(signed) } else { Some(axis) };

@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// The name of a dimension: the model's own (`dim_param`), or `<input>.<axis>`.
+/// Returns the name of a dimension: the model's own (`dim_param`), or `<input>.<axis>`.
 fn symbol_name(named: &BTreeSet<String>, input: &str, axis: usize) -> String {
     let mut name = format!("{input}.{axis}");
     while named.contains(&name) {
@@ -20,7 +20,7 @@ fn symbol_name(named: &BTreeSet<String>, input: &str, axis: usize) -> String {
     name
 }
 
-/// The graph's inputs as the model states them, and their symbols in order of appearance.
+/// Returns the graph's inputs as the model states them, and their symbols in order of appearance.
 pub(super) fn input_tensors(graph: &Graph) -> (Vec<Tensor>, Vec<Arc<str>>) {
     let named: BTreeSet<String> =
         graph.inputs().flat_map(|io| sizes(io).into_iter().flatten()).filter_map(Result::err).collect();
@@ -46,7 +46,7 @@ pub(super) fn input_tensors(graph: &Graph) -> (Vec<Tensor>, Vec<Arc<str>>) {
     (tensors, symbols)
 }
 
-/// For each dimension its size, `Ok(None)` if the model says nothing, or its name.
+/// Returns for each dimension its size, `Ok(None)` if the model says nothing, or its name.
 fn sizes(io: &GraphIo) -> Option<Vec<Result<Option<i64>, String>>> {
     let shape = match io.info.r#type.as_ref()?.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => tensor.shape.as_ref()?,
@@ -67,7 +67,7 @@ fn element_type(io: &GraphIo) -> Option<DataType> {
     }
 }
 
-/// Values for the symbols of a UNet's inputs, for [`Shapes::evaluate`](super::Shapes::evaluate).
+/// Returns values for the symbols of a UNet's inputs, for [`Shapes::evaluate`](super::Shapes::evaluate).
 ///
 /// The latents are the input called `sample`, or else the first one with four dimensions: `[batch, channels, height,
 /// width]`, in latent (not image) pixels. Of the others, the first dimension is the batch and, if there are three,

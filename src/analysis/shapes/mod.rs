@@ -71,7 +71,7 @@ pub struct Note {
     pub node: NodeId,
     /// How it bears on the graph.
     pub kind: NoteKind,
-    /// What was found, with the node's name.
+    /// The finding, with the node's name.
     pub what: String,
 }
 
@@ -85,32 +85,32 @@ pub enum NoteKind {
 }
 
 impl Shapes {
-    /// The shape of `value`; `None` if not even its number of dimensions is known.
+    /// Returns the shape of `value`; `None` if not even its number of dimensions is known.
     pub fn of(&self, value: ValueId) -> Option<&Shape> {
         self.by_value.get(value.index())?.as_ref()
     }
 
-    /// The element type of `value`, which may be known where its shape is not.
+    /// Returns the element type of `value`, which may be known where its shape is not.
     pub fn data_type(&self, value: ValueId) -> Option<DataType> {
         self.data_types.get(value.index()).copied().flatten()
     }
 
-    /// The one element of `value`, if it has no more and is the same at all sizes.
+    /// Returns the one element of `value`, if it has no more and is the same at all sizes.
     pub fn scalar(&self, value: ValueId) -> Option<f64> {
         self.single.get(&value).and_then(Element::number)
     }
 
-    /// The one element of `value` as a size.
+    /// Returns the one element of `value` as a size.
     pub fn size(&self, value: ValueId) -> Option<Dim> {
         self.single.get(&value).and_then(Element::whole).cloned()
     }
 
-    /// Whether every dimension and the element type of `value` are known.
+    /// Returns whether every dimension and the element type of `value` are known.
     pub fn is_known(&self, value: ValueId) -> bool {
         self.of(value).is_some_and(|shape| shape.data_type.is_some() && shape.dims.iter().all(Dim::is_known))
     }
 
-    /// How the shapes of two values relate; [`Agreement::Unknown`] if one of them is not known.
+    /// Returns how the shapes of two values relate; [`Agreement::Unknown`] if one of them is not known.
     pub fn compare(&self, a: ValueId, b: ValueId) -> Agreement {
         match (self.of(a), self.of(b)) {
             (Some(a), Some(b)) => compare(a, b),
@@ -118,18 +118,18 @@ impl Shapes {
         }
     }
 
-    /// The symbols of the graph's inputs, in the order in which they first appear. Each stands for a size of at
+    /// Returns the symbols of the graph's inputs, in the order in which they first appear. Each stands for a size of at
     /// least 1. A dimension that the model leaves unnamed is called `<input>.<axis>`.
     pub fn symbols(&self) -> &[Arc<str>] {
         &self.symbols
     }
 
-    /// What inference found along the way, in the order of the nodes.
+    /// Findings of the inference, in the order of the nodes.
     pub fn notes(&self) -> &[Note] {
         &self.notes
     }
 
-    /// The notes about nodes that cannot run.
+    /// Returns the notes about nodes that cannot run.
     pub fn problems(&self) -> impl Iterator<Item = &Note> {
         self.notes.iter().filter(|note| note.kind == NoteKind::Invalid)
     }

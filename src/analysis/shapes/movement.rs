@@ -34,7 +34,7 @@ pub(super) fn gather(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     })
 }
 
-/// The elements at the positions `at` of one axis of a tensor of shape `dims`.
+/// Returns the elements at the positions `at` of one axis of a tensor of shape `dims`.
 pub(super) fn select(elements: &[Element], dims: &[Dim], axis: usize, at: &[i64]) -> Option<Vec<Element>> {
     let outer = small_count(dims.get(..axis)?)?;
     let length = usize::try_from(dims.get(axis)?.constant()?).ok()?;
@@ -94,8 +94,8 @@ pub(super) fn concat(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     })
 }
 
-/// Two dimensions that must be equal: an error if they are not, and what it requires if one is a broadcast that the
-/// other is part of.
+/// Returns two dimensions that must be equal: an error if they are not, and what it requires if one is a broadcast that
+/// the other is part of.
 fn unite(a: &Dim, b: &Dim) -> Result<Option<(Atom, Dim)>, ()> {
     for (whole, part) in [(a, b), (b, a)] {
         if let Some(atom @ Atom::Broadcast(members)) = whole.as_atom()
@@ -113,7 +113,7 @@ fn unite(a: &Dim, b: &Dim) -> Result<Option<(Atom, Dim)>, ()> {
     }
 }
 
-/// The elements of vectors, one after the other; unknown where an operand's are, unless all are.
+/// Returns the elements of vectors, one after the other; unknown where an operand's are, unless all are.
 fn concat_elements(call: &mut Call<'_>, dims: &[Dim]) -> Option<Vec<Element>> {
     let total = small_count(dims)?;
     if call.operands.iter().flatten().all(|t| t.elements.is_none()) {

@@ -9,7 +9,7 @@ use super::{
     values::{product, sizes},
 };
 
-/// `data` with other dimensions and the same elements.
+/// Returns `data` with other dimensions and the same elements.
 fn with_dims(data: &Tensor, dims: Vec<Dim>) -> Tensor {
     let kept = data.elements.clone().filter(|e| small_count(&dims) == Some(e.len()));
     Tensor { data_type: None, dims: Some(dims), elements: kept }
@@ -109,7 +109,7 @@ pub(super) fn expand(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     Ok(Tensor::shaped(dims))
 }
 
-/// `Resize` (its operands differ before opset 11) and `Upsample`. Sizes come from `sizes`, or as
+/// Infers `Resize` (its operands differ before opset 11) and `Upsample`. Sizes come from `sizes`, or as
 /// `floor(size * scale)`.
 pub(super) fn resize(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     let data = call.dims(0)?;

@@ -1,4 +1,4 @@
-//! Between our sizes and the expressions of `rten-shape-inference`.
+//! Conversion between our symbolic sizes and the expressions of `rten-shape-inference`.
 //!
 //! Those hold 32-bit integers, overflow, and grow without bound. So a rule never sees a size that is an expression:
 //! each one that is not a small constant goes in as a variable of its own, and what comes out is built from those few
@@ -14,7 +14,7 @@ use super::{
     tensor::{Tensor, Unknowns},
 };
 
-/// The dimensions of each result of `rule` for `operands`; `None` where the rule does not know them.
+/// Returns the dimensions of each result of `rule` for `operands`; `None` where the rule does not know them.
 pub(super) fn apply(
     call: &mut Call<'_>,
     rule: &dyn InferShapes,
@@ -33,7 +33,7 @@ pub(super) fn apply(
     Ok(results.into_iter().map(leave).collect())
 }
 
-/// What a rule is told of an operand.
+/// An operand as a rule sees it.
 pub(super) enum Operand<'a> {
     /// It is left out, or nothing is known of it.
     Missing,
@@ -44,7 +44,7 @@ pub(super) enum Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
-    /// The dimensions of an operand, if there is one.
+    /// Returns the dimensions of an operand, if there is one.
     pub fn dims(operand: Option<&'a Tensor>) -> Self {
         operand.and_then(|t| t.dims.as_deref()).map_or(Self::Missing, Self::Dims)
     }
@@ -52,9 +52,9 @@ impl<'a> Operand<'a> {
 
 #[derive(Default)]
 struct Bridge {
-    /// What each variable stands for, by its name, which is its index.
+    /// The size behind each variable, by the variable's name, which is its index.
     variables: Vec<Dim>,
-    /// What stands for the rule's own unknowns.
+    /// The sizes behind the rule's own unknowns.
     unknowns: FxHashMap<String, Dim>,
 }
 
@@ -89,7 +89,7 @@ impl Bridge {
         unknowns.or_fresh(dim)
     }
 
-    /// `None` for the rule's own unknowns inside an expression, and what grows too large.
+    /// Returns the size; `None` for the rule's own unknowns inside an expression, and for sizes that grow too large.
     fn dim(&self, expression: &SymExpr) -> Option<Dim> {
         let pair = |a: &SymExpr, b: &SymExpr| Some((self.dim(a)?, self.dim(b)?));
         match expression {

@@ -15,7 +15,7 @@ use super::{
 /// Most operands of an Einsum: the rule's expressions grow with their number.
 const MAX_EINSUM_OPERANDS: usize = 16;
 
-/// The results of an operator of this kind; `None` if `call` is another one.
+/// Returns the results of an operator of this kind; `None` if `call` is another one.
 pub(super) fn infer(call: &mut Call<'_>) -> Option<Results> {
     Some(match call.node.op_type.as_str() {
         "Conv" | "ConvInteger" => window(call, Window::Conv),
@@ -76,7 +76,7 @@ enum Window {
     Pool,
 }
 
-/// Attributes of a sliding window, for each spatial dimension.
+/// The attributes of a sliding window, for each spatial dimension.
 struct Geometry {
     same: bool,
     pads: Vec<usize>,
@@ -100,14 +100,14 @@ fn geometry(call: &Call<'_>, spatial: usize) -> Result<Geometry, Failure> {
 }
 
 impl Geometry {
-    /// Padding at the start and at the end of one dimension.
+    /// Returns the padding at the start and at the end of one dimension.
     fn padding(&self, dim: usize) -> [usize; 2] {
         let half = self.pads.len() / 2;
         [dim, half + dim].map(|i| self.pads.get(i).copied().unwrap_or(0))
     }
 }
 
-/// Convolution and pooling, one spatial dimension at a time: the rules know two at most.
+/// Infers convolution and pooling, one spatial dimension at a time: the rules know two at most.
 fn window(call: &mut Call<'_>, kind: Window) -> Results {
     let data = call.dims(0)?;
     let spatial = data.len().saturating_sub(2);
@@ -243,7 +243,7 @@ fn transpose(call: &mut Call<'_>) -> Results {
     Ok(results)
 }
 
-/// The elements of a tensor of shape `dims` with axis `axes[i]` as axis `i`.
+/// Returns the elements of a tensor of shape `dims` with axis `axes[i]` as axis `i`.
 fn transposed(elements: &[Element], dims: &[Dim], axes: &[usize]) -> Option<std::sync::Arc<[Element]>> {
     let mut stride = elements.len();
     let mut strides = Vec::with_capacity(dims.len());
@@ -270,7 +270,7 @@ fn depth_to_space(call: &mut Call<'_>) -> Results {
     by_dims(call, &ops::DepthToSpace { block_size })
 }
 
-/// `pads` is an attribute before opset 11, an operand since.
+/// Infers Pad, whose `pads` is an attribute before opset 11, an operand since.
 fn pad(call: &mut Call<'_>) -> Results {
     let data = call.dims(0)?;
     let pads: Vec<Dim> = match call.node.ints("pads") {
@@ -314,7 +314,7 @@ fn gather_nd(call: &mut Call<'_>) -> Results {
     by_dims(call, &ops::GatherND { batch_dims })
 }
 
-/// The second and third result have the reduced dimensions as 1.
+/// Infers LayerNormalization, whose second and third result have the reduced dimensions as 1.
 fn layer_normalization(call: &mut Call<'_>) -> Results {
     let dims = call.dims(0)?;
     let first = axis(call.node.int("axis").unwrap_or(-1), dims.len())?;
@@ -361,7 +361,7 @@ fn reduced(call: &mut Call<'_>, data: &[Dim], axes: &[usize], keep_dims: bool) -
     apply(call, &ReductionOp { axes: Some(&axes), keep_dims }, &[Operand::Dims(data)]).map(tensors)
 }
 
-/// All elements of a vector as one, for the reductions that models compute shapes with.
+/// Returns all elements of a vector as one, for the reductions that models compute shapes with.
 fn total(call: &Call<'_>) -> Option<Element> {
     let wholes = call.get(0)?.wholes()?;
     let (first, rest) = wholes.split_first()?;

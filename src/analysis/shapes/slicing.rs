@@ -63,7 +63,7 @@ pub(super) fn slice(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     })
 }
 
-/// What a slice takes of an axis.
+/// The part of an axis that a slice takes.
 pub(super) struct Positions {
     first: i64,
     step: i64,
@@ -76,7 +76,7 @@ impl Positions {
     }
 }
 
-/// The ONNX Slice clamping rules, for constant sizes.
+/// Applies the ONNX Slice clamping rules, for constant sizes.
 pub(super) fn positions(size: i64, start: i64, end: i64, step: i64) -> Positions {
     // A convolution of something too small for its kernel has a negative size.
     let size = size.max(0);
@@ -94,7 +94,7 @@ pub(super) fn positions(size: i64, start: i64, end: i64, step: i64) -> Positions
     Positions { first, step, count }
 }
 
-/// The length of a slice of a symbolic axis, or with symbolic bounds.
+/// Returns the length of a slice of a symbolic axis, or with symbolic bounds.
 pub(super) fn symbolic_length(size: &Dim, start: &Dim, end: &Dim, step: i64) -> Option<Dim> {
     if step < 0 {
         // Exporters write a reversal as [-1:INT_MIN:-1].

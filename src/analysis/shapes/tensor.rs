@@ -1,4 +1,4 @@
-//! What is known of a value: type, dimensions and, if it is small, its elements.
+//! Symbolic tensors: the type, the dimensions and, of a small value, the elements, as far as they are known.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) const MAX_ELEMENTS: usize = 1024;
 /// Most elements of a float tensor that are read: enough for the scales of a Resize.
 const MAX_FLOATS: u64 = 8;
 
-/// What is known of a value.
+/// The known part of a value.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tensor {
     pub data_type: Option<DataType>,
@@ -35,7 +35,7 @@ pub(super) enum Element {
     Real(f64),
 }
 
-/// Makes the values that stand for what is not known.
+/// A source of values that stand for unknown ones.
 #[derive(Debug, Default)]
 pub(super) struct Unknowns(u32);
 
@@ -45,7 +45,7 @@ impl Unknowns {
         Atom::Unknown(self.0).into()
     }
 
-    /// `dim`, or an unknown where there is none.
+    /// Returns `dim`, or an unknown where there is none.
     pub fn or_fresh(&mut self, dim: Option<Dim>) -> Dim {
         dim.unwrap_or_else(|| self.fresh())
     }
@@ -59,7 +59,7 @@ impl Element {
         }
     }
 
-    /// Its value as a float, if it is the same for all inputs.
+    /// Returns its value as a float, if it is the same for all inputs.
     pub fn number(&self) -> Option<f64> {
         match self {
             Self::Whole(dim) => dim.constant().map(|value| value as f64),
@@ -84,17 +84,17 @@ impl From<i64> for Element {
 }
 
 impl Tensor {
-    /// A tensor with these dimensions and nothing known of its elements.
+    /// Returns a tensor with these dimensions and nothing known of its elements.
     pub fn shaped(dims: Vec<Dim>) -> Self {
         Self { data_type: None, dims: Some(dims), elements: None }
     }
 
-    /// A vector of these elements.
+    /// Returns a vector of these elements.
     pub fn vector(elements: Vec<Element>) -> Self {
         Self::with_elements(vec![(elements.len() as i64).into()], elements)
     }
 
-    /// A tensor with these dimensions and elements; too many elements are dropped.
+    /// Returns a tensor with these dimensions and elements; too many elements are dropped.
     pub fn with_elements(dims: Vec<Dim>, elements: Vec<Element>) -> Self {
         let elements = (elements.len() <= MAX_ELEMENTS).then(|| elements.into());
         Self { data_type: None, dims: Some(dims), elements }
@@ -108,17 +108,17 @@ impl Tensor {
         self.dims.as_ref().map(Vec::len)
     }
 
-    /// The elements as integers.
+    /// Returns the elements as integers.
     pub fn wholes(&self) -> Option<Vec<Dim>> {
         self.elements.as_ref()?.iter().map(|e| e.whole().cloned()).collect()
     }
 
-    /// The elements as numbers, if they are the same for all inputs.
+    /// Returns the elements as numbers, if they are the same for all inputs.
     pub fn constants(&self) -> Option<Vec<i64>> {
         self.elements.as_ref()?.iter().map(|e| e.whole()?.constant()).collect()
     }
 
-    /// An initializer, with its elements if they are small.
+    /// Returns an initializer, with its elements if they are small.
     pub fn from_initializer(graph: &Graph, initializer: &Initializer) -> Self {
         let header = &initializer.header;
         let mut tensor = Self::from_header(header.data_type, &header.dims);
@@ -133,7 +133,7 @@ impl Tensor {
         tensor
     }
 
-    /// The tensor of an attribute, with its elements if they are small.
+    /// Returns the tensor of an attribute, with its elements if they are small.
     pub fn from_attribute(proto: &TensorProto) -> Self {
         let data_type = DataType(proto.data_type());
         let mut tensor = Self::from_header(data_type, &proto.dims);
@@ -182,7 +182,7 @@ fn worth_reading(data_type: DataType, dims: &[i64]) -> bool {
     }
 }
 
-/// The bytes of a small initializer. A float that lies in another file is not worth opening that file.
+/// Returns the bytes of a small initializer. A float that lies in another file is not worth opening that file.
 fn small_bytes(graph: &Graph, header: &TensorHeader) -> Option<Bytes> {
     if let (Payload::Raw(bytes), Some(len)) = (&header.payload, header.byte_len()) {
         return (bytes.len() as u64 == len).then(|| bytes.clone());
@@ -196,7 +196,7 @@ fn small_bytes(graph: &Graph, header: &TensorHeader) -> Option<Bytes> {
     Some(bytes.into())
 }
 
-/// Little-endian elements; `None` unless there are as many as the dimensions say.
+/// Decodes little-endian elements; `None` unless there are as many as the dimensions say.
 fn decode(data_type: DataType, dims: &[i64], bytes: &[u8]) -> Option<Arc<[Element]>> {
     let width = usize::try_from(data_type.bits()? / 8).ok()?;
     let count = dims.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?))?;

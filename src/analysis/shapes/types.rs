@@ -5,8 +5,8 @@ use crate::onnx::{DataType, proto::tensor_proto};
 
 const UINT8: DataType = DataType(tensor_proto::DataType::Uint8 as i32);
 
-/// The element type of each result, from the first on; `None` where it is not known. Results past the end of the list
-/// are unknown too.
+/// Returns the element type of each result, from the first on; `None` where it is not known. Results past the end of
+/// the list are unknown too.
 pub(super) fn results(call: &Call<'_>) -> Vec<Option<DataType>> {
     let node = call.node;
     if !matches!(node.domain.as_str(), "" | "ai.onnx") {
@@ -43,7 +43,7 @@ pub(super) fn results(call: &Call<'_>) -> Vec<Option<DataType>> {
         "MatMulInteger" | "ConvInteger" => vec![Some(DataType::INT32)],
         "QLinearConv" | "QLinearMatMul" => vec![operand(7)],
         "Attention" => vec![first, operand(1), operand(2), first],
-        // What a subgraph or a sequence yields is not followed.
+        // Results of subgraphs and sequences are not followed.
         "If" | "Loop" | "Scan" | "SequenceMap" | "SequenceAt" | "Optional" | "OptionalGetElement" => {
             Vec::new()
         }

@@ -1,4 +1,4 @@
-//! Operators that make small integer tensors: what models compute shapes with.
+//! Operators that make small integer tensors, with which models compute shapes.
 
 use super::{
     dim::Dim,
@@ -11,7 +11,7 @@ use super::{
     tensor::{Element, MAX_ELEMENTS, Tensor},
 };
 
-/// The results of an operator of this kind; `None` if `call` is another one.
+/// Returns the results of an operator of this kind; `None` if `call` is another one.
 pub(super) fn infer(call: &mut Call<'_>) -> Option<Results> {
     let result = match call.node.op_type.as_str() {
         "Constant" => constant(call),
@@ -39,7 +39,7 @@ pub(super) fn product<'d>(dims: impl IntoIterator<Item = &'d Dim>) -> Option<Dim
     dims.into_iter().try_fold(Dim::from(1), |n, dim| n.mul(dim))
 }
 
-/// An operand's elements as sizes: what is not provably a size is unknown.
+/// Returns an operand's elements as sizes: what is not provably a size is unknown.
 pub(super) fn sizes(call: &mut Call<'_>, index: usize) -> Result<Vec<Dim>, Failure> {
     let operand = call.operand(index)?;
     let Some(elements) = &operand.elements else {
@@ -103,7 +103,7 @@ fn size(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     Ok(Tensor::with_elements(Vec::new(), vec![Element::Whole(count)]))
 }
 
-/// `repeat_interleave` of TorchScript repeats by a OneHot vector of sizes.
+/// Infers OneHot. `repeat_interleave` of TorchScript repeats by a OneHot vector of sizes.
 fn one_hot(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     let indices = call.dims(0)?.to_vec();
     let at = axis(call.node.int("axis").unwrap_or(-1), indices.len() + 1)?;

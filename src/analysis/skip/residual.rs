@@ -12,16 +12,16 @@ use crate::{
     ir::{Node, Use, ValueId},
 };
 
-/// What a residual path of a module leads back to.
+/// The end of a residual path of a module.
 struct Origin {
-    /// What to read something else in place of: the output, or what it is before a scale that stays.
+    /// The value to replace: the output, or the output before a scale that stays.
     from: ValueId,
     /// The end of the path.
     at: ValueId,
 }
 
 impl Analysis<'_> {
-    /// The redirect that takes `output` of `module` to the module's skip.
+    /// Returns the redirect that takes `output` of `module` to the module's skip.
     pub(super) fn shortcut(&self, module: ModuleId, output: ValueId) -> Result<Redirect, Illegal> {
         if let Some(redirect) = self.skip_of_part(module, output) {
             return Ok(redirect);
@@ -93,7 +93,7 @@ impl Analysis<'_> {
         Ok(Origin { from, at })
     }
 
-    /// Whether `node` changes no element of what it reads but for its type.
+    /// Returns whether `node` changes no element of what it reads but for its type.
     fn keeps_elements(&self, node: &Node) -> bool {
         let is_float = |value: Option<ValueId>| {
             value.and_then(|v| self.shapes.data_type(v)).is_some_and(|t| t.is_weight_float())
@@ -103,13 +103,13 @@ impl Analysis<'_> {
             || (node.is("Cast") && is_float(node.input(0)) && is_float(node.output(0)))
     }
 
-    /// Whether `node` is a Concat of values from outside `module`.
+    /// Returns whether `node` is a Concat of values from outside `module`.
     fn joins(&self, module: ModuleId, node: &Node) -> bool {
         node.is("Concat") && node.operands().all(|v| !self.is_inside(v, module))
     }
 
-    /// The skip of an output that is a part of a residual sum, where the skip of the sum is a Concat: the operand of the
-    /// Concat at the same place (FLUX's single blocks, which run text and sample as one stream).
+    /// Returns the skip of an output that is a part of a residual sum, where the skip of the sum is a Concat: the
+    /// operand of the Concat at the same place (FLUX's single blocks, which run text and sample as one stream).
     fn skip_of_part(&self, module: ModuleId, output: ValueId) -> Option<Redirect> {
         let part = self.graph.node(self.graph.producer(output).filter(|_| self.is_inside(output, module))?);
         if !part.is("Slice") && !part.is("Split") {
@@ -135,7 +135,8 @@ impl Analysis<'_> {
         None
     }
 
-    /// Where on `axis` the part `output` of what `node` reads begins; `None` if it is cut on another axis, or in steps.
+    /// Returns where on `axis` the part `output` of what `node` reads begins; `None` if it is cut on another axis, or
+    /// in steps.
     fn start_of_part(&self, node: &Node, output: ValueId, axis_of: usize, rank: usize) -> Option<Dim> {
         if node.is("Split") {
             if axis(node.int("axis").unwrap_or(0), rank)? != axis_of {
@@ -155,7 +156,7 @@ impl Analysis<'_> {
         (cut == axis_of && forward).then(|| self.shapes.size(node.input(1)?))?
     }
 
-    /// The Add after `module` that adds the module's output to what the module was computed from.
+    /// Returns the Add after `module` that adds the module's output to what the module was computed from.
     fn skip_around(&self, module: ModuleId, output: ValueId) -> Option<Redirect> {
         let mut at = output;
         loop {
@@ -176,15 +177,15 @@ impl Analysis<'_> {
         }
     }
 
-    /// The operands of a residual Add: two different values, neither of them a constant.
+    /// Returns the operands of a residual Add: two different values, neither of them a constant.
     fn addends(&self, node: &Node) -> Option<(ValueId, ValueId)> {
         let (a, b) = (node.input(0)?, node.input(1)?);
         let computed = |v| !constants::is_constant(self.graph, v);
         (node.is("Add") && a != b && computed(a) && computed(b)).then_some((a, b))
     }
 
-    /// Whether `branch` is computed from `skip`, or, where two branches stand side by side (SD3.5's second attention),
-    /// from what `skip` adds its own branch to.
+    /// Returns whether `branch` is computed from `skip`, or, where two branches stand side by side (SD3.5's second
+    /// attention), from what `skip` adds its own branch to.
     fn is_skip_of(&self, skip: ValueId, branch: ValueId) -> bool {
         if self.flow.depends(self.graph, branch, skip) {
             return true;
@@ -196,7 +197,7 @@ impl Analysis<'_> {
         })
     }
 
-    /// Which of two added operands is the skip of the other.
+    /// Returns which of two added operands is the skip of the other.
     fn skip_operand(&self, module: ModuleId, a: ValueId, b: ValueId) -> Option<ValueId> {
         if self.is_skip_of(a, b) {
             return Some(a);
@@ -211,7 +212,7 @@ impl Analysis<'_> {
         }
     }
 
-    /// Whether `value` is computed from outside `module` by linear layers alone.
+    /// Returns whether `value` is computed from outside `module` by linear layers alone.
     fn leads_out_linearly(&self, module: ModuleId, mut value: ValueId) -> bool {
         while self.is_inside(value, module) {
             let Some(node) = self.graph.producer(value).map(|p| self.graph.node(p)) else { return false };
@@ -225,7 +226,7 @@ impl Analysis<'_> {
     }
 }
 
-/// `axis`, counted from the end if negative, as an index below `rank`.
+/// Returns `axis`, counted from the end if negative, as an index below `rank`.
 fn axis(axis: i64, rank: usize) -> Option<usize> {
     let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
     usize::try_from(axis).ok().filter(|axis| *axis < rank)

@@ -1,5 +1,5 @@
-//! The census of weights: every matrix that is multiplied by is the weight of a layer with a path, or is told as one
-//! that is not. Without it a rule could mask some of what it means and pass over the rest without a word.
+//! The census of weights: every matrix that is multiplied by is the weight of a layer with a path, or is reported as
+//! one that is not. Without it a rule could mask some of what it means and pass over the rest without a word.
 
 use super::operators;
 use crate::{
@@ -55,17 +55,17 @@ impl Matrices {
         Self { fixed, matrix }
     }
 
-    /// Whether `value` is the same in every run.
+    /// Returns whether `value` is the same in every run.
     pub fn is_fixed(&self, value: ValueId) -> bool {
         self.fixed[value.index()]
     }
 
-    /// Whether `value` is a matrix that is stored, or made of one.
+    /// Returns whether `value` is a matrix that is stored, or made of one.
     pub fn is_matrix(&self, value: ValueId) -> bool {
         self.matrix[value.index()]
     }
 
-    /// The weights that no layer's operand 1 is.
+    /// Returns the weights that no layer's operand 1 is.
     pub fn elsewhere(&self, graph: &Graph, attentions: &Attentions) -> Vec<Finding> {
         let products: Vec<NodeId> = attentions.all.iter().flat_map(|a| [a.scores, a.product]).collect();
         let mut found = Vec::new();
@@ -89,7 +89,7 @@ impl Matrices {
         found
     }
 
-    /// The operand of `node` that is a weight, unless it is the one that a layer has.
+    /// Returns the operand of `node` that is a weight, unless it is the one that a layer has.
     fn misplaced(&self, node: &Node) -> Option<ValueId> {
         let is_matrix = |v: &ValueId| self.matrix[v.index()];
         if operators::is_layer(node) {
@@ -106,14 +106,15 @@ impl Matrices {
     }
 }
 
-/// Whether a tensor of these dimensions and this type can be the weight of a layer.
+/// Returns whether a tensor of these dimensions and this type can be the weight of a layer.
 fn is_matrix(dims: &[i64], data_type: i32) -> bool {
     use tensor_proto::DataType as Type;
     let other = [Type::Int32, Type::Int64, Type::Bool, Type::String, Type::Uint32, Type::Uint64];
     dims.iter().filter(|d| **d > 1).count() >= 2 && !other.iter().any(|t| *t as i32 == data_type)
 }
 
-/// Whether only a part of what the layer `layer` makes leads to `value`: it is the packed layer of several projections.
+/// Returns whether only a part of what the layer `layer` makes leads to `value`: it is the packed layer of several
+/// projections.
 pub(super) fn is_cut(graph: &Graph, mut value: ValueId, layer: NodeId) -> bool {
     while let Some(id) = graph.producer(value).filter(|id| *id > layer) {
         let node = graph.node(id);
@@ -128,7 +129,7 @@ pub(super) fn is_cut(graph: &Graph, mut value: ValueId, layer: NodeId) -> bool {
     graph.producer(value) != Some(layer)
 }
 
-/// The layers in the bodies of an If, Loop or Scan.
+/// Returns the layers in the bodies of an If, Loop or Scan.
 fn bodies(graph: &Graph, id: NodeId, node: &Node) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut open: Vec<&GraphProto> = node.attributes.iter().flat_map(graphs).collect();
@@ -158,7 +159,7 @@ fn graphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
     attribute.g.iter().map(AsRef::as_ref).chain(&attribute.graphs)
 }
 
-/// The attentions that lack a projection.
+/// Returns the attentions that lack a projection.
 pub(super) fn unprojected(graph: &Graph, matrices: &Matrices, attentions: &Attentions) -> Vec<Finding> {
     let mut found = Vec::new();
     for attention in &attentions.all {

@@ -29,7 +29,7 @@ pub struct Weights {
 /// A layer whose module is not known.
 #[derive(Clone, Debug)]
 pub struct Unplaced {
-    /// The innermost module that it lies in as far as its neighbours tell.
+    /// The innermost module that it lies in as far as its neighbours show.
     pub within: String,
     /// The node that multiplies by the weight.
     pub node: NodeId,
@@ -51,7 +51,7 @@ pub struct Weight {
     pub data_type: DataType,
     /// Dimensions in the file.
     pub dims: Vec<i64>,
-    /// What the dimensions are.
+    /// The order of the dimensions.
     pub layout: MatrixLayout,
     /// The module that the same multiplication serves too, where an optimizer has merged two equal layers into one.
     pub merged_with: Option<String>,
@@ -78,12 +78,12 @@ pub struct Blocked {
 }
 
 impl Weight {
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn elements(&self) -> u64 {
         self.dims.iter().fold(1, |n, d| n.saturating_mul(d.unsigned_abs()))
     }
 
-    /// Number of inputs of the layer (of each group, for a grouped convolution).
+    /// Returns the number of inputs of the layer (of each group, for a grouped convolution).
     pub fn input_len(&self) -> i64 {
         let axis = match self.layout {
             MatrixLayout::OutputFirst => 1,
@@ -170,7 +170,7 @@ impl Finder<'_> {
         }
     }
 
-    /// Takes back the places of layers that only a parameter's name tells, where several layers read the parameter: the
+    /// Takes back the places of layers that only a parameter's name shows, where several layers read the parameter: the
     /// name is that of one of them.
     fn refuse_shared_names(&mut self) {
         let named = |id: &NodeId| self.modules.evidence(*id) == Evidence::ParameterName;
@@ -223,7 +223,7 @@ impl Finder<'_> {
         }
     }
 
-    /// The path of the module of `node`. If only its neighbours tell it, it is unplaced for that `reason`.
+    /// Returns the path of the module of `node`. If only its neighbours show it, it is unplaced for that `reason`.
     fn place(&mut self, node: NodeId, reason: impl FnOnce() -> String) -> Option<String> {
         let path = self.modules.get(self.modules.of_node(node)).path.clone();
         match self.modules.evidence(node) {
@@ -236,7 +236,7 @@ impl Finder<'_> {
     }
 }
 
-/// The operand of `node` that is a weight, if `node` is the multiplication of a Linear or Conv2d layer.
+/// Returns the operand of `node` that is a weight, if `node` is the multiplication of a Linear or Conv2d layer.
 fn weight_operand(node: &Node) -> Option<(usize, MatrixLayout)> {
     let transposed = match node.op_type.as_str() {
         _ if !operators::is_plain(node) && !operators::is_fused(node) => return None,

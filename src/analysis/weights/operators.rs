@@ -34,31 +34,31 @@ const HARMLESS: [&str; 6] = [
     "RelativePositionBias",
 ];
 
-/// Whether `node` is the multiplication of a Linear or Conv layer, if its operand 1 is a weight.
+/// Returns whether `node` is the multiplication of a Linear or Conv layer, if its operand 1 is a weight.
 pub fn is_layer(node: &Node) -> bool {
     is_plain(node) || is_fused(node) || is_packed(node)
 }
 
-/// Whether `node` is the standard operator of a Linear or Conv layer.
+/// Returns whether `node` is the standard operator of a Linear or Conv layer.
 pub fn is_plain(node: &Node) -> bool {
     node.is("MatMul") || node.is("Gemm") || node.is("Conv")
 }
 
-/// Whether `node` is a layer's operator with a scale or an activation fused into it, its weight as it was.
+/// Returns whether `node` is a layer's operator with a scale or an activation fused into it, its weight as it was.
 pub fn is_fused(node: &Node) -> bool {
     node.domain == "com.microsoft"
         && FUSED.contains(&node.op_type.as_str())
         && ["transA", "transBatchA", "transBatchB"].iter().all(|name| node.int(name).unwrap_or(0) == 0)
 }
 
-/// Whether `node` holds its weight in a form that cannot be masked.
+/// Returns whether `node` holds its weight in a form that cannot be masked.
 pub fn is_packed(node: &Node) -> bool {
     PACKED.contains(&node.op_type.as_str())
         || (node.domain == "com.microsoft" && node.op_type == "Attention")
         || (node.domain.starts_with("com.microsoft.") && node.op_type.contains("Conv"))
 }
 
-/// Whether a matrix that `node` reads may be the weight of a layer, although `node` is no layer's operator.
+/// Returns whether a matrix that `node` reads may be the weight of a layer, although `node` is no layer's operator.
 pub fn is_opaque(node: &Node) -> bool {
     match node.domain.as_str() {
         "" | "ai.onnx" => OPAQUE.contains(&node.op_type.as_str()),

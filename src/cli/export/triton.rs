@@ -1,4 +1,4 @@
-//! `crdiff export triton`
+//! `crdiff export triton`: a model repository.
 
 use std::path::{Path, PathBuf};
 
@@ -40,7 +40,7 @@ pub(super) struct Args {
     /// them. A MODEL then takes the place of its UNet.
     #[arg(long, value_name = "DIR")]
     pipeline: Option<PathBuf>,
-    /// What the pipeline as one model is called.
+    /// The name of the pipeline as one model.
     #[arg(long, default_value = "pipeline", requires = "pipeline")]
     name: String,
     /// The most rows of a batch; 0 to join no requests.
@@ -70,10 +70,10 @@ pub(super) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Accelerator")]
 struct AcceleratorArgs {
-    /// What runs the graphs on a GPU.
+    /// The execution accelerator on a GPU.
     #[arg(long, value_enum, default_value_t)]
     accelerator: AcceleratorKind,
-    /// In what TensorRT may compute [default: the graph's]
+    /// The precision in which TensorRT may compute [default: the graph's]
     #[arg(long, value_enum)]
     precision: Option<Floats>,
     /// The most GPU memory that a layer in TensorRT may use for itself, in MiB.
@@ -87,7 +87,7 @@ struct AcceleratorArgs {
     option: Vec<(String, String)>,
 }
 
-/// `--accelerator`
+/// The values of `--accelerator`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum AcceleratorKind {
     /// ONNX Runtime as it is: CUDA on a GPU.
@@ -99,7 +99,7 @@ enum AcceleratorKind {
     Tensorrt,
 }
 
-/// `--precision`
+/// The values of `--precision`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Floats {
     /// Single.
@@ -170,7 +170,7 @@ impl Args {
     }
 }
 
-/// `[NAME=]MODEL`; a file whose own name has a `=` is meant as it is.
+/// Parses `[NAME=]MODEL`; a file whose own name has a `=` is meant as it is.
 fn entry(text: &str) -> Entry {
     match text.split_once('=').filter(|_| !Path::new(text).exists()) {
         Some((name, model)) => Entry { name: name.to_string(), model: model.into() },

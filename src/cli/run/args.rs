@@ -1,4 +1,4 @@
-//! What the command line says of networks and sampling.
+//! Options of networks and sampling.
 
 use std::path::PathBuf;
 
@@ -36,7 +36,7 @@ pub(super) struct NetworkArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub(super) struct SamplingArgs {
-    /// What to stay away from.
+    /// The negative prompt.
     #[arg(long, value_name = "TEXT")]
     pub(super) negative_prompt: Option<String>,
     /// Height x width in pixels, such as 384x576 [default: what the pipeline was made for]
@@ -51,13 +51,13 @@ pub(super) struct SamplingArgs {
     /// Pull the guided output's deviation back by this share [default: 0]
     #[arg(long, value_name = "SHARE", value_parser = number)]
     pub(super) guidance_rescale: Option<f64>,
-    /// The seed: one for the batch, or one for each picture, such as 1,2,3 [default: 0]
+    /// The seed: one for the batch, or one for each image, such as 1,2,3 [default: 0]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub(super) seed: Vec<u64>,
-    /// Whose random numbers the seed stands for [default: torch]
+    /// The library whose random numbers the seed stands for [default: torch]
     #[arg(long, value_enum)]
     pub(super) random: Option<Random>,
-    /// Pictures at once [default: the number of seeds]
+    /// Images at once [default: the number of seeds]
     #[arg(long, value_name = "N")]
     pub(super) batch: Option<usize>,
     /// The scheduler: euler_a, dpm++_2m_karras, ..., or a class of diffusers [default: the pipeline's]
@@ -75,10 +75,10 @@ pub(super) struct SamplingArgs {
     /// First latents: .npy, [batch, channels, height, width], standard normal.
     #[arg(long, value_name = "NPY")]
     pub(super) latents: Option<PathBuf>,
-    /// What the sampler draws: .npy, [draws, batch, channels, height, width].
+    /// The sampler's noise: .npy, [draws, batch, channels, height, width].
     #[arg(long, value_name = "NPY")]
     pub(super) noise: Option<PathBuf>,
-    /// Decode large pictures in tiles: less memory.
+    /// Decode large images in tiles: less memory.
     #[arg(long)]
     pub(super) tile: bool,
 }

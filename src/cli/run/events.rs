@@ -1,4 +1,4 @@
-//! What a run tells while it draws: a bar or lines on stderr, or JSON on stdout.
+//! Progress of a run: a bar or lines on stderr, or JSON on stdout.
 
 use std::{ops::ControlFlow, sync::atomic::Ordering, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     diffusion::pipeline::{Event, Output},
 };
 
-/// Tells what happens.
+/// A listener that reports the events of a run.
 pub(super) struct Reporter {
     json: bool,
     counter: Counter,
@@ -35,7 +35,7 @@ impl Reporter {
     /// Prints an event, where they are printed.
     pub(super) fn tell(&self, event: &Value) {
         if self.json {
-            // Whoever reads no events wants the picture all the same.
+            // Whoever reads no events wants the image all the same.
             print(format_args!("{event}\n")).ok();
         }
     }
@@ -64,7 +64,7 @@ impl Reporter {
     }
 }
 
-/// The event at the end of a run.
+/// Returns the event at the end of a run.
 pub(super) fn done(output: &Output) -> Value {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let timings = &output.timings;

@@ -1,4 +1,4 @@
-//! Where a run's files go: looked at before anything is drawn.
+//! The places of a run's files, which are checked before anything is drawn.
 
 use std::{
     ffi::OsStr,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Args, Failure};
-use crate::{cli::picture::Format, diffusion::pipeline::Output, engine::io::write_npy};
+use crate::{cli::image_file::Format, diffusion::pipeline::Output, engine::io::write_npy};
 
 /// The image where nothing else is said. It alone may be written over.
 const DEFAULT: &str = "out.png";
@@ -37,8 +37,7 @@ impl Files {
             return failed("it is a folder; name a file in it".to_string());
         }
         if Format::of(output).is_none() {
-            let name =
-                output.extension().map(|end| format!(".{} is no format of pictures here", end.display()));
+            let name = output.extension().map(|end| format!(".{} is no image format here", end.display()));
             let name = name.unwrap_or_else(|| "its name says no format".to_string());
             return failed(format!("{name}; end it in .png, .jpg or .webp"));
         }
@@ -75,13 +74,13 @@ impl Files {
     }
 }
 
-/// Where the contact sheet of an image goes.
+/// Returns where the contact sheet of an image goes.
 pub(super) fn sheet(image: &Path) -> PathBuf {
     let extension = image.extension().unwrap_or(OsStr::new("png")).to_string_lossy();
     image.with_extension(format!("sheet.{extension}"))
 }
 
-/// `out.png`, or `out-1.png`, `out-2.png`.
+/// Returns `out.png`, or `out-1.png`, `out-2.png`.
 fn numbered(output: &Path, count: usize) -> Vec<PathBuf> {
     if count == 1 {
         return vec![output.to_path_buf()];

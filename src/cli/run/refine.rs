@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Failure, Run, done, output, picture};
+use super::{Failure, Run, done, image_file, output};
 use crate::{
     cli::{
         DONE,
-        picture::{Tile, sheet},
+        image_file::{Tile, sheet},
         progress::interruptible,
     },
     diffusion::{
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Pictures in a row of the contact sheet.
+/// Images in a row of the contact sheet.
 const COLUMNS: usize = 4;
 
 /// Reads `--refine-ratios`.
@@ -34,7 +34,7 @@ pub(super) fn step(text: &str) -> Result<f64, String> {
     step.ok_or_else(|| "a step is above 0 and below 1, such as 0.05".to_string())
 }
 
-/// Draws the pictures of a sweep, and keeps the best one with a contact sheet of all.
+/// Draws the images of a sweep, and keeps the best one with a contact sheet of all.
 pub(super) fn run(
     run: &Run<'_>,
     (count, objective): (usize, &Path),
@@ -58,13 +58,13 @@ pub(super) fn run(
         open_graph(spec, &folder, &*chosen.engine, &SessionOptions::default())
     };
     let mut objective = open(&spec, &folder, &graph)?;
-    let scratch = tempfile::tempdir().map_err(|e| Failure::Message(format!("no place for pictures: {e}")))?;
-    let picture = scratch.path().join("picture.png");
+    let scratch = tempfile::tempdir().map_err(|e| Failure::Message(format!("no place for images: {e}")))?;
+    let image = scratch.path().join("picture.png");
     let weights = weights(center, count);
-    let mut drawing = Drawing { pipeline, request, objective: &mut *objective, scratch: &picture };
+    let mut drawing = Drawing { pipeline, request, objective: &mut *objective, scratch: &image };
     let mut tried = sweep(&mut drawing, &weights, &mut |event| reporter.event(&event))?;
     if let Some((step, plan)) = moving {
-        // The dense network's picture has no ratios.
+        // The dense network's image has no ratios.
         let pruned = tried.get(1..).unwrap_or_default();
         let from = best(pruned).and_then(|index| pruned.get(index)).ok_or_else(nothing)?;
         let mut compiler = Compiler::open(&Folder::open(&settings.pipeline)?.unet())?;
@@ -98,9 +98,9 @@ pub(super) fn run(
             })
             .collect();
         let Some(image) = kept.output.images.get(i) else { continue };
-        picture::write(path, image, &texts)?;
+        image_file::write(path, image, &texts)?;
         let sheet_path = output::sheet(path);
-        picture::write(&sheet_path, &sheet(&tiles, COLUMNS), &texts)?;
+        image_file::write(&sheet_path, &sheet(&tiles, COLUMNS), &texts)?;
         let seed = settings.seed(i);
         reporter.tell(
             &json!({ "event": "picture", "path": path, "sheet": sheet_path, "seed": seed, "index": i }),
@@ -119,7 +119,7 @@ pub(super) fn run(
     Ok(DONE)
 }
 
-/// What the contact sheet says of an image.
+/// Returns the lines below an image of the contact sheet.
 fn label(tried: &Tried) -> Vec<String> {
     let name = if tried.weight == 0.0 { "dense".to_string() } else { format!("w {:.3}", tried.weight) };
     let moved = tried.moved.as_ref().map(|Moved { of, to, .. }| format!("{of} {to}"));

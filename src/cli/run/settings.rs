@@ -1,4 +1,4 @@
-//! Everything that decides what a run makes, as the command line says it and as a picture carries it.
+//! Everything that decides what a run makes, as the command line says it and as an image carries it.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use super::{Args, Failure};
 use crate::{
-    cli::{compiled::digest, picture, progress::Visibility},
+    cli::{compiled::digest, image_file, progress::Visibility},
     diffusion::{
         pipeline::{self, Folder, Request},
         sampler::Preset,
@@ -27,7 +27,7 @@ use crate::{
     plan::{self, AmplifyWeight, Mode, Plan},
 };
 
-/// The settings of a run. Whatever is added gets a default, so that older pictures can be repeated.
+/// The settings of a run. Whatever is added gets a default, so that older images can be repeated.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Settings {
     pub(super) pipeline: PathBuf,
@@ -95,7 +95,7 @@ impl Default for Settings {
 /// The names of schedulers; clap wants them to live as long as the program.
 static NAMES: LazyLock<Vec<String>> = LazyLock::new(Preset::names);
 
-/// Reads `--scheduler`; shells complete its names.
+/// The parser of `--scheduler`; shells complete its names.
 #[derive(Clone, Copy, Debug)]
 pub struct SchedulerName;
 
@@ -115,7 +115,7 @@ impl TypedValueParser for SchedulerName {
     }
 }
 
-/// Whose random numbers a seed stands for.
+/// The library whose random numbers a seed stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Random {
@@ -135,7 +135,7 @@ impl From<Random> for pipeline::Random {
 }
 
 impl Settings {
-    /// What the command line says. The plan is read here, so that it is the same one all along.
+    /// Reads the command line. The plan is read here, so that it is the same one all along.
     pub(super) fn from_args(args: &Args) -> Result<Self, Failure> {
         let networks = &args.networks;
         let given = networks.plan.is_some() || networks.pruned.is_some() || networks.fused.is_some();
@@ -148,12 +148,12 @@ impl Settings {
         Ok(settings)
     }
 
-    /// What the image at `path` says, where the command line says nothing else.
+    /// Reads the settings in the image at `path`, for everything that the command line doesn't set.
     pub(super) fn of_replay(args: &Args, path: &Path) -> Result<Self, Failure> {
         let failed = |e: serde_json::Error| {
             Failure::Message(format!("{}: its text `crdiff` cannot be read: {e}", path.display()))
         };
-        let mut value: Value = serde_json::from_str(&picture::read_settings(path)?).map_err(failed)?;
+        let mut value: Value = serde_json::from_str(&image_file::read_settings(path)?).map_err(failed)?;
         let mut settings: Self = serde_json::from_value(value["settings"].take()).map_err(failed)?;
         settings.change(args)?;
         if !settings.pipeline.exists() {
@@ -231,12 +231,12 @@ impl Settings {
         Ok(())
     }
 
-    /// How many images are written.
+    /// Returns how many images are written.
     pub(super) fn count(&self) -> usize {
         self.drawn().count()
     }
 
-    /// The images of the batch that are written.
+    /// Returns the images of the batch that are written.
     pub(super) fn drawn(&self) -> std::ops::Range<usize> {
         match self.index {
             Some(index) => index..index + 1,
@@ -244,17 +244,17 @@ impl Settings {
         }
     }
 
-    /// The seed of an image of the batch.
+    /// Returns the seed of an image of the batch.
     pub(super) fn seed(&self, index: usize) -> u64 {
         self.seeds.get(if self.seeds.len() == 1 { 0 } else { index }).copied().unwrap_or_default()
     }
 
-    /// Another plan than the command line's from now on.
+    /// Takes another plan than the command line's from now on.
     pub(super) fn set_plan(&mut self, plan: &Plan) {
         self.plan = Some((plan.source.name().to_string(), plan.source.text().to_string()));
     }
 
-    /// The plan, with `--weight` in it where that decides what is compiled.
+    /// Returns the plan, with `--weight` in it where that decides what is compiled.
     pub(super) fn plan(&self) -> Result<Option<Plan>, Failure> {
         let Some((name, text)) = &self.plan else { return Ok(None) };
         let plan = plan::parse(name, text)?;
@@ -285,14 +285,14 @@ impl Settings {
         let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_string();
         let known = self.models.get(part).map(|known| short(known)).unwrap_or_default();
         Err(Failure::Message(format!(
-            "{}: its {part} is not the one that drew the picture (digest {}, then it was {known}); --other-model draws with \
+            "{}: its {part} is not the one that drew the image (digest {}, then it was {known}); --other-model draws with \
              it all the same",
             self.pipeline.display(),
             short(digest)
         )))
     }
 
-    /// The settings as a request to a pipeline.
+    /// Returns the settings as a request to a pipeline.
     pub(super) fn request(&self, folder: &Folder, plan: Option<&Plan>) -> Result<Request, Failure> {
         let (height, width) = self.size.unwrap_or(folder.default_size);
         let mut request = Request::new(self.prompt.clone(), height, width);

@@ -1,4 +1,4 @@
-//! What an image says of how it was made.
+//! Texts in an image: its settings, the plan and the digests of the models that made it.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::{Failure, Settings};
 use crate::{
-    cli::picture::Texts,
+    cli::image_file::Texts,
     diffusion::{pipeline::Output, sampler::Class},
     plan::{Amplify, AmplifyWeight, Plan},
 };
 
-/// What made a run's images beside its settings.
+/// The models and versions that made a run's images.
 pub(super) struct Made {
     /// Of this program and the engine.
     pub(super) versions: Value,
@@ -20,7 +20,7 @@ pub(super) struct Made {
 }
 
 impl Settings {
-    /// The texts of image `index` of the batch, which `output` is of.
+    /// Returns the texts of image `index` of the batch, which `output` is of.
     pub(super) fn texts(
         &self,
         index: usize,
@@ -50,7 +50,7 @@ impl Settings {
         })
     }
 
-    /// The prompt, what to stay away from, and a line of settings, as web interfaces write them.
+    /// Returns the prompt, what to stay away from, and a line of settings, as web interfaces write them.
     fn parameters(&self, index: usize, made: &Made, plan: Option<&Plan>, output: Option<&Output>) -> String {
         let mut fields = vec![("Steps", self.steps.to_string())];
         if let Some(output) = output {
@@ -87,17 +87,17 @@ fn weight(amplify: &Amplify) -> Option<String> {
     }
 }
 
-/// The first ten digits of a digest.
+/// Returns the first ten digits of a digest.
 fn short(digest: &str) -> String {
     digest.chars().take(10).collect()
 }
 
-/// A value in quotes where it has a comma or a colon.
+/// Returns a value in quotes where it has a comma or a colon.
 fn quoted(value: &str) -> String {
     if value.contains([',', ':', '\n']) { json!(value).to_string() } else { value.to_string() }
 }
 
-/// The name of a scheduler in web interfaces.
+/// Returns the name of a scheduler in web interfaces.
 fn sampler(class: Class) -> &'static str {
     match class {
         Class::Ddim => "DDIM",

@@ -1,4 +1,4 @@
-//! What a search tells while it runs: a bar or lines on stderr, or JSON on stdout.
+//! Progress of a search: a bar or lines on stderr, or JSON on stdout.
 
 use std::{
     cell::Cell,
@@ -15,7 +15,7 @@ use crate::{
     search::{run::Event, space::Space},
 };
 
-/// Tells what happens.
+/// A listener that reports the events of a search.
 pub(super) struct Reporter {
     json: bool,
     counter: Counter,
@@ -87,7 +87,7 @@ impl Reporter {
     }
 }
 
-/// The scores by name, and how fast images are drawn and scored.
+/// Returns the scores by name, and how fast images are drawn and scored.
 fn message(best: f64, last: f64, images: usize, elapsed: Duration) -> String {
     let rate = images as f64 / elapsed.as_secs_f64().max(1e-3);
     format!("best score {best:.4}, last {last:.4}, {rate:.2} images/s")

@@ -31,8 +31,9 @@ Examples:
 
 /// Run trials for another optimiser.
 ///
-/// Reads a JSON object with a value for each variable from each line of stdin, draws and scores the space's pictures with
-/// the plan they make, and answers with a JSON object a line: score (-2 for a trial that failed), scores, metrics, failed.
+/// Reads a JSON object with a value for each variable from each line of stdin, draws and scores the space's images with
+/// the plan they make, and answers with a JSON object a line: score (-2 for a trial that failed), scores, metrics,
+/// failed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -50,7 +51,7 @@ pub struct Args {
     engine: EngineArgs,
 }
 
-/// What is answered.
+/// The answer to one line.
 #[derive(Debug, Serialize)]
 struct Answer {
     values: Value,

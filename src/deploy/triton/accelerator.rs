@@ -1,4 +1,4 @@
-//! What runs a model on a GPU, in the parameters of Triton's onnxruntime backend.
+//! Execution accelerators (CUDA, TensorRT) in the parameters of Triton's onnxruntime backend.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use crate::{
     onnx::{self, DataType},
 };
 
-/// What of each tensor decides the name of its engines in a cache: enough to tell two trainings apart, and read at once.
+/// The bytes of each tensor that go into the name of its engines in a cache: enough to tell two trainings apart, and
+/// read at once.
 const SAMPLE: usize = 4096;
 
 /// The parameters that the backend knows for TensorRT; it refuses others.
@@ -54,7 +55,7 @@ const TENSORRT: [&str; 32] = [
 /// An accelerator's name and its parameters.
 pub(super) type Parameters = (&'static str, Vec<(String, String)>);
 
-/// What runs a model on a GPU.
+/// The accelerator that runs a model on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accelerator {
     /// ONNX Runtime's CUDA provider as it is, or the CPU.
@@ -74,7 +75,7 @@ pub struct TensorRt {
     pub workspace: u64,
     /// A folder on the server where engines and timings are kept.
     pub cache: Option<String>,
-    /// What the models will be fed; without it an engine is built anew whenever a shape is larger than all before.
+    /// The sizes of inputs; without them an engine is built anew whenever a shape is larger than all before.
     pub sizes: Option<Sizes>,
     /// Further parameters of the backend.
     pub options: BTreeMap<String, String>,

@@ -33,7 +33,7 @@ const SETTINGS: [&str; 10] = [
     "timestep_spacing",
     "prediction_type",
 ];
-/// What the loop can feed a UNet.
+/// The inputs of a UNet that the loop can feed.
 const UNET_INPUTS: [&str; 6] =
     ["sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids", WEIGHT_INPUT];
 
@@ -119,7 +119,7 @@ pub(super) fn write(
     Ok(Served { name: pipeline.name.clone(), max_batch: 0, widened: Vec::new(), notes, config })
 }
 
-/// What requests look like.
+/// The inputs and outputs of a request.
 fn config(pipeline: &Pipeline, mixes: bool) -> Config {
     let port = |name: &str, data_type, dims: &[i64], optional| Port {
         name: name.to_string(),

@@ -10,7 +10,7 @@ use crate::{
     onnx::DataType,
 };
 
-/// What a model's configuration says.
+/// The configuration of a model.
 #[derive(Clone, Debug)]
 pub(super) struct Config {
     name: String,
@@ -21,7 +21,7 @@ pub(super) struct Config {
     pub(super) outputs: Vec<Port>,
     serving: Option<Serving>,
     pub(super) accelerator: Option<Parameters>,
-    /// What the model declares.
+    /// The model's declarations.
     pub(super) signature: Signature,
 }
 

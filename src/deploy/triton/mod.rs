@@ -56,11 +56,11 @@ pub struct Serving {
     pub max_batch: u32,
     /// How long a request waits for others, in microseconds; Triton's default is not at all.
     pub queue_delay: Option<u64>,
-    /// On what instances run.
+    /// The devices that instances run on.
     pub devices: Devices,
     /// Instances on each device.
     pub instances: u32,
-    /// What runs a model on a GPU.
+    /// The accelerator that runs a model on a GPU.
     pub accelerator: Accelerator,
 }
 
@@ -75,7 +75,7 @@ pub enum Devices {
     Gpus(Vec<u32>),
 }
 
-/// What to write, and how.
+/// A model repository to write, and how.
 #[derive(Clone, Copy)]
 pub struct TritonJob<'a> {
     /// The models.
@@ -101,7 +101,7 @@ pub struct Served {
     pub max_batch: u32,
     /// Inputs that were one value for the whole batch and are one a row now.
     pub widened: Vec<String>,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
     config: Config,
 }

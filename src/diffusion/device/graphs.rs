@@ -28,7 +28,7 @@ pub enum StepGraph {
     Step(Step),
 }
 
-/// See [`StepGraph::Input`].
+/// The parameters of [`StepGraph::Input`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Input {
     /// The type of the network's samples.
@@ -53,18 +53,18 @@ pub struct Combine {
     pub unconditional: Option<Branch>,
     /// With the prompt.
     pub conditional: Branch,
-    /// What guidance does to the deviation of its result.
+    /// How guidance changes the deviation of its result.
     pub rescale: Rescale,
 }
 
-/// What one branch is made from.
+/// The sources of one branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Branch {
     /// Where the dense network's output is.
     pub dense: Source,
     /// Where the pruned network's output is. With a dense one it is amplified, else it is taken as it is.
     pub pruned: Source,
-    /// What happens to the difference.
+    /// How the difference is used.
     pub difference: KeptDifference,
 }
 
@@ -79,7 +79,7 @@ pub enum Source {
     Half,
 }
 
-/// What happens to the difference between the networks.
+/// How the difference between the networks is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeptDifference {
     /// Nothing.
@@ -132,7 +132,7 @@ pub enum Prediction {
 }
 
 impl Step {
-    /// The graph of a row.
+    /// Returns the graph of a row.
     pub fn of(row: &Row, prediction: Prediction) -> Self {
         let operands = |terms: &[Term]| terms.iter().map(|term| term.operand).collect();
         Self {
@@ -143,14 +143,15 @@ impl Step {
         }
     }
 
-    /// The coefficients of a row.
+    /// Returns the coefficients of a row.
     pub fn coefficients(row: &Row) -> Vec<f32> {
         let prediction = [Some(row.prediction.sample), Some(row.prediction.output), row.prediction.clip];
         let terms = row.keep.iter().flatten().chain(&row.next).map(|term| term.weight);
         prediction.into_iter().flatten().chain(terms).map(|weight| weight as f32).collect()
     }
 
-    /// The operands that are inputs, each once. Without `keep`, [`Operand::Kept`] is what an earlier row put aside.
+    /// Returns the operands that are inputs, each once. Without `keep`, [`Operand::Kept`] is what an earlier row put
+    /// aside.
     pub fn inputs(&self) -> Vec<Operand> {
         let read_kept = self.keep.is_none();
         let kept = self.keep.iter().flatten().copied();
@@ -166,7 +167,7 @@ impl Step {
     }
 }
 
-/// The name of an operand's input.
+/// Returns the name of an operand's input.
 pub fn operand_name(operand: Operand) -> String {
     match operand {
         Operand::Sample => "sample".to_string(),
@@ -178,7 +179,7 @@ pub fn operand_name(operand: Operand) -> String {
 }
 
 impl StepGraph {
-    /// The graph as an ONNX model (IR 8, opset 17).
+    /// Returns the graph as an ONNX model (IR 8, opset 17).
     pub fn model(&self) -> Bytes {
         let mut builder = Builder::default();
         match self {
@@ -208,7 +209,7 @@ impl Builder {
         self.graph.input.push(described(name, data_type, rank));
     }
 
-    /// A node whose result has a name of its own.
+    /// Returns a node whose result has a name of its own.
     fn node(&mut self, operator: &str, inputs: &[&str], attributes: Vec<proto::AttributeProto>) -> String {
         let name = format!("v{}", self.graph.node.len());
         self.named(operator, inputs, &[&name], attributes);
@@ -247,7 +248,7 @@ impl Builder {
         self.node(operator, &[a, b], Vec::new())
     }
 
-    /// The elements of the input `coefficients`, each as a tensor of one.
+    /// Returns the elements of the input `coefficients`, each as a tensor of one.
     fn coefficients(&mut self, count: usize) -> Vec<String> {
         self.input("coefficients", DataType::FLOAT, 1);
         if count == 1 {
@@ -350,8 +351,8 @@ impl Builder {
         self.result(&guided, "output");
     }
 
-    /// `share * (guided * deviation(conditional) / deviation(guided)) + (1 - share) * guided`, picture by picture.
-    /// Whether deviations have Bessel's correction makes no difference to their ratio.
+    /// Returns `share * (guided * deviation(conditional) / deviation(guided)) + (1 - share) * guided`, image by
+    /// image. Whether deviations have Bessel's correction makes no difference to their ratio.
     fn rescale(&mut self, guided: &str, conditional: &str, share: &str, rest: &str) -> String {
         let deviations = [conditional, guided].map(|value| {
             let axes = || vec![ints("axes", &[1, 2, 3])];

@@ -2,9 +2,10 @@
 //! every tensor of latent size in the memory that the networks run in.
 //!
 //! The arithmetic between two runs of a network is a few generated graphs ([`StepGraph`]) that the same engine runs on
-//! the same device. Up go the first latents, the text states and what an ancestral sampler draws, and coefficients and
-//! timesteps, a few numbers a call; down come the final latents. Each network has an input and an output of its own, so
-//! that neither sees what the other one wrote, and every sum is written beside what it is made of.
+//! the same device. The first latents, the text states and an ancestral sampler's noise are copied to the device, and
+//! coefficients and timesteps, a few numbers a call; the final latents are copied back. Each network has an input and
+//! an output of its own, so that neither sees what the other one wrote, and every sum is written beside what it is made
+//! of.
 
 mod graphs;
 mod sessions;
@@ -90,7 +91,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
         Ok(Self { networks, graphs, mixes, on, guidance, sample, guided, places, kept, time })
     }
 
-    /// Time spent in the networks so far.
+    /// Returns the time spent in the networks so far.
     pub fn time(&self) -> NetworkTime {
         self.time
     }
@@ -136,7 +137,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
         Ok(())
     }
 
-    /// A buffer for latents.
+    /// Returns a buffer for latents.
     fn latents(&mut self) -> Result<DeviceTensor, PipelineError> {
         let (Networks::One(unet) | Networks::Pair { dense: unet, .. }) = &mut *self.networks;
         Ok(unet.device()?.allocate(DataType::FLOAT, &self.sample)?)
@@ -234,7 +235,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
         let coefficients = HostTensor::new([4], vec![weight, self.guidance.scale, share, 1.0 - share])?;
         let branches = [(0, combine.unconditional), (1, Some(combine.conditional))];
 
-        // What is written is taken out, so that nothing can be read from it.
+        // A tensor that is being written is taken out, so that nothing can read from it.
         let mut written: Vec<(usize, DeviceTensor)> = Vec::new();
         for (at, branch) in branches {
             if branch.is_some_and(|branch| branch.difference == KeptDifference::Written) {
@@ -334,11 +335,11 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
 /// Names of the branches in graphs.
 const BRANCHES: [&str; 2] = ["unconditional", "conditional"];
 
-/// What the rows of a table read and write beside the sample.
+/// The tensors that the rows of a table read and write beside the sample.
 struct Buffers {
     next: DeviceTensor,
     output: DeviceTensor,
-    /// What is put aside, and room for the next.
+    /// The samples put aside, and room for the next.
     kept: [DeviceTensor; 2],
     /// The newest first.
     predictions: VecDeque<DeviceTensor>,

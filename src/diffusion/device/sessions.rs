@@ -16,7 +16,7 @@ use crate::{
 #[derive(Default)]
 pub struct StepSessions(BTreeMap<StepGraph, Box<dyn Session>>);
 
-/// Runs step graphs where the networks run.
+/// The sessions of step graphs, where the networks run.
 pub struct StepGraphs<'a> {
     engine: &'a dyn Engine,
     options: SessionOptions,
@@ -24,7 +24,7 @@ pub struct StepGraphs<'a> {
 }
 
 impl<'a> StepGraphs<'a> {
-    /// Step graphs beside networks that were loaded with `options`.
+    /// Makes step graphs beside networks that were loaded with `options`.
     pub fn new(engine: &'a dyn Engine, options: &SessionOptions, sessions: &'a mut StepSessions) -> Self {
         let providers: Vec<_> = options.providers.iter().take(1).map(Provider::for_small_graphs).collect();
         // The tensors are on the device: a node that ran elsewhere would move them.

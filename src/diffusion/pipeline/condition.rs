@@ -55,7 +55,7 @@ fn zeros(tensor: &HostTensor) -> Result<HostTensor, PipelineError> {
 
 /// What is the same in all branches.
 pub(super) struct Shared {
-    /// Pictures.
+    /// Images.
     pub(super) batch: usize,
     /// SDXL's sizes, for networks that take them.
     pub(super) time_ids: Option<[f32; 6]>,

@@ -42,7 +42,7 @@ pub struct Folder {
     pub vae: VaeConfig,
     /// What the UNet divides latents by on its way down.
     pub downsampling: usize,
-    /// Height and width of the pictures that it was made for, in pixels.
+    /// Height and width of the images that it was made for, in pixels.
     pub default_size: (usize, usize),
 }
 
@@ -204,8 +204,8 @@ fn not_a_pipeline(path: &Path) -> String {
 /// Stages of the UNets of Stable Diffusion 1 and 2.
 const STABLE_DIFFUSION_STAGES: usize = 4;
 
-/// Whether the folder is as diffusers' own ONNX export wrote it: no configs beside the models, and always Stable Diffusion
-/// 1 or 2.
+/// Whether the folder is as diffusers' own ONNX export wrote it: no configs beside the models, and always Stable
+/// Diffusion 1 or 2.
 fn is_onnx_layout(index: &Value) -> bool {
     index.get("_class_name").and_then(Value::as_str) == Some("OnnxStableDiffusionPipeline")
 }

@@ -1,4 +1,4 @@
-//! From a prompt to pictures: a pipeline folder in Optimum's layout, run by an engine, step by step as diffusers'
+//! From a prompt to images: a pipeline folder in Optimum's layout, run by an engine, step by step as diffusers'
 //! `StableDiffusionPipeline` and `StableDiffusionXLPipeline` do.
 
 mod condition;
@@ -165,7 +165,7 @@ impl Pipeline {
         }
     }
 
-    /// Makes pictures. `listener` hears of stages, calls and warnings, and can stop the run between calls.
+    /// Makes images. `listener` hears of stages, calls and warnings, and can stop the run between calls.
     ///
     /// # Errors
     /// [`PipelineError`]: the request doesn't fit the pipeline, an engine fails, a network's output is not finite, or
@@ -264,13 +264,13 @@ impl Pipeline {
         let (height, width) = (request.height, request.width);
         self.folder.check_size(height, width)?;
         if request.batch == 0 {
-            return Err(PipelineError::Request("a batch has at least one picture".to_string()));
+            return Err(PipelineError::Request("a batch has at least one image".to_string()));
         }
         let dims = [request.batch, self.folder.vae.channels, height / factor, width / factor];
         let values = dims.iter().try_fold(2usize, |n, dim| n.checked_mul(*dim));
         if values.is_none_or(|n| n > isize::MAX as usize / 64) {
             return Err(PipelineError::Request(format!(
-                "{} pictures of {height}x{width} are too many",
+                "{} images of {height}x{width} are too many",
                 request.batch
             )));
         }

@@ -60,8 +60,7 @@ impl<'a> Noise<'a> {
     ) -> Result<Self, PipelineError> {
         let seeds = request.seeds.len();
         if seeds != 1 && seeds != request.batch {
-            let what =
-                format!("{seeds} seeds for {} pictures; give one seed, or one for each", request.batch);
+            let what = format!("{seeds} seeds for {} images; give one seed, or one for each", request.batch);
             return Err(PipelineError::Request(what));
         }
         let generator = |seed: &u64| match (request.random, precision) {
@@ -88,7 +87,7 @@ impl<'a> Noise<'a> {
         let [batch, one @ ..] = sample;
         let of_one = latents.dims() == one || latents.dims() == [1, one[0], one[1], one[2]];
         if latents.dims() != sample && !of_one {
-            let what = format!("the latents are {:?}; expected {sample:?}, or one picture's", latents.dims());
+            let what = format!("the latents are {:?}; expected {sample:?}, or one image's", latents.dims());
             return Err(PipelineError::Request(what));
         }
         let values = latents.to_f32();

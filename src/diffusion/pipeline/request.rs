@@ -18,9 +18,9 @@ pub struct Request {
     /// What to stay away from. `None` is the empty prompt, or zeros where the pipeline says so
     /// (`force_zeros_for_empty_prompt`).
     pub negative_prompt: Option<String>,
-    /// Height of the pictures in pixels.
+    /// Height of the images in pixels.
     pub height: usize,
-    /// Width of the pictures in pixels.
+    /// Width of the images in pixels.
     pub width: usize,
     /// Steps of the sampler.
     pub steps: usize,
@@ -28,13 +28,13 @@ pub struct Request {
     pub guidance: f64,
     /// `guidance_rescale` of diffusers, 0 for none.
     pub guidance_rescale: f64,
-    /// How many pictures.
+    /// How many images.
     pub batch: usize,
-    /// One seed for the whole batch, or one for each picture.
+    /// One seed for the whole batch, or one for each image.
     pub seeds: Vec<u64>,
     /// Whose random numbers.
     pub random: Random,
-    /// First latents, `[batch, channels, height, width]` or one picture's, standard normal, instead of random ones.
+    /// First latents, `[batch, channels, height, width]` or one image's, standard normal, instead of random ones.
     pub latents: Option<HostTensor>,
     /// What the sampler draws, `[draws, batch, channels, height, width]`, instead of random numbers.
     pub noise: Option<HostTensor>,
@@ -52,12 +52,12 @@ pub struct Request {
     pub batching: Batching,
     /// Where latents are between two runs of the networks.
     pub place: Place,
-    /// How the VAE decodes large pictures.
+    /// How the VAE decodes large images.
     pub tiling: Tiling,
 }
 
 impl Request {
-    /// A request with the defaults of diffusers' Stable Diffusion pipelines: 50 steps, guidance 7.5, one picture, seed
+    /// A request with the defaults of diffusers' Stable Diffusion pipelines: 50 steps, guidance 7.5, one image, seed
     /// 0, torch's random numbers.
     pub fn new(prompt: impl Into<String>, height: usize, width: usize) -> Self {
         Self {
@@ -165,7 +165,7 @@ pub(super) fn tell(listener: Listener<'_>, event: Event) -> Result<(), PipelineE
 pub struct Output {
     /// The final latents, `[batch, channels, height, width]`, before the VAE.
     pub latents: HostTensor,
-    /// A picture for each.
+    /// An image for each.
     pub images: Vec<Image>,
     /// Where the time went.
     pub timings: Timings,

@@ -1,4 +1,5 @@
-//! Sixteen uniform numbers into sixteen normal ones, rounded as torch's AVX2 kernel rounds them.
+//! The Box-Muller transform: sixteen uniform numbers into sixteen normal ones, rounded as torch's AVX2 kernel rounds
+//! them.
 //!
 //! torch's kernel has its own logarithm, sine and cosine: the single-precision ones of the Cephes
 //! library (Moshier). Its compiler fused some products with the sum that follows, others not; where a
@@ -28,7 +29,7 @@ fn polynomial(x: f32, coefficients: &[f32]) -> f32 {
     coefficients.iter().fold(0.0, |sum, coefficient| sum.mul_add(x, *coefficient))
 }
 
-/// The natural logarithm for `x` in (0, 1].
+/// Returns the natural logarithm for `x` in (0, 1].
 fn ln(x: f32) -> f32 {
     let bits = x.to_bits();
     // x = mantissa * 2^exponent with the mantissa in [0.5, 1).
@@ -60,7 +61,7 @@ fn ln(x: f32) -> f32 {
     exponent.mul_add(0.693_359_375, mantissa + y)
 }
 
-/// Sine and cosine for `x` in [0, 2 pi).
+/// Returns sine and cosine for `x` in [0, 2 pi).
 fn sin_cos(x: f32) -> (f32, f32) {
     // The octant, rounded up to an even one.
     let octant = ((x * FOUR_OVER_PI) as i32 + 1) & !1;

@@ -13,7 +13,7 @@ pub(super) struct Mt19937 {
 }
 
 impl Mt19937 {
-    /// A generator seeded with one word.
+    /// Returns a generator seeded with one word.
     pub(super) fn new(seed: u32) -> Self {
         let mut words = [seed; LENGTH];
         for i in 1..LENGTH {
@@ -23,7 +23,7 @@ impl Mt19937 {
         Self { words, next: LENGTH }
     }
 
-    /// The next 32 bits.
+    /// Returns the next 32 bits.
     pub(super) fn next_u32(&mut self) -> u32 {
         if self.next == LENGTH {
             self.twist();

@@ -10,7 +10,7 @@ pub struct NumpyRandomState {
 }
 
 impl NumpyRandomState {
-    /// A generator as `numpy.random.RandomState(seed)` makes it; numpy takes no seed above `u32::MAX`.
+    /// Returns a generator as `numpy.random.RandomState(seed)` makes it; numpy takes no seed above `u32::MAX`.
     pub fn new(seed: u32) -> Self {
         Self { engine: Mt19937::new(seed), spare: None }
     }
@@ -38,7 +38,7 @@ impl NumpyRandomState {
         }
     }
 
-    /// 53 random bits in [0, 1), as `random_sample()` returns them.
+    /// Returns 53 random bits in [0, 1), as `random_sample()` returns them.
     pub fn uniform(&mut self) -> f64 {
         let high = f64::from(self.engine.next_u32() >> 5);
         let low = f64::from(self.engine.next_u32() >> 6);

@@ -16,7 +16,7 @@ pub struct TorchGenerator {
 }
 
 impl TorchGenerator {
-    /// A generator as `torch.Generator("cpu").manual_seed(seed)` leaves it. Like torch, only the low
+    /// Returns a generator as `torch.Generator("cpu").manual_seed(seed)` leaves it. Like torch, only the low
     /// 32 bits of the seed count.
     pub fn new(seed: u64) -> Self {
         Self { engine: Mt19937::new(seed as u32), spare: None }
@@ -63,19 +63,19 @@ impl TorchGenerator {
         block
     }
 
-    /// 24 random bits in [0, 1).
+    /// Returns 24 random bits in [0, 1).
     fn uniform(&mut self) -> f32 {
         (self.engine.next_u32() & 0x00ff_ffff) as f32 / 16_777_216.0
     }
 
-    /// 53 random bits in [0, 1), from two words, the first of them on top.
+    /// Returns 53 random bits in [0, 1), from two words, the first of them on top.
     fn uniform_f64(&mut self) -> f64 {
         let high = u64::from(self.engine.next_u32());
         let low = u64::from(self.engine.next_u32());
         (((high << 32) | low) & ((1 << 53) - 1)) as f64 / 9_007_199_254_740_992.0
     }
 
-    /// Box and Muller's pair in double precision, one number a call.
+    /// Returns a normal number: Box and Muller's pair in double precision, one number a call.
     fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;

@@ -43,7 +43,7 @@ impl Class {
         Self::Lcm,
     ];
 
-    /// The class name in diffusers.
+    /// Returns the class name in diffusers.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ddim => "DDIMScheduler",
@@ -62,7 +62,7 @@ impl Class {
         Self::ALL.map(Self::name).join(", ")
     }
 
-    /// The settings that the class has in diffusers: the arguments of its `__init__`.
+    /// Returns the settings that the class has in diffusers: the arguments of its `__init__`.
     pub fn keys(self) -> impl Iterator<Item = &'static str> {
         const THRESHOLDING: [&str; 3] = ["thresholding", "dynamic_thresholding_ratio", "sample_max_value"];
         const SPREAD: [&str; 3] = ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"];
@@ -172,12 +172,12 @@ impl SavedConfig {
         Ok(Self { class: class.to_owned(), values })
     }
 
-    /// The name of its class.
+    /// Returns the name of its class.
     pub fn class(&self) -> &str {
         &self.class
     }
 
-    /// The settings for `class`, or for their own.
+    /// Returns the settings for `class`, or for their own.
     ///
     /// # Errors
     /// [`SamplerError::UnknownClass`] if their own class has no table.
@@ -204,12 +204,12 @@ impl Config {
         SavedConfig::from_json(text)?.config(None)
     }
 
-    /// The scheduler's class.
+    /// Returns the scheduler's class.
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// The same settings for another class, as `Other.from_config(scheduler.config)` in diffusers: keys
+    /// Returns the same settings for another class, as `Other.from_config(scheduler.config)` in diffusers: keys
     /// that are missing take the other class's defaults.
     #[must_use]
     pub fn with_class(mut self, class: Class) -> Self {
@@ -217,14 +217,14 @@ impl Config {
         self
     }
 
-    /// The same settings but for one key, as `from_config(config, key=value)`.
+    /// Returns the same settings but for one key, as `from_config(config, key=value)`.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.values.insert(key.to_owned(), value.into());
         self
     }
 
-    /// The same settings but for those that somebody asked for by name.
+    /// Returns the same settings but for those that are asked for by name.
     ///
     /// # Errors
     /// [`SamplerError::UnknownKey`] if the class has no such setting.
@@ -300,13 +300,13 @@ impl Config {
         SamplerError::Value { class: self.class, key, value, expected: expected.into() }
     }
 
-    /// The value of a key, unless it is missing or null.
+    /// Returns the value of a key, unless it is missing or null.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|value| !value.is_null())
     }
 }
 
-/// Python writes minus infinity as `-Infinity`, which JSON doesn't know. The one key that holds it,
+/// Reads JSON as Python writes it: minus infinity is `-Infinity`, which JSON doesn't know. The one key that holds it,
 /// `lambda_min_clipped`, has it as its default, so it can be null.
 fn without_infinities(text: &str) -> String {
     let mut result = String::with_capacity(text.len());

@@ -24,7 +24,7 @@ pub(super) fn table(config: &Config, steps: usize, eta: f64) -> Result<Table, Sa
         let level = Level::from_cumulative(alpha);
         let variance = (1.0 - alpha_before) / (1.0 - alpha) * (1.0 - alpha / alpha_before);
         let deviation = eta * variance.sqrt();
-        // What points back at the sample is the noise as the network has it, before any clipping.
+        // The direction that points back at the sample is the noise as the network has it, before any clipping.
         let direction = (1.0 - alpha_before - deviation * deviation).sqrt();
         let noise = kind.noise(level);
         let mut next = terms([

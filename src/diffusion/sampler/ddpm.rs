@@ -5,7 +5,7 @@ use super::schedule::{Defaults, Schedule, ZeroSnr};
 use super::spacing::{self, Spacing};
 use super::{Config, Operand, Row, SamplerError, Table, TimestepType, terms};
 
-/// `variance_type`. `fixed_large_log` is left out: diffusers takes the root of a logarithm there, which
+/// The values of `variance_type`. `fixed_large_log` is left out: diffusers takes the root of a logarithm there, which
 /// is not a number.
 #[derive(Clone, Copy)]
 enum Variance {

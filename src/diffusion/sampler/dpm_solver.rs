@@ -8,14 +8,14 @@ use super::sigmas::{self, Spread};
 use super::spacing::{self, Spacing};
 use super::{Config, Operand, Row, SamplerError, Table, Term, TimestepType, terms};
 
-/// `algorithm_type`.
+/// The values of `algorithm_type`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Algorithm {
     Ode,
     Sde,
 }
 
-/// `solver_type` of the second-order update.
+/// The values of `solver_type`, of the second-order update.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Solver {
     Midpoint,
@@ -131,7 +131,7 @@ fn levels(config: &Config, schedule: &Schedule, steps: usize) -> Result<(Vec<i64
     Ok((timesteps, sigmas))
 }
 
-/// The next sample from the clean predictions at the `known` levels (newest first, one to three of them).
+/// Returns the next sample from the clean predictions at the `known` levels (newest first, one to three of them).
 ///
 /// With `h` the step in lambda, the exact solution is an integral over an exponential times the clean
 /// prediction; order 1 holds the prediction still, order 2 and 3 add its first and second differences.

@@ -1,4 +1,4 @@
-//! What can be wrong with a scheduler config, or with what is asked of it.
+//! Errors of scheduler configs and of requests to a sampler.
 
 use super::{Class, Preset};
 use crate::plan::read::similar;
@@ -24,7 +24,7 @@ pub enum SamplerError {
     UnknownKey {
         /// The scheduler's class.
         class: Class,
-        /// What was given.
+        /// The given value.
         key: String,
     },
     /// A key holds a value of another type or range than it should.
@@ -36,7 +36,7 @@ pub enum SamplerError {
         key: &'static str,
         /// The value there, as JSON.
         value: String,
-        /// What would be right.
+        /// The remedy.
         expected: String,
     },
     /// A feature that a table cannot hold or that is not implemented.
@@ -48,7 +48,7 @@ pub enum SamplerError {
         key: &'static str,
         /// The value there, as JSON.
         value: String,
-        /// What is supported.
+        /// The supported values.
         instead: &'static str,
     },
     /// More steps than the schedule has, or none.

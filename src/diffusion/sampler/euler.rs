@@ -48,12 +48,12 @@ impl Levels {
     }
 }
 
-/// What scales a sample of this noise level to unit variance.
+/// Returns the factor that scales a sample of this noise level to unit variance.
 pub(super) fn input_scale(sigma: f64) -> f64 {
     1.0 / (sigma * sigma + 1.0).sqrt()
 }
 
-/// The sample moved along the line to its clean prediction, from noise level `from` to `to`.
+/// Returns the sample moved along the line to its clean prediction, from noise level `from` to `to`.
 fn moved(from: f64, to: f64) -> Vec<Term> {
     let kept = to / from;
     terms([(Operand::Sample, kept), (Operand::Prediction(0), 1.0 - kept)])
@@ -90,7 +90,7 @@ pub(super) fn ancestral_table(config: &Config, steps: usize) -> Result<Table, Sa
     Ok(step_table(config, levels, 0.0, kind, next))
 }
 
-/// The noise level of the first training timestep.
+/// Returns the noise level of the first training timestep.
 pub(super) fn first_sigma(schedule: &Schedule) -> f32 {
     schedule.sigmas().first().copied().unwrap_or_default()
 }

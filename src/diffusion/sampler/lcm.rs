@@ -56,7 +56,7 @@ pub(super) fn table(config: &Config, steps: usize) -> Result<Table, SamplerError
     })
 }
 
-/// `steps` of the timesteps the model was distilled at, evenly from the highest.
+/// Returns `steps` of the timesteps the model was distilled at, evenly from the highest.
 fn timesteps(config: &Config, schedule: &Schedule, steps: usize) -> Result<Vec<i64>, SamplerError> {
     let original = config.integer("original_inference_steps", 50, 1..=schedule.len())?;
     if !(1..=original).contains(&steps) {

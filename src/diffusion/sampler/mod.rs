@@ -1,4 +1,4 @@
-//! Samplers as tables.
+//! Samplers (DDIM, Euler, DPM-Solver++ and others) as tables of coefficients.
 //!
 //! Every scheduler here is linear: the next sample is a weighted sum of the sample, of what the network
 //! predicted now and before, and of fresh noise. So a scheduler is a [`Table`] with a [`Row`] for each
@@ -35,14 +35,14 @@ pub use error::SamplerError;
 pub use preset::Preset;
 pub use run::run;
 
-/// What a weight applies to. All have the shape of the latents.
+/// The operand of a weight. All have the shape of the latents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operand {
     /// The sample that this call's input was made from.
     Sample,
     /// The sample put aside by this row's or an earlier row's [`Row::keep`].
     Kept,
-    /// What the network returned in this call.
+    /// The network's output in this call.
     Output,
     /// The prediction ([`Row::prediction`]) of this call (0), the call before (1), and so on.
     Prediction(usize),
@@ -53,7 +53,7 @@ pub enum Operand {
 /// A weighted operand.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Term {
-    /// What is weighted.
+    /// The operand.
     pub operand: Operand,
     /// Its weight.
     pub weight: f64,
@@ -86,22 +86,22 @@ pub struct Row {
     pub sigma: f64,
     /// The network's input is the sample times this.
     pub input_scale: f64,
-    /// What is remembered of this call.
+    /// How this call's prediction is made, which later rows may read.
     pub prediction: Prediction,
-    /// What to put aside, if anything.
+    /// The sum to put aside, if any.
     pub keep: Option<Vec<Term>>,
     /// The next sample.
     pub next: Vec<Term>,
 }
 
 impl Row {
-    /// Whether the row draws noise (perhaps to weigh it with zero, as diffusers does at some last steps).
+    /// Returns whether the row draws noise (perhaps to weigh it with zero, as diffusers does at some last steps).
     pub fn draws_noise(&self) -> bool {
         self.next.iter().any(|term| term.operand == Operand::Noise)
     }
 }
 
-/// In what type diffusers keeps the timesteps.
+/// The type in which diffusers keeps the timesteps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimestepType {
     /// Whole timesteps, int64.
@@ -143,33 +143,33 @@ impl Table {
         Ok(table)
     }
 
-    /// The scheduler this is.
+    /// Returns the scheduler this is.
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// A row for each call of the network, in order.
+    /// Returns a row for each call of the network, in order.
     pub fn rows(&self) -> &[Row] {
         &self.rows
     }
 
-    /// The `sigmas` of the diffusers scheduler, its last one after the last call; empty where the class
+    /// Returns the `sigmas` of the diffusers scheduler, its last one after the last call; empty where the class
     /// has none (DDIM, DDPM, PNDM, LCM).
     pub fn sigmas(&self) -> &[f32] {
         &self.sigmas
     }
 
-    /// The standard deviation of the first sample: standard normal noise times this.
+    /// Returns the standard deviation of the first sample: standard normal noise times this.
     pub fn init_noise_sigma(&self) -> f64 {
         self.init_noise_sigma
     }
 
-    /// In what type diffusers feeds the timesteps.
+    /// Returns the type in which diffusers feeds the timesteps.
     pub fn timestep_type(&self) -> TimestepType {
         self.timestep_type
     }
 
-    /// How many predictions before the current one must be remembered.
+    /// Returns how many predictions before the current one must be remembered.
     pub fn depth(&self) -> usize {
         let terms = self.rows.iter().flat_map(|row| row.keep.iter().flatten().chain(&row.next));
         let ages = terms.filter_map(|term| match term.operand {
@@ -179,7 +179,7 @@ impl Table {
         ages.max().unwrap_or(0)
     }
 
-    /// How often the loop draws noise.
+    /// Returns how often the loop draws noise.
     pub fn draws(&self) -> usize {
         self.rows.iter().filter(|row| row.draws_noise()).count()
     }

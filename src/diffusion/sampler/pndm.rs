@@ -37,7 +37,7 @@ pub(super) fn table(config: &Config, steps: usize) -> Result<Table, SamplerError
 /// Outputs and their weights, which add up to the one used; by how many calls ago they were made.
 type Mix = Vec<(usize, f64)>;
 
-/// What the rows of one table share.
+/// The quantities that the rows of one table share.
 struct Transfer {
     schedule: Schedule,
     kind: PredictionType,
@@ -53,7 +53,7 @@ impl Transfer {
         Ok(Self { schedule, kind, final_alpha })
     }
 
-    /// The sample `base` moved between two timesteps by a mix of outputs.
+    /// Returns the sample `base` moved between two timesteps by a mix of outputs.
     fn moved(&self, base: Operand, from: i64, to: i64, mix: &Mix) -> Result<Vec<Term>, SamplerError> {
         let alpha = self.schedule.alpha(from)?;
         let alpha_to = if to >= 0 { self.schedule.alpha(to)? } else { self.final_alpha };
@@ -67,7 +67,8 @@ impl Transfer {
         Ok(terms([base].into_iter().chain(outputs)))
     }
 
-    /// PLMS from the first call: one Euler step, done again with the mean of the slopes at both ends.
+    /// Returns the rows of PLMS from the first call: one Euler step, done again with the mean of the slopes at both
+    /// ends.
     fn starting_low(&self, timesteps: &[i64], stride: i64) -> Result<Vec<Row>, SamplerError> {
         let steps = timesteps.len();
         let mut rows = Vec::with_capacity(steps + 1);
@@ -89,7 +90,7 @@ impl Transfer {
         Ok(rows)
     }
 
-    /// Three steps of the classic Runge-Kutta method, then PLMS of full order.
+    /// Returns three steps of the classic Runge-Kutta method, then PLMS of full order.
     fn after_warm_up(&self, timesteps: &[i64], stride: i64) -> Result<Vec<Row>, SamplerError> {
         let steps = timesteps.len();
         let half = stride / 2;
@@ -115,7 +116,7 @@ impl Transfer {
         Ok(rows)
     }
 
-    /// A step from the outputs of up to the last four of the calls in `remembered`, the current one last.
+    /// Returns a step from the outputs of up to the last four of the calls in `remembered`, the current one last.
     fn multistep(
         &self,
         timestep: i64,

@@ -1,8 +1,8 @@
-//! What a network predicts, and how the clean sample or the noise follows from it.
+//! Prediction types (epsilon, v, sample): how the clean sample or the noise follows from a network's output.
 
 use super::{Config, Prediction, SamplerError};
 
-/// `prediction_type`.
+/// The values of `prediction_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PredictionType {
     /// The noise.
@@ -21,7 +21,7 @@ impl PredictionType {
         )
     }
 
-    /// For the classes that cannot predict the sample.
+    /// Returns the prediction type, for the classes that cannot predict the sample.
     pub(super) fn without_sample(config: &Config) -> Result<Self, SamplerError> {
         Self::among(config, &[("epsilon", Self::Epsilon), ("v_prediction", Self::V)])
     }
@@ -30,7 +30,7 @@ impl PredictionType {
         config.choice("prediction_type", Self::Epsilon, choices)
     }
 
-    /// The clean sample, given `sample = alpha * clean + sigma * noise`.
+    /// Returns the clean sample, given `sample = alpha * clean + sigma * noise`.
     pub(super) fn clean(self, level: Level) -> Prediction {
         let Level { alpha, sigma } = level;
         match self {
@@ -40,7 +40,7 @@ impl PredictionType {
         }
     }
 
-    /// The noise, given `sample = alpha * clean + sigma * noise`.
+    /// Returns the noise, given `sample = alpha * clean + sigma * noise`.
     pub(super) fn noise(self, level: Level) -> Prediction {
         let Level { alpha, sigma } = level;
         match self {
@@ -50,7 +50,7 @@ impl PredictionType {
         }
     }
 
-    /// The clean sample, given `sample = clean + sigma * noise`, with the network's input scaled to unit
+    /// Returns the clean sample, given `sample = clean + sigma * noise`, with the network's input scaled to unit
     /// variance.
     pub(super) fn clean_unscaled(self, sigma: f64) -> Prediction {
         let square = sigma * sigma + 1.0;
@@ -80,24 +80,24 @@ pub(super) struct Level {
 }
 
 impl Level {
-    /// From a cumulative alpha, which is the square of ours.
+    /// Makes the level from a cumulative alpha, which is the square of ours.
     pub(super) fn from_cumulative(alpha: f64) -> Self {
         Self { alpha: alpha.sqrt(), sigma: (1.0 - alpha).sqrt() }
     }
 
-    /// From a noise level in units of the signal.
+    /// Makes the level from a noise level in units of the signal.
     pub(super) fn from_sigma(sigma: f64) -> Self {
         let alpha = 1.0 / (sigma * sigma + 1.0).sqrt();
         Self { alpha, sigma: sigma * alpha }
     }
 
-    /// Half the logarithm of the signal-to-noise ratio; infinite without noise.
+    /// Returns half the logarithm of the signal-to-noise ratio; infinite without noise.
     pub(super) fn lambda(self) -> f64 {
         self.alpha.ln() - self.sigma.ln()
     }
 }
 
-/// The clipping of clean samples, `clip_sample` and `clip_sample_range`; refuses `thresholding`.
+/// Returns the clipping of clean samples, `clip_sample` and `clip_sample_range`; refuses `thresholding`.
 pub(super) fn clip(config: &Config, default: bool) -> Result<Option<f64>, SamplerError> {
     refuse_thresholding(config)?;
     if !config.flag("clip_sample", default)? {
@@ -110,7 +110,7 @@ pub(super) fn clip(config: &Config, default: bool) -> Result<Option<f64>, Sample
     Ok(Some(range))
 }
 
-/// Dynamic thresholding depends on each image's own quantiles, so no table holds it.
+/// Refuses dynamic thresholding, which depends on each image's own quantiles, so that no table holds it.
 pub(super) fn refuse_thresholding(config: &Config) -> Result<(), SamplerError> {
     config.refuse("thresholding", "it is meant for models of pixels, not of latents")
 }

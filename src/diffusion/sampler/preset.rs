@@ -57,7 +57,7 @@ const SHORT: [Short; 11] = [
     Short { name: "lcm", class: Class::Lcm, settings: &[] },
 ];
 
-/// What the end of a short name says of the noise levels.
+/// The noise levels that the end of a short name asks for.
 const SPREADS: [(&str, &str); 3] = [
     ("_karras", "use_karras_sigmas"),
     ("_exponential", "use_exponential_sigmas"),
@@ -91,7 +91,7 @@ impl Short {
 }
 
 impl Preset {
-    /// Every name: the classes', then the short ones.
+    /// Returns every name: the classes', then the short ones.
     pub fn names() -> Vec<String> {
         let short = SHORT.iter().flat_map(|short| {
             let spread = short.spreads().map(|(end, _)| format!("{}{end}", short.name));
@@ -123,7 +123,7 @@ impl FromStr for Preset {
     }
 }
 
-/// A name in lower case, with `_` between its words and `dpm++` for `dpmpp`.
+/// Returns a name in lower case, with `_` between its words and `dpm++` for `dpmpp`.
 fn plain(name: &str) -> String {
     let words = name.to_lowercase().replace("dpmpp", "dpm++");
     let words: Vec<&str> = words.split([' ', '-', '_']).filter(|word| !word.is_empty()).collect();

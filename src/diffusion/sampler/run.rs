@@ -1,4 +1,4 @@
-//! The loop that runs any table.
+//! The sampling loop, which runs any table.
 
 use super::{Operand, Row, Table, Term};
 use std::collections::VecDeque;

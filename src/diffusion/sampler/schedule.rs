@@ -8,7 +8,7 @@ use super::{Class, Config, SamplerError};
 /// The longest training schedule accepted; diffusers' models have 1000.
 const MOST_TRAIN_STEPS: usize = 100_000;
 
-/// `beta_schedule`: how betas grow over training.
+/// The values of `beta_schedule`: how betas grow over training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BetaSchedule {
     Linear,
@@ -27,7 +27,7 @@ impl BetaSchedule {
     }
 }
 
-/// What a class does with `rescale_betas_zero_snr`.
+/// How a class treats `rescale_betas_zero_snr`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ZeroSnr {
     /// It doesn't know the key.
@@ -38,7 +38,7 @@ pub(super) enum ZeroSnr {
     Tiny,
 }
 
-/// What differs between classes in the making of a schedule.
+/// The differences between classes in the making of a schedule.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
     pub(super) beta_start: f64,
@@ -48,7 +48,7 @@ pub(super) struct Defaults {
 }
 
 impl Defaults {
-    /// The defaults that most classes have.
+    /// Returns the defaults that most classes have.
     pub(super) fn with(zero_snr: ZeroSnr) -> Self {
         Self { beta_start: 0.0001, beta_end: 0.02, beta_schedule: BetaSchedule::Linear, zero_snr }
     }
@@ -81,12 +81,12 @@ impl Schedule {
         Ok(Self { class: config.class(), alphas_cumprod })
     }
 
-    /// Number of training timesteps; at least one.
+    /// Returns the number of training timesteps; at least one.
     pub(super) fn len(&self) -> usize {
         self.alphas_cumprod.len()
     }
 
-    /// The cumulative alpha at a timestep.
+    /// Returns the cumulative alpha at a timestep.
     pub(super) fn alpha(&self, timestep: i64) -> Result<f64, SamplerError> {
         let alpha = usize::try_from(timestep).ok().and_then(|index| self.alphas_cumprod.get(index));
         alpha.map(|&alpha| f64::from(alpha)).ok_or(SamplerError::Timestep {
@@ -96,23 +96,23 @@ impl Schedule {
         })
     }
 
-    /// The cumulative alpha at the first timestep.
+    /// Returns the cumulative alpha at the first timestep.
     pub(super) fn first_alpha(&self) -> f64 {
         self.alphas_cumprod.first().copied().map_or(1.0, f64::from)
     }
 
-    /// The noise level in units of the signal at a timestep.
+    /// Returns the noise level in units of the signal at a timestep.
     pub(super) fn sigma(&self, timestep: i64) -> Result<f64, SamplerError> {
         let alpha = self.alpha(timestep)?;
         Ok(((1.0 - alpha) / alpha).sqrt())
     }
 
-    /// The noise level in units of the signal, `sqrt((1 - alpha) / alpha)`, at every training timestep.
+    /// Returns the noise level in units of the signal, `sqrt((1 - alpha) / alpha)`, at every training timestep.
     pub(super) fn sigmas(&self) -> Vec<f32> {
         self.alphas_cumprod.iter().map(|alpha| ((1.0 - alpha) / alpha).sqrt()).collect()
     }
 
-    /// `lambda = log(alpha / sigma)` at every training timestep.
+    /// Returns `lambda = log(alpha / sigma)` at every training timestep.
     pub(super) fn lambdas(&self) -> Vec<f32> {
         self.alphas_cumprod.iter().map(|alpha| alpha.sqrt().ln() - (1.0 - alpha).sqrt().ln()).collect()
     }
@@ -158,7 +158,7 @@ fn cosine_betas(count: usize) -> Vec<f32> {
     (0..count).map(|i| (1.0 - alpha_bar(i + 1) / alpha_bar(i)).min(0.999) as f32).collect()
 }
 
-/// `torch.linspace` in float32: each half counts from its own end, with one rounding a value.
+/// Returns `torch.linspace` in float32: each half counts from its own end, with one rounding a value.
 fn torch_linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     if count == 1 {
         return vec![start];
@@ -175,7 +175,7 @@ fn torch_linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
         .collect()
 }
 
-/// `torch.cumprod(1 - betas)`, which accumulates in double precision.
+/// Returns `torch.cumprod(1 - betas)`, which accumulates in double precision.
 fn cumulative_alphas(betas: &[f32]) -> Vec<f32> {
     let products = betas.iter().scan(1.0_f64, |product, beta| {
         *product *= f64::from(1.0 - beta);

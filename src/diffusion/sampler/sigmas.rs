@@ -23,7 +23,7 @@ pub(super) enum Spread {
 const ONE_SPREAD: &str = "only one of the keys that spread sigmas can be true";
 
 impl Spread {
-    /// The one of the given keys that is true.
+    /// Returns the one of the given keys that is true.
     pub(super) fn of(config: &Config, keys: &[(&'static str, Self)]) -> Result<Self, SamplerError> {
         let mut spread = Self::Trained;
         for &(key, kind) in keys {
@@ -43,7 +43,7 @@ impl Spread {
         ("use_beta_sigmas", Self::Beta),
     ];
 
-    /// `count` noise levels from `sigma_max` down to `sigma_min`: the keys of those names, or else
+    /// Returns `count` noise levels from `sigma_max` down to `sigma_min`: the keys of those names, or else
     /// `highest` and `lowest`. `None` for the trained ones.
     pub(super) fn sigmas(
         self,
@@ -82,7 +82,7 @@ impl Spread {
     }
 }
 
-/// `numpy.interp` of the training schedule's sigmas at fractional timesteps, held at its ends.
+/// Returns `numpy.interp` of the training schedule's sigmas at fractional timesteps, held at its ends.
 pub(super) fn interpolate(timesteps: &[f64], sigmas: &[f32]) -> Vec<f64> {
     let at = |index: usize| sigmas.get(index).or(sigmas.last()).copied().map_or(0.0, f64::from);
     let value = |&timestep: &f64| {
@@ -94,7 +94,7 @@ pub(super) fn interpolate(timesteps: &[f64], sigmas: &[f32]) -> Vec<f64> {
     timesteps.iter().map(value).collect()
 }
 
-/// The timestep whose sigma this is, between two training timesteps on the logarithms.
+/// Returns the timestep whose sigma this is, between two training timesteps on the logarithms.
 pub(super) fn timestep_of(sigma: f64, sigmas: &[f32]) -> f64 {
     let logarithm = sigma.max(1e-10).ln();
     let log_sigmas = |index: usize| {
@@ -109,7 +109,7 @@ pub(super) fn timestep_of(sigma: f64, sigmas: &[f32]) -> f64 {
     (1.0 - weight) * low_index as f64 + weight * (low_index + 1) as f64
 }
 
-/// The quantile function of the beta distribution with both parameters 0.6.
+/// Returns the quantile function of the beta distribution with both parameters 0.6.
 fn beta_quantile(probability: f64) -> f64 {
     if probability > 0.5 {
         return 1.0 - beta_quantile(1.0 - probability);
@@ -126,7 +126,7 @@ fn beta_quantile(probability: f64) -> f64 {
     0.5 * (low + high)
 }
 
-/// The beta distribution with both parameters 0.6 up to `x` in (0, 0.5], from its power series
+/// Returns the beta distribution with both parameters 0.6 up to `x` in (0, 0.5], from its power series
 /// `x^a / (a B(a, b)) * (1 + sum of (1-b)(2-b)..(n-b) / n! * a / (a+n) * x^n)` (DLMF 8.17.7).
 fn beta_distribution(x: f64) -> f64 {
     const A: f64 = 0.6;

@@ -5,7 +5,7 @@
 
 use super::{Config, SamplerError};
 
-/// `timestep_spacing`.
+/// The values of `timestep_spacing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spacing {
     Leading,
@@ -21,12 +21,12 @@ impl Spacing {
     }
 }
 
-/// `steps_offset`, at most the training timesteps.
+/// Returns `steps_offset`, at most the training timesteps.
 pub(super) fn offset(config: &Config, train_steps: usize) -> Result<usize, SamplerError> {
     config.integer("steps_offset", 0, 0..=train_steps)
 }
 
-/// The timesteps of the schedulers that step on whole timesteps (DDIM, DDPM, PNDM), highest first.
+/// Returns the timesteps of the schedulers that step on whole timesteps (DDIM, DDPM, PNDM), highest first.
 pub(super) fn whole(spacing: Spacing, train_steps: usize, steps: usize, offset: usize) -> Vec<i64> {
     match spacing {
         Spacing::Leading => leading(train_steps / steps, steps, offset),
@@ -38,7 +38,7 @@ pub(super) fn whole(spacing: Spacing, train_steps: usize, steps: usize, offset: 
     }
 }
 
-/// The timesteps of the Euler and Heun schedulers, which may lie between whole ones and are float32.
+/// Returns the timesteps of the Euler and Heun schedulers, which may lie between whole ones and are float32.
 pub(super) fn fractional(spacing: Spacing, train_steps: usize, steps: usize, offset: usize) -> Vec<f64> {
     if spacing == Spacing::Linspace {
         let points = linspace(0.0, train_steps as f64 - 1.0, steps);
@@ -47,7 +47,7 @@ pub(super) fn fractional(spacing: Spacing, train_steps: usize, steps: usize, off
     whole(spacing, train_steps, steps, offset).into_iter().map(|timestep| timestep as f64).collect()
 }
 
-/// The timesteps of the multistep solvers (DPM-Solver, UniPC), which leave out the lowest of one more
+/// Returns the timesteps of the multistep solvers (DPM-Solver, UniPC), which leave out the lowest of one more
 /// point. `last` is where the schedule ends: `train_steps`, or less where lambda is clipped.
 pub(super) fn open_ended(
     spacing: Spacing,
@@ -74,7 +74,7 @@ fn leading(ratio: usize, count: usize, offset: usize) -> Vec<i64> {
     (0..count).rev().map(|i| (i * ratio + offset) as i64).collect()
 }
 
-/// `numpy.arange(last, 0, -train_steps / steps)`, rounded, less one. numpy's rounding can add one value
+/// Returns `numpy.arange(last, 0, -train_steps / steps)`, rounded, less one. numpy's rounding can add one value
 /// more than there are steps; it is left out here.
 fn trailing(last: usize, train_steps: usize, steps: usize) -> Vec<i64> {
     let last = last as f64;
@@ -84,7 +84,7 @@ fn trailing(last: usize, train_steps: usize, steps: usize) -> Vec<i64> {
     (0..count).map(|i| (last - i as f64 * stride).round_ties_even() as i64 - 1).collect()
 }
 
-/// `numpy.linspace(start, stop, count)`.
+/// Returns `numpy.linspace(start, stop, count)`.
 pub(super) fn linspace(start: f64, stop: f64, count: usize) -> Vec<f64> {
     let step = (stop - start) / (count.max(2) - 1) as f64;
     let last = count.saturating_sub(1);

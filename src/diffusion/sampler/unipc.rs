@@ -11,14 +11,14 @@ use super::sigmas::{self, Spread};
 use super::spacing::{self, Spacing};
 use super::{Config, Operand, Row, SamplerError, Table, Term, TimestepType, terms};
 
-/// `predict_x0`: which of the two the solver integrates.
+/// The values of `predict_x0`: which of the two the solver integrates.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Space {
     Clean,
     Noise,
 }
 
-/// `solver_type`: the function B(h) of the paper.
+/// The values of `solver_type`: the function B(h) of the paper.
 #[derive(Clone, Copy)]
 enum Bh {
     Bh1,
@@ -177,7 +177,7 @@ impl Update<'_> {
         terms([(self.base, ratio), (Operand::Prediction(age), newest)].into_iter().chain(older))
     }
 
-    /// The weights of the differences to the older predictions, and to the corrected one.
+    /// Returns the weights of the differences to the older predictions, and to the corrected one.
     fn weights(&self, places: &[f64], hh: f64, b_h: f64) -> (Vec<f64>, Option<f64>) {
         match (self.corrected, places.len()) {
             (Corrected::Nothing, 0) => (Vec::new(), None),

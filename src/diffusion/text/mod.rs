@@ -1,4 +1,4 @@
-//! Prompts to what the UNet is conditioned on: tokens, then the text encoders' hidden states.
+//! Text encoding: prompts to tokens, then the text encoders' hidden states.
 
 mod tokenizer;
 
@@ -13,13 +13,13 @@ pub use tokenizer::{ClipTokenizer, Tokens};
 /// Which hidden state of an encoder conditions the UNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HiddenState {
-    /// What comes out at the end, normalized: Stable Diffusion 1 and 2.
+    /// The last hidden state, normalized: Stable Diffusion 1 and 2.
     Last,
     /// A layer's output before the last norm; 1 is the last layer's, 2 the one before: SDXL's default.
     FromEnd(usize),
 }
 
-/// What a text encoder says of a batch of prompts.
+/// The output of a text encoder for a batch of prompts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
     /// `[batch, tokens, width]`.
@@ -58,12 +58,12 @@ impl Prompter {
         Ok(Self(tokenizer))
     }
 
-    /// How many tokens a prompt always has.
+    /// Returns how many tokens a prompt always has.
     pub fn length(&self) -> usize {
         self.0.length()
     }
 
-    /// The tokens of a prompt.
+    /// Returns the tokens of a prompt.
     ///
     /// # Errors
     /// As [`ClipTokenizer::encode`].
@@ -108,7 +108,7 @@ pub fn encode(
     Err(graph(format!("hidden states should be [1, {}, width]; they are {:?}", tokens.len(), hidden.dims())))
 }
 
-/// The name of the output that holds a hidden state.
+/// Returns the name of the output that holds a hidden state.
 fn hidden_name(outputs: &[TensorInfo], state: HiddenState) -> Result<String, String> {
     let has = |name: &str| outputs.iter().any(|o| o.name == name);
     let listed = || outputs.iter().map(|o| format!("`{}`", o.name)).collect::<Vec<_>>().join(", ");

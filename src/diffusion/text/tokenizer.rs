@@ -14,13 +14,13 @@ use super::super::{
     error::{read_json, read_text},
 };
 
-/// What CLIP was trained with; for tokenizers that don't say.
+/// The number of tokens that CLIP was trained with; for tokenizers that don't say.
 const DEFAULT_LENGTH: usize = 77;
 /// `model_max_length` of tokenizers without a limit is about 1e30.
 const LONGEST: u64 = 1 << 16;
 
-/// Turns prompts into tokens as `CLIPTokenizer` of transformers 5 does: Unicode NFC, runs of white space as one
-/// space, lower case, byte-level BPE with `</w>`.
+/// A tokenizer that turns prompts into tokens as `CLIPTokenizer` of transformers 5 does: Unicode NFC, runs of white
+/// space as one space, lower case, byte-level BPE with `</w>`.
 #[derive(Debug)]
 pub struct ClipTokenizer {
     tokenizer: Tokenizer,
@@ -42,7 +42,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// A message about what was cut, if anything was.
+    /// Returns a message about what was cut, if anything was.
     pub fn cut_warning(&self) -> Option<String> {
         let what = format!(
             "a prompt is longer than {} tokens; this part has no effect: {:?}",
@@ -116,13 +116,13 @@ impl ClipTokenizer {
         Ok(Self { tokenizer, placeholders, length: length.unwrap_or(DEFAULT_LENGTH), begin, end, pad })
     }
 
-    /// How many tokens a prompt is made into.
+    /// Returns how many tokens a prompt is made into.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// The tokens of a prompt, cut or padded to [`ClipTokenizer::length`]. A placeholder of several vectors stands for all
-    /// of them, as in diffusers (`maybe_convert_prompt`).
+    /// Returns the tokens of a prompt, cut or padded to [`ClipTokenizer::length`]. A placeholder of several vectors
+    /// stands for all of them, as in diffusers (`maybe_convert_prompt`).
     ///
     /// # Errors
     /// [`PipelineError::Request`] if the tokenizer refuses the text.
@@ -243,7 +243,7 @@ impl Vocabulary {
     }
 }
 
-/// The merges of a `merges.txt`, its version line left out.
+/// Returns the merges of a `merges.txt`, its version line left out.
 fn merges(path: &Path, vocabulary: &Map<String, Value>) -> Result<Vec<[String; 2]>, PipelineError> {
     let text = read_text(path)?;
     let mut merges = Vec::new();
@@ -309,7 +309,8 @@ fn with_specials(mut added: Vec<Value>, specials: impl Iterator<Item = SpecialTo
     added
 }
 
-/// Returns each placeholder of several vectors among the added tokens, `<cat>` with `<cat>_1` and so on, and all its tokens.
+/// Returns each placeholder of several vectors among the added tokens, `<cat>` with `<cat>_1` and so on, and all its
+/// tokens.
 fn placeholders(added: &[Value]) -> Vec<(String, String)> {
     let known: BTreeSet<&str> = added.iter().filter_map(|token| token["content"].as_str()).collect();
     let several = known.iter().filter_map(|token| {

@@ -24,14 +24,14 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// What the UNet returned last.
+    /// Returns the UNet's last output.
     pub fn output(&self) -> &DeviceTensor {
         &self.output
     }
 }
 
 impl Unet {
-    /// The type of its output.
+    /// Returns the type of its output.
     pub(in crate::diffusion) fn output_type(&self) -> DataType {
         self.output.data_type
     }
@@ -109,7 +109,7 @@ impl Unet {
         Ok(started.elapsed())
     }
 
-    /// Its session as one that runs on device memory.
+    /// Returns its session as one that runs on device memory.
     pub(in crate::diffusion) fn device(&mut self) -> Result<&mut dyn DeviceSession, PipelineError> {
         self.session.device().ok_or_else(|| no_device(&self.model).into())
     }

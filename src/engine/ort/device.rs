@@ -28,7 +28,7 @@ pub(super) enum Memory {
 }
 
 impl Memory {
-    /// The memory of the first provider.
+    /// Returns the memory of the first provider.
     pub(super) fn of(providers: &[Provider]) -> Result<Self, String> {
         let Some(provider) = providers.first().filter(|p| p.kind != ProviderKind::Cpu) else {
             return Ok(Self::Host);

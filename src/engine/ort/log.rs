@@ -1,4 +1,4 @@
-//! What ONNX Runtime logs.
+//! The log of ONNX Runtime.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ pub(super) struct Messages(Arc<Mutex<VecDeque<String>>>);
 impl Messages {
     const KEPT: usize = 16;
 
-    /// A logger that keeps warnings and errors.
+    /// Returns a logger that keeps warnings and errors.
     pub(super) fn logger(&self) -> LoggerFunction {
         let kept = self.clone();
         Arc::new(move |level, _, _, _, message| {
@@ -26,7 +26,7 @@ impl Messages {
         })
     }
 
-    /// A logger that keeps the lines about which provider runs how many nodes.
+    /// Returns a logger that keeps the lines about which provider runs how many nodes.
     pub(super) fn placement_logger(&self) -> LoggerFunction {
         let kept = self.clone();
         Arc::new(move |_, _, _, _, message| {
@@ -48,7 +48,7 @@ impl Messages {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The messages, each on a line after the first.
+    /// Returns the messages, each on a line after the first.
     pub(super) fn joined(&self) -> String {
         let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         messages.iter().map(|m| format!("\n{m}")).collect()
@@ -109,7 +109,7 @@ fn after_signature(text: &str) -> &str {
     }
 }
 
-/// Whether a text is what stands before the arguments in a signature: types and a name in a namespace.
+/// Returns whether a text is what stands before the arguments in a signature: types and a name in a namespace.
 fn is_function(text: &str) -> bool {
     text.contains("::") && !text.contains(": ") && !text.contains(". ")
 }

@@ -50,7 +50,7 @@ pub(super) fn preload(provider: ProviderKind, library: &Path) {
     });
 }
 
-/// The libraries of the environment of the ONNX Runtime at `library`, in the order of `wanted`.
+/// Returns the libraries of the environment of the ONNX Runtime at `library`, in the order of `wanted`.
 fn wheels(library: &Path, wanted: &[&str]) -> Vec<PathBuf> {
     // site-packages/onnxruntime/capi/libonnxruntime.so.1.31.1
     let capi = library.parent().filter(|folder| folder.ends_with("onnxruntime/capi"));

@@ -11,7 +11,7 @@ use crate::{
     onnx::DataType,
 };
 
-/// The elements, lent to ONNX Runtime for a run.
+/// Returns the elements, lent to ONNX Runtime for a run.
 pub(super) fn view(tensor: &HostTensor) -> ort::Result<SessionInputValue<'_>> {
     let dims: Vec<i64> = tensor.dims().iter().map(|d| *d as i64).collect();
     Ok(match tensor.data() {
@@ -26,7 +26,7 @@ pub(super) fn view(tensor: &HostTensor) -> ort::Result<SessionInputValue<'_>> {
     })
 }
 
-/// A copy of the elements that ONNX Runtime owns.
+/// Returns a copy of the elements that ONNX Runtime owns.
 pub(super) fn copied(tensor: &HostTensor) -> ort::Result<DynTensor> {
     let dims: Vec<i64> = tensor.dims().iter().map(|d| *d as i64).collect();
     Ok(match tensor.data() {
@@ -41,7 +41,7 @@ pub(super) fn copied(tensor: &HostTensor) -> ort::Result<DynTensor> {
     })
 }
 
-/// ONNX Runtime's name of an element type, of those that host tensors have.
+/// Returns ONNX Runtime's name of an element type, of those that host tensors have.
 pub(super) fn element_type(data_type: DataType) -> Option<TensorElementType> {
     Some(match data_type {
         DataType::FLOAT => TensorElementType::Float32,
@@ -56,7 +56,7 @@ pub(super) fn element_type(data_type: DataType) -> Option<TensorElementType> {
     })
 }
 
-/// A copy of a result, so that a later run can't overwrite it.
+/// Returns a copy of a result, so that a later run can't overwrite it.
 pub(super) fn owned(value: &DynValue) -> Result<HostTensor, String> {
     fn copy<T>(value: &DynValue) -> Result<HostTensor, String>
     where
@@ -80,7 +80,7 @@ pub(super) fn owned(value: &DynValue) -> Result<HostTensor, String> {
     }
 }
 
-/// What ONNX Runtime says of an input or output.
+/// Returns ONNX Runtime's description of an input or output.
 pub(super) fn tensor_info(name: &str, value: &ValueType) -> Result<TensorInfo, String> {
     let ValueType::Tensor { ty, shape, dimension_symbols } = value else {
         return Err(format!("`{name}` is a {value}, but only tensors can be inputs and outputs"));

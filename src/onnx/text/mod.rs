@@ -36,7 +36,7 @@ pub fn print_model_with(model: &ModelProto, options: PrintOptions) -> String {
     print::model(model, options)
 }
 
-/// Whether `text` is an identifier of the syntax: what can stand without quotes.
+/// Returns whether `text` is an identifier of the syntax: what can stand without quotes.
 fn is_identifier(text: &str) -> bool {
     let mut chars = text.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
@@ -51,7 +51,7 @@ fn is_type_name(name: &str) -> bool {
             && DataType::from_str_name(&name.to_ascii_uppercase()).is_some_and(|t| t != DataType::Undefined)
 }
 
-/// Whether `name` is a special float: `inf`, `infinity` or `nan` in any case.
+/// Returns whether `name` is a special float: `inf`, `infinity` or `nan` in any case.
 fn is_float_name(name: &str) -> bool {
     ["inf", "infinity", "nan"].iter().any(|special| name.eq_ignore_ascii_case(special))
 }

@@ -1,4 +1,4 @@
-//! Messages to text, laid out as `onnx.printer` does.
+//! The printer: messages to text, laid out as `onnx.printer` does.
 
 mod tensor;
 
@@ -10,7 +10,7 @@ use crate::onnx::proto::{
     StringStringEntryProto, TensorProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
 };
 
-/// What the printer shows.
+/// Options of the printer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrintOptions {
     /// Tensors with more elements are printed as a digest, which the parser refuses.
@@ -288,12 +288,12 @@ impl Printer {
         self.put(close);
     }
 
-    /// A name, quoted if it has to be.
+    /// Prints a name, quoted if it has to be.
     fn id(&mut self, name: &str) {
         if is_identifier(name) { self.put(name) } else { self.quoted(name) }
     }
 
-    /// A name where a type or a number could stand as well.
+    /// Prints a name where a type or a number could stand as well.
     fn unambiguous_id(&mut self, name: &str) {
         if is_type_name(name) || is_float_name(name) { self.quoted(name) } else { self.id(name) }
     }

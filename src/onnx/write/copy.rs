@@ -24,7 +24,7 @@ const PIECE: usize = 4 << 20;
 #[cfg(target_os = "linux")]
 const KERNEL_PIECE: u64 = 64 << 20;
 
-/// Tells about progress and hears about cancellation.
+/// A callback that reports progress and hears about cancellation.
 #[derive(Clone, Copy)]
 pub struct Ticker<'a> {
     /// Called with the number of bytes written since the last call.

@@ -232,7 +232,7 @@ pub fn place(data: Vec<Pending>, model: Pending) -> Result<(), OnnxError> {
     Ok(())
 }
 
-/// What was renamed so far. Dropped before it is emptied, it takes everything back.
+/// The files renamed so far. Dropped before it is emptied, it takes everything back.
 #[derive(Default)]
 struct Swap {
     /// The older files under their temporary names, with their names and, where they can be opened, their locks.

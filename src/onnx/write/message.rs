@@ -115,7 +115,7 @@ impl<'s> Message<'s> {
     }
 }
 
-/// Collects small writes.
+/// A writer that collects small writes.
 struct Buffered<'a> {
     to: Destination<'a>,
     /// Where `pending` goes.

@@ -4,7 +4,7 @@
 //! came in, and lengths are computed before anything is written, so the model is streamed, never built in memory.
 //! The files appear complete or not at all ([`files::place`]). They are flushed to the disk before they get their
 //! names: the system reports some full disks only then, and a model must not outlive its data in a power failure.
-//! That takes 1 s after the 10 to 20 s that copying 3.4 GB takes, and 0.1 s for 475 MB of masked weights.
+//! It takes 1 s after the 10 to 20 s that copying 3.4 GB takes, and 0.1 s for 475 MB of masked weights.
 
 mod copy;
 mod data;
@@ -49,12 +49,12 @@ pub enum WeightPolicy {
     Split(u64),
 }
 
-/// What to write, and how.
+/// The graph to write, and how.
 #[derive(Clone, Copy)]
 pub struct WriteOptions<'a> {
     /// The model file. New weights go to a data file beside it, named like it with `_data` after it.
     pub output: &'a Path,
-    /// What becomes of unchanged weights.
+    /// How unchanged weights are written.
     pub policy: WeightPolicy,
     /// Called, from any thread, with the number of bytes written since the last call.
     pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
@@ -64,7 +64,7 @@ pub struct WriteOptions<'a> {
     pub protected: &'a [PathBuf],
 }
 
-/// What was written.
+/// The written files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// The files with their lengths in bytes, the model first.

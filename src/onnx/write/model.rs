@@ -87,7 +87,7 @@ fn graph_message<'g>(graph: &'g Graph, placement: &mut Placement<'g>) -> Result<
     let layout = &graph.layout;
     let fields = &graph.source().graph.fields;
     let end = layout.len();
-    // What is added goes beside its like, or to the end if there is nothing like it.
+    // Added items go beside their like, or to the end if there is nothing like them.
     let first = |like: fn(&Item) -> bool| layout.iter().position(like).unwrap_or(end);
     let last = |like: fn(&Item) -> bool| layout.iter().rposition(like).unwrap_or(end);
     let is_node = |item: &Item| matches!(item, Item::Node(_));

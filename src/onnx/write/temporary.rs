@@ -21,7 +21,7 @@ const LETTERS: usize = 6;
 /// Makes the temporary file of `path`, after it has removed those that are left behind.
 ///
 /// # Errors
-/// What the system says if the folder cannot be written to.
+/// The system's error if the folder cannot be written to.
 pub(crate) fn create(path: &Path) -> io::Result<NamedTempFile> {
     let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
     let prefix = format!(".{name}.");

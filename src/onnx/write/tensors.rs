@@ -50,7 +50,7 @@ enum Elements {
     External(ExternalRange),
 }
 
-/// Places tensors, and remembers what that needs.
+/// The placement of tensors, and all that it needs to remember.
 #[derive(Debug)]
 pub struct Placement<'a> {
     graph: &'a Graph,

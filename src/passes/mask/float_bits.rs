@@ -1,4 +1,4 @@
-//! The bits of an element.
+//! The bits of a float in 16 or 32 bits: its magnitude, its sign, its place in a file.
 
 use std::fmt::Debug;
 
@@ -6,19 +6,19 @@ use std::fmt::Debug;
 pub(super) trait Word: Copy + Ord + Debug + Default + Send + Sync + 'static {
     const SIZE: usize;
 
-    /// The lower bits of `bits`.
+    /// Returns the lower bits of `bits`.
     fn truncate(bits: u32) -> Self;
 
-    /// With the sign cleared.
+    /// Returns the bits with the sign cleared.
     fn magnitude(self) -> Self;
 
-    /// One more if `more`.
+    /// Adds one if `more`.
     fn plus(self, more: bool) -> Self;
 
-    /// As a number.
+    /// Returns the bits as a number.
     fn count(self) -> u64;
 
-    /// The element in the first bytes.
+    /// Returns the element in the first bytes.
     fn read(bytes: &[u8]) -> Self;
 
     /// Replaces the element in the first bytes.

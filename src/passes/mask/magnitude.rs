@@ -11,7 +11,7 @@ use crate::{
     onnx::DataType,
 };
 
-/// Masks the weights with `|w| <= t`; NaN stays. Weights that are 0 already count as masked.
+/// The mask of the weights with `|w| <= t`; NaN stays. Weights that are 0 already count as masked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MagnitudeMask {
     float: FloatType,
@@ -21,8 +21,8 @@ pub struct MagnitudeMask {
 }
 
 impl MagnitudeMask {
-    /// The mask of elements of type `data_type` with the threshold `t`, which may be of another type: magnitudes are
-    /// compared by value. Masked weights are multiplied by `scale`. `weight` names the weight in errors.
+    /// Returns the mask of elements of type `data_type` with the threshold `t`, which may be of another type:
+    /// magnitudes are compared by value. Masked weights are multiplied by `scale`. `weight` names the weight in errors.
     ///
     /// # Errors
     /// [`MaskError::Type`].
@@ -93,8 +93,8 @@ fn mask_below<W: Word>(piece: &mut [u8], end: W, replace: &impl Fn(W) -> W) -> u
     masked
 }
 
-/// Where the last of the first `left` elements with the magnitude `tie` ends, or the end of the piece; takes those
-/// before it from `left`.
+/// Returns where the last of the first `left` elements with the magnitude `tie` ends, or the end of the piece; takes
+/// those before it from `left`.
 fn end_of_ties<W: Word>(piece: &[u8], tie: W, left: &mut u64) -> usize {
     if *left == 0 {
         return 0;

@@ -25,7 +25,7 @@ pub enum MaskError {
     Type {
         /// The module path of the weight.
         weight: String,
-        /// What is wrong with its type.
+        /// The fault of its type.
         source: MagnitudeError,
     },
     /// A pattern that makes no sense.

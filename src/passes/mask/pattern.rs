@@ -16,9 +16,9 @@ use crate::{
 /// How many groups are handled at once, so that the comparisons run in vector instructions.
 const TILE: usize = 64;
 
-/// Keeps the `keep` weights of largest magnitude in each group of `of` inputs, and masks the others; of equal ones
-/// the earlier input stays, and NaN counts as the largest. Groups run along the inputs of one output; in a Conv2d
-/// along the input channels at one place of the kernel, as in NVIDIA's ASP (apex.contrib.sparsity).
+/// A mask that keeps the `keep` weights of largest magnitude in each group of `of` inputs, and masks the others; of
+/// equal ones the earlier input stays, and NaN counts as the largest. Groups run along the inputs of one output; in a
+/// Conv2d along the input channels at one place of the kernel, as in NVIDIA's ASP (apex.contrib.sparsity).
 #[derive(Clone, Debug, PartialEq)]
 pub struct PatternMask {
     float: FloatType,
@@ -30,8 +30,8 @@ pub struct PatternMask {
 }
 
 impl PatternMask {
-    /// The mask of `weight` with the pattern `keep:of` (2:4 is what sparse tensor cores run). Masked weights are
-    /// multiplied by `scale`.
+    /// Returns the mask of `weight` with the pattern `keep:of` (2:4 is what sparse tensor cores run). Masked weights
+    /// are multiplied by `scale`.
     ///
     /// # Errors
     /// [`MaskError`] if the type cannot be masked, `keep` is not in `1..of`, or the inputs are not a multiple of `of`.
@@ -105,8 +105,8 @@ impl Mask for PatternMask {
     }
 }
 
-/// For each group of a tile, how many of its magnitudes come before that of `input`: the larger ones, and the equal
-/// ones of earlier inputs.
+/// Counts, for each group of a tile, how many of its magnitudes come before that of `input`: the larger ones, and the
+/// equal ones of earlier inputs.
 fn ranks<W: Word>(magnitudes: &[[W; TILE]], input: usize) -> [W; TILE] {
     let mut ranks = [W::default(); TILE];
     let Some(own) = magnitudes.get(input) else { return ranks };

@@ -1,4 +1,4 @@
-//! What becomes of masked weights.
+//! Replacement of masked weights: by zero, or by a multiple of them.
 
 use half::{bf16, f16};
 
@@ -10,11 +10,11 @@ pub(super) type TransformRun = Box<dyn FnMut(&mut [u8]) -> u64 + Send>;
 
 /// A mask, without what becomes of the masked weights.
 pub(super) trait Mask {
-    /// A run over elements of type `W`, in which `replace` makes the bits of a masked weight from those it had.
+    /// Returns a run over elements of type `W`, in which `replace` makes the bits of a masked weight from those it had.
     fn run<W: Word>(&self, replace: impl Fn(W) -> W + Send + 'static) -> TransformRun;
 }
 
-/// A run of `mask` over a tensor of this type, in which masked weights are multiplied by `scale`.
+/// Returns a run of `mask` over a tensor of this type, in which masked weights are multiplied by `scale`.
 pub(super) fn start(mask: &impl Mask, float: FloatType, scale: f32) -> TransformRun {
     match float {
         _ if scale == 0.0 && float.size() == 4 => mask.run(|_: u32| 0),

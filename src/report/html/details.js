@@ -1,4 +1,4 @@
-// What is told of a module when its box is chosen.
+// Details of a module, shown when its box is chosen.
 
 /** Fills `panel` with what there is to know of module `index`; `undefined` says what can be done. */
 function showDetails(panel, view, index, select) {

@@ -34,7 +34,7 @@ const SCRIPTS: [&str; 7] = [
 const PLAN_LIMIT: usize = 64 << 10;
 const DIFFERENCES_LIMIT: usize = 5000;
 
-/// What a page shows.
+/// The data of a page.
 #[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Page<'a> {
@@ -99,14 +99,14 @@ struct DifferenceRow {
     text: String,
 }
 
-/// The page about a model without a plan.
+/// Returns the page about a model without a plan.
 pub fn inspect(model: Anatomy) -> Page<'static> {
     let view =
         View { name: String::new(), model: 0, states: states::plain(&model), report: None, changes: &[] };
     page(PageKind::Inspect, model.name.clone(), vec![model], vec![view])
 }
 
-/// The page about what `plan` made of `model`: one report for each graph that was emitted.
+/// Returns the page about what `plan` made of `model`: one report for each graph that was emitted.
 pub fn compile<'a>(model: Anatomy, plan: &'a Plan, reports: &'a [CompileReport]) -> Page<'a> {
     let view = |report: &'a CompileReport| View {
         name: report.emit.name().to_string(),
@@ -124,7 +124,7 @@ pub fn compile<'a>(model: Anatomy, plan: &'a Plan, reports: &'a [CompileReport])
     }
 }
 
-/// The page about what is different between two models.
+/// Returns the page about the differences between two models.
 pub fn diff(models: [Anatomy; 2], diff: &Diff) -> Page<'static> {
     let [a, b] = &models;
     let view = |model: usize, anatomy: &Anatomy, side| View {
@@ -156,14 +156,14 @@ fn page<'a>(kind: PageKind, title: String, models: Vec<Anatomy>, views: Vec<View
     Page { kind, title, tool, models, views, plan: None, diff: None }
 }
 
-/// The page as HTML.
+/// Returns the page as HTML.
 ///
 /// # Errors
 /// Those of `serde_json`, which has none for these types.
 pub fn render(page: &Page<'_>) -> Result<String, serde_json::Error> {
     let data = script_safe(&serde_json::to_string(page)?);
     let mut html = String::with_capacity(data.len() + (64 << 10));
-    // What is put in is not searched for names again.
+    // Inserted text is not searched for names again.
     for (index, piece) in TEMPLATE.split("%%").enumerate() {
         match (index % 2, piece) {
             (1, "title") => html.push_str(&escape(&page.title)),
@@ -176,7 +176,7 @@ pub fn render(page: &Page<'_>) -> Result<String, serde_json::Error> {
     Ok(html)
 }
 
-/// JSON that a `script` element can hold: no `<`, so neither its end nor a comment can begin in it.
+/// Returns JSON that a `script` element can hold: no `<`, so neither its end nor a comment can begin in it.
 fn script_safe(json: &str) -> String {
     json.replace('<', "\\u003c")
 }

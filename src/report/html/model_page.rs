@@ -1,4 +1,4 @@
-//! A model as a page draws it: its modules with their sizes, and which way the picture takes past the middle.
+//! A model as a page draws it: its modules with their sizes, and the skip connections past the middle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ use crate::{
 pub struct Anatomy {
     /// The file.
     pub name: String,
-    /// Whose names the modules have: `diffusers`, `ldm` or `unknown`.
+    /// The naming of the modules: `diffusers`, `ldm` or `unknown`.
     pub layout: &'static str,
     /// The prefix of a wrapper module that was dropped from every path.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -56,7 +56,7 @@ pub struct Part {
     /// The index of the module around it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<usize>,
-    /// What it is.
+    /// Its kind.
     pub kind: String,
     /// Nodes in it.
     pub nodes: usize,
@@ -154,7 +154,7 @@ impl Parts<'_> {
         self.ids.push(id);
     }
 
-    /// The shape with numbers, where a size was asked for and they are known; else as it is.
+    /// Returns the shape with numbers, where a size was asked for and they are known; else as it is.
     fn shape(&self, symbolic: Option<String>, values: impl Fn() -> Vec<ValueId>) -> Option<String> {
         let symbolic = symbolic?;
         let Some(concrete) = &self.concrete else { return Some(symbolic) };
@@ -164,7 +164,8 @@ impl Parts<'_> {
         }
     }
 
-    /// What the Concat nodes of the way up get from the way down. An end is a module in a block, or one beside them.
+    /// Returns the skip connections: which Concat nodes of the way up read which part of the way down. An end is a
+    /// module in a block, or one beside them.
     fn skips(&self) -> Vec<[usize; 2]> {
         let (graph, modules, flow) = (self.analysis.graph, &self.analysis.modules, &self.analysis.flow);
         let part_of: BTreeMap<ModuleId, usize> = self.ids.iter().copied().zip(0..).collect();

@@ -132,7 +132,7 @@ function drawU(view, parts, width, select) {
     // The bottom of the U runs from left to right.
     for (const mid of parts.mid) y = block(mid, (width - w) / 2, y, w, broken(rowsOf(model, mid).flat(), w - 16)) + 8;
   }
-  // For the keyboard, in the order in which the picture takes them.
+  // For the keyboard, in the order of the data flow.
   blocks.append(...[...parts.down, ...parts.mid, ...parts.up].map((index) => groups.get(index)));
   const at = (index) => places.get(index);
   const chain = [...parts.before.slice(-1), ...parts.down];
@@ -190,7 +190,7 @@ function drawBox(view, index, { x, y, w, h }, head, select) {
   if (head && module.macs !== undefined) more.push(`${short(module.macs)} MACs`);
   const output = head && view.model.at ? outputOf(view.model, index) : null;
   if (output) more.push(output.replaceAll(", ", "×").replace(/[[\]]/g, ""));
-  // What became of a block stands beside its name where there is room, else below like everyone's.
+  // The state of a block stands beside its name where there is room, else below as everywhere.
   const beside = head && said && textWidth(named, 12) + textWidth(said, 11) + 8 <= inner;
   const room = beside ? inner : inner - (said ? textWidth(said, 11) + 8 : 0);
   while (more.length > 1 && textWidth(more.join(" · "), 11) > room) more.pop();

@@ -1,4 +1,4 @@
-//! What became of each module.
+//! States of modules on a page: bypassed, masked, shared, changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::{
     verify::structure::{self, Diff},
 };
 
-/// What became of a module.
+/// The state of a module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
@@ -38,7 +38,7 @@ pub enum What {
 }
 
 impl What {
-    /// What a difference says of its module.
+    /// Returns the state that a difference gives its module.
     pub(super) fn of(what: &structure::What) -> Self {
         match what {
             structure::What::ModuleAdded { .. } | structure::What::Added => Self::Added,
@@ -52,7 +52,7 @@ impl What {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct State {
-    /// What became of it.
+    /// The state.
     pub is: What,
     /// How many of its weights are masked.
     #[serde(skip_serializing_if = "is_zero")]
@@ -84,19 +84,19 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// Of two models.
+/// One of two models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     First,
     Second,
 }
 
-/// Nothing was done to any module.
+/// Returns the states where nothing was done to any module.
 pub(super) fn plain(model: &Anatomy) -> Vec<State> {
     vec![State::default(); model.modules.len()]
 }
 
-/// What the compilation that `report` is about did to each module.
+/// Returns the state of each module after the compilation that `report` is about.
 pub(super) fn compiled(model: &Anatomy, report: &CompileReport) -> Vec<State> {
     let mut weights: BTreeMap<&str, State> = BTreeMap::new();
     for (index, rule) in report.prune.iter().enumerate() {
@@ -145,7 +145,7 @@ pub(super) fn compiled(model: &Anatomy, report: &CompileReport) -> Vec<State> {
     model.modules.iter().map(|module| state(&module.path)).collect()
 }
 
-/// What is different in each module of one of two models.
+/// Returns the state of each module of one of two models that were compared.
 pub(super) fn compared(model: &Anatomy, diff: &Diff, side: Side) -> Vec<State> {
     let elsewhere = match side {
         Side::First => What::Added,
@@ -174,7 +174,7 @@ pub(super) fn compared(model: &Anatomy, diff: &Diff, side: Side) -> Vec<State> {
     model.modules.iter().map(|module| state(&module.path)).collect()
 }
 
-/// A dotted path and those of the modules around it, from the inside out.
+/// Returns a dotted path and those of the modules around it, from the inside out.
 fn with_parents(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| Some(path.rsplit_once('.')?.0))
 }

@@ -30,7 +30,7 @@ function sortableTable({ caption, columns, rows, search }) {
     const missing = (v) => v === null || v === undefined;
     return found.sort((a, b) => {
       const [x, y] = [value(a), value(b)];
-      // What is not there comes last either way.
+      // Missing values come last in either order.
       if (missing(x) || missing(y)) return missing(x) - missing(y);
       return sign * (typeof x === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true }));
     });

@@ -55,7 +55,7 @@ fn details(finding: &Finding) -> String {
     details.into_iter().filter_map(|(what, value)| Some(format!("{what}: {}\n", value.as_ref()?))).collect()
 }
 
-/// Text as XML holds it. Control characters that XML 1.0 cannot hold at all become U+FFFD.
+/// Escapes text for XML. Control characters that XML 1.0 cannot hold at all become U+FFFD.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

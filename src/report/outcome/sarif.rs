@@ -69,7 +69,7 @@ fn at_plan(place: &PlanLocation) -> Value {
     })
 }
 
-/// A path as a URI reference (RFC 3986): what may not stand in one is percent-encoded.
+/// Returns a path as a URI reference (RFC 3986): what may not stand in one is percent-encoded.
 fn uri(path: &str) -> String {
     let mut uri = String::with_capacity(path.len());
     for byte in path.bytes() {

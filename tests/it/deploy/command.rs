@@ -124,8 +124,8 @@ fn trtexec() {
     assert!(script.contains("--minShapes=sample:2x4x96x64,"), "{script}");
     fs::write(work.path().join("plan.yaml"), "version: 1\nrules: []").unwrap();
     for (arguments, what) in [
-        (&[][..], "say which pictures the engine is for"),
-        (&["--plan", "plan.yaml"], "it has no sizes of pictures"),
+        (&[][..], "say which image sizes the engine is for"),
+        (&["--plan", "plan.yaml"], "it has no image sizes"),
         (&["--sizes", "512x500"], "try 512x504"),
         (&["--sizes", "72x64"], "it cannot run at 72x64 with a batch of 1: "),
         (&["--sizes", "64x64", "--dim", "sample.1=5"], "is fixed to 4 and cannot be 5"),

@@ -248,11 +248,7 @@ fn a_replay_works_from_anywhere_and_takes_other_settings() {
     fs::write(&unet, bytes).unwrap();
     let refused = replay(&prepared, &["e.webp", "-o", "f.png"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(
-        stderr(&refused).contains("its unet is not the one that drew the picture"),
-        "{}",
-        stderr(&refused)
-    );
+    assert!(stderr(&refused).contains("its unet is not the one that drew the image"), "{}", stderr(&refused));
     done(&replay(&prepared, &["e.webp", "-o", "f.png", "--other-model"]));
     let moved = folder.join("moved");
     fs::rename(&prepared.pipeline, &moved).unwrap();

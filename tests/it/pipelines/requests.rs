@@ -47,9 +47,9 @@ fn what_does_not_fit_is_refused() {
         refused(&|r| r.height = 33),
         "the size 33x40 is not divisible by 4, the pixels of a latent; try 36x40"
     );
-    assert_eq!(refused(&|r| r.batch = 0), "a batch has at least one picture");
+    assert_eq!(refused(&|r| r.batch = 0), "a batch has at least one image");
     assert!(refused(&|r| r.batch = usize::MAX / 2).ends_with("are too many"));
-    assert!(refused(&|r| r.seeds = vec![1, 2, 3]).starts_with("3 seeds for 1 pictures"));
+    assert!(refused(&|r| r.seeds = vec![1, 2, 3]).starts_with("3 seeds for 1 images"));
     assert!(refused(&|r| (r.random, r.seeds) = (Random::Numpy, vec![1 << 40])).contains("NumPy's seeds"));
     assert!(refused(&|r| r.steps = 0).contains("cannot take 0 steps"));
     assert!(refused(&|r| r.clip_skip = Some(1)).contains("clip_skip"));

@@ -213,8 +213,8 @@ fn a_dry_run_counts() {
     let said = done(run(&folder, "--dry-run"));
     assert!(said.contains("down: a number from 0.1 to 0.8\n"), "{said}");
     assert!(said.contains("out: any of mid_block.attentions.0\n"), "{said}");
-    assert!(said.contains("a trial: 2 pictures (2 prompts, sizes 32x40, 1 seeds), 2 steps\n"), "{said}");
-    assert!(said.contains("8 trials, with the dense pipeline 18 pictures\n"), "{said}");
+    assert!(said.contains("a trial: 2 images (2 prompts, sizes 32x40, 1 seeds), 2 steps\n"), "{said}");
+    assert!(said.contains("8 trials, with the dense pipeline 18 images\n"), "{said}");
     assert!(!folder.path().join("plan.journal.jsonl").exists());
 }
 

@@ -130,7 +130,7 @@ fn its_spaces_search() {
     };
     let space = |name: &str| folder().join(name).to_str().unwrap().to_string();
     let said = run(&[&space("modules.yaml"), "--dry-run"]);
-    assert!(said.contains("a trial: 32 pictures"), "{said}");
+    assert!(said.contains("a trial: 32 images"), "{said}");
     assert!(said.contains("30 trials"), "fifteen modules, twice each: {said}");
     let said = run(&[&space("below.yaml"), "--dry-run"]);
     assert!(said.contains("60 trials"), "{said}");

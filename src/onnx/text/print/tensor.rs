@@ -1,4 +1,4 @@
-//! Types, tensors and numbers.
+//! The printer of types, tensors and numbers.
 
 use std::{
     fmt::{Display, LowerExp},
@@ -87,7 +87,7 @@ impl Printer {
         self.elements(tensor);
     }
 
-    /// A tensor in an attribute.
+    /// Prints a tensor in an attribute.
     pub(super) fn tensor(&mut self, tensor: &TensorProto) {
         self.tensor_signature(tensor);
         if is_external(tensor) {
@@ -151,7 +151,7 @@ impl Printer {
         }
     }
 
-    /// The elements in `raw_data`, as the typed field would have them.
+    /// Prints the elements in `raw_data`, as the typed field would have them.
     fn raw_elements(&mut self, tensor: &TensorProto, raw: &[u8]) {
         let bits = tensor::DataType(tensor.data_type()).bits();
         let expected = element_count(&tensor.dims).zip(bits).map(|(n, bits)| (n as u64 * bits).div_ceil(8));
@@ -212,7 +212,7 @@ fn element_count(dims: &[i64]) -> Option<usize> {
     dims.iter().try_fold(1usize, |count, size| count.checked_mul(usize::try_from(*size).ok()?))
 }
 
-/// The elements of a tensor as `raw_data` has them, wherever they are; `None` if they don't make such a tensor.
+/// Returns the elements of a tensor as `raw_data` has them, wherever they are; `None` if they don't make such a tensor.
 fn little_endian(tensor: &TensorProto) -> Option<Bytes> {
     match &tensor.raw_data {
         Some(raw) => Some(raw.clone()),
@@ -220,15 +220,15 @@ fn little_endian(tensor: &TensorProto) -> Option<Bytes> {
     }
 }
 
-/// `f32` or `f64`.
+/// A float type: `f32` or `f64`.
 pub(super) trait Float: Copy + Display + LowerExp + Into<f64> + FromStr + PartialEq {}
 
 impl Float for f32 {}
 
 impl Float for f64 {}
 
-/// The number as C++'s `std::to_chars` writes it: the fewest digits that read back as the same number, in fixed or
-/// scientific notation, whichever is shorter (fixed if both are).
+/// Returns the number as C++'s `std::to_chars` writes it: the fewest digits that read back as the same number, in fixed
+/// or scientific notation, whichever is shorter (fixed if both are).
 pub(super) fn shortest<T: Float>(value: T) -> String {
     let wide: f64 = value.into();
     let sign = if wide.is_sign_negative() { "-" } else { "" };

@@ -1,4 +1,4 @@
-//! Text to tokens.
+//! The lexer: text to tokens.
 
 use std::fmt;
 
@@ -52,7 +52,7 @@ impl<'a> Lexer<'a> {
         Self { text, at: 0 }
     }
 
-    /// The next token; [`TokenKind::End`] for ever once the text is used up.
+    /// Returns the next token; [`TokenKind::End`] for ever once the text is used up.
     pub fn next(&mut self) -> Result<Token<'a>, TextError> {
         self.skip_blanks();
         let at = self.at;
@@ -80,7 +80,7 @@ impl<'a> Lexer<'a> {
         Ok(Token { kind, at })
     }
 
-    /// An error about what begins at byte `at`.
+    /// Returns an error about what begins at byte `at`.
     pub fn error(&self, at: usize, what: impl Into<String>) -> TextError {
         let before = self.text.get(..at).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
@@ -119,7 +119,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A quoted string. A backslash takes the character after it as it is.
+    /// Returns a quoted string. A backslash takes the character after it as it is.
     fn quoted(&mut self) -> Result<String, TextError> {
         let start = self.at;
         let mut chars = self.rest().char_indices().skip(1);
@@ -138,8 +138,8 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Length of the number that `text` begins with: `-? digits (. digits?)? ([eE] [+-]? digits)?` or a sign and a
-/// special float. 0 if it is none.
+/// Returns the length of the number that `text` begins with: `-? digits (. digits?)? ([eE] [+-]? digits)?` or a sign
+/// and a special float. 0 if it is none.
 fn number_len(text: &str) -> usize {
     let sign = usize::from(text.starts_with('-'));
     let unsigned = text.get(sign..).unwrap_or_default();

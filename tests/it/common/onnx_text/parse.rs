@@ -1,4 +1,4 @@
-//! Tokens to messages. One method a rule of the grammar, called as the grammar calls it.
+//! The parser: tokens to messages. One method a rule of the grammar, called as the grammar calls it.
 
 mod attribute;
 mod tensor;
@@ -105,7 +105,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// `"key": "value", ... ]`
+    /// Parses `"key": "value", ... ]`.
     fn entries(&mut self, entries: &mut Vec<StringStringEntryProto>) -> Parsed<()> {
         self.separated(']', |p| {
             let key = Some(p.text()?);
@@ -160,7 +160,7 @@ impl<'a> Parser<'a> {
         Ok(tensor)
     }
 
-    /// A name with or without a type before it.
+    /// Parses a name with or without a type before it.
     fn value_info(&mut self) -> Parsed<ValueInfoProto> {
         let r#type = if self.at_type() { Some(self.r#type()?) } else { None };
         let name = self.name(if r#type.is_some() { "a name" } else { "a type or a name" })?;
@@ -252,8 +252,8 @@ impl<'a> Parser<'a> {
         Ok(node)
     }
 
-    /// Names of a node's operands or results. One that is left out is `""`, or nothing before a comma; a comma after
-    /// the last one adds nothing.
+    /// Parses the names of a node's operands or results. One that is left out is `""`, or nothing before a comma; a
+    /// comma after the last one adds nothing.
     fn operands(&mut self) -> Parsed<Vec<String>> {
         let mut names = Vec::new();
         loop {
@@ -296,7 +296,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Gives the token and goes on to the next.
+    /// Returns the token and advances to the next.
     fn advance(&mut self) -> Parsed<Token<'a>> {
         let next = self.lexer.next()?;
         Ok(std::mem::replace(&mut self.token, next))
@@ -329,7 +329,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A name, quoted or not.
+    /// Parses a name, quoted or not.
     fn name(&mut self, what: &str) -> Parsed<String> {
         match &mut self.token.kind {
             TokenKind::Name(name) => {
@@ -356,7 +356,7 @@ impl<'a> Parser<'a> {
         self.number("an integer")
     }
 
-    /// A number of type `T`.
+    /// Parses a number of type `T`.
     fn number<T: std::str::FromStr>(&mut self, what: &str) -> Parsed<T> {
         let (TokenKind::Number(text) | TokenKind::Name(text)) = self.token.kind else {
             return Err(self.expected(what));
@@ -366,7 +366,7 @@ impl<'a> Parser<'a> {
         Ok(value)
     }
 
-    /// A float; one that is too large for its type is an error, not infinite.
+    /// Parses a float; one that is too large for its type is an error, not infinite.
     fn float<T: Into<f64> + Copy + std::str::FromStr>(&mut self, what: &str) -> Parsed<T> {
         let digits =
             matches!(self.token.kind, TokenKind::Number(text) if text.contains(|c: char| c.is_ascii_digit()));

@@ -20,7 +20,7 @@ fn nothing_is_written_over_and_places_are_looked_at_first() {
     for (arguments, expected) in [
         ("-o missing/a.png", "missing/a.png: the folder missing does not exist; make it first"),
         ("-o folder", "folder: it is a folder; name a file in it"),
-        ("-o a.gif", "a.gif: .gif is no format of pictures here; end it in .png, .jpg or .webp"),
+        ("-o a.gif", "a.gif: .gif is no image format here; end it in .png, .jpg or .webp"),
         ("-o a", "a: its name says no format; end it in .png, .jpg or .webp"),
         ("-o there.png", "there.png is there already; --force writes over it"),
         ("-o there.jpg --seed 1,2", "there-2.jpg is there already"),
@@ -68,7 +68,7 @@ fn what_cannot_be_done_is_said_with_exit_code_2() {
         ),
         ("--dense --scheduler-option x", "write KEY=VALUE"),
         ("--dense --scheduler-option prediction_type=flow", "`prediction_type`"),
-        ("--dense --batch 3 --seed 1 --seed 2", "2 seeds for 3 pictures"),
+        ("--dense --batch 3 --seed 1 --seed 2", "2 seeds for 3 images"),
         ("--dense --weight 2", "--weight is for a dense and a pruned network"),
         ("--dense --provider-option device_id=1", "a provider that isn't run"),
         (

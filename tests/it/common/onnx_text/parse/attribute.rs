@@ -1,4 +1,4 @@
-//! Attributes.
+//! The parser of attributes.
 
 use bytes::Bytes;
 
@@ -46,7 +46,7 @@ fn list_of(single: AttributeType) -> AttributeType {
     LISTS.iter().find(|(one, _)| *one == single).map_or(single, |(_, list)| *list)
 }
 
-/// The type of the values in a list of type `list`; a single type stays as it is.
+/// Returns the type of the values in a list of type `list`; a single type stays as it is.
 fn element_of(list: AttributeType) -> AttributeType {
     LISTS.iter().find(|(_, many)| *many == list).map_or(list, |(one, _)| *one)
 }
@@ -62,7 +62,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// What comes after the name: `: type`, which may be left out, and `= value`.
+    /// Parses the rest of an attribute after its name: `: type`, which may be left out, and `= value`.
     pub(super) fn attribute_named(&mut self, name: String) -> Parsed<AttributeProto> {
         let mut attribute = AttributeProto { name: Some(name), ..AttributeProto::default() };
         if self.matches(':')? {
@@ -96,7 +96,7 @@ impl Parser<'_> {
         Ok(attribute)
     }
 
-    /// `[1, 2]`. The first value fixes the type of the list if none was stated.
+    /// Parses `[1, 2]`. The first value fixes the type of the list if none was stated.
     fn list(&mut self, attribute: &mut AttributeProto) -> Parsed<()> {
         let start = self.advance()?;
         if self.at(']') {
@@ -125,7 +125,7 @@ impl Parser<'_> {
         })
     }
 
-    /// A value, of type `stated` if there is one. An integer is a float where a float is expected.
+    /// Parses a value, of type `stated` if there is one. An integer is a float where a float is expected.
     fn value(&mut self, stated: Option<AttributeType>) -> Parsed<Value> {
         let start = self.token.clone();
         let value = match &start.kind {
@@ -152,7 +152,7 @@ impl Parser<'_> {
         }
     }
 
-    /// A type, or a tensor: a type, maybe a name, and elements.
+    /// Parses a type, or a tensor: a type, maybe a name, and elements.
     fn tensor_or_type(&mut self) -> Parsed<Value> {
         let r#type = self.r#type()?;
         let named = matches!(self.token.kind, TokenKind::Name(_) | TokenKind::Text(_));

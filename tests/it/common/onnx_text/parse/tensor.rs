@@ -1,4 +1,4 @@
-//! Types and tensors.
+//! The parser of types and tensors.
 
 use super::{Parsed, Parser};
 use crate::common::onnx_text::{element_type, lexer::TokenKind};
@@ -66,7 +66,7 @@ impl Parser<'_> {
         Ok(found)
     }
 
-    /// `[2,N,?]`; `[]` is an unknown rank and nothing at all a scalar.
+    /// Parses `[2,N,?]`; `[]` is an unknown rank and nothing at all a scalar.
     fn shape(&mut self) -> Parsed<Option<TensorShapeProto>> {
         let mut shape = TensorShapeProto::default();
         if !self.matches('[')? {
@@ -90,7 +90,7 @@ impl Parser<'_> {
         Ok(Some(shape))
     }
 
-    /// `()`, `(name)` or `(domain,name)`.
+    /// Parses `()`, `(name)` or `(domain,name)`.
     fn opaque(&mut self) -> Parsed<type_proto::Opaque> {
         let mut opaque = type_proto::Opaque::default();
         self.expect('(')?;
@@ -111,7 +111,8 @@ impl Parser<'_> {
         Ok(opaque)
     }
 
-    /// The elements of a tensor of type `type`, or where they are: `{1,2}` or `["location": "weights.bin", ...]`.
+    /// Parses the elements of a tensor of type `type`, or where they are: `{1,2}` or `["location": "weights.bin",
+    /// ...]`.
     pub(super) fn tensor_data(&mut self, r#type: Option<&TypeProto>) -> Parsed<TensorProto> {
         let Some(Type::TensorType(r#type)) = r#type.and_then(|t| t.value.as_ref()) else {
             return Err(self
@@ -142,7 +143,7 @@ impl Parser<'_> {
         Ok(tensor)
     }
 
-    /// One entry of the typed field that the spec prescribes for the type.
+    /// Parses one entry of the typed field that the spec prescribes for the type.
     fn element(&mut self, data_type: DataType, tensor: &mut TensorProto) -> Parsed<()> {
         match data_type {
             DataType::Float | DataType::Complex64 => tensor.float_data.push(self.float("a float")?),

@@ -22,7 +22,7 @@ pub struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// A tile without a frame, with a label of one line.
+    /// Returns a tile without a frame, with a label of one line.
     pub fn new(label: &str, image: &'a Image) -> Self {
         Self { label: vec![label.to_string()], image, is_best: false }
     }

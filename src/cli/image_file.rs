@@ -47,7 +47,7 @@ impl Format {
     }
 }
 
-/// What an image says of itself.
+/// The texts in an image.
 #[derive(Clone, Debug)]
 pub struct Texts {
     /// All that is needed to make it again, as JSON.
@@ -64,9 +64,9 @@ pub struct Texts {
 /// [`Failure::Message`] if the format is not known, or the file cannot be written.
 pub fn write(path: &Path, image: &Image, texts: &Texts) -> Result<(), Failure> {
     let failed =
-        |what: String| Failure::Message(format!("{}: cannot write the picture: {what}", path.display()));
+        |what: String| Failure::Message(format!("{}: cannot write the image: {what}", path.display()));
     let size =
-        |n: usize| u32::try_from(n).map_err(|_| failed(format!("{n} pixels are too many for a picture")));
+        |n: usize| u32::try_from(n).map_err(|_| failed(format!("{n} pixels are too many for an image")));
     let (width, height) = (size(image.width)?, size(image.height)?);
     let format =
         Format::of(path).ok_or_else(|| failed("its name does not end in .png, .jpg or .webp".to_string()))?;
@@ -114,7 +114,7 @@ fn png_file(
     writer.finish()
 }
 
-/// JSON with all that is not ASCII escaped.
+/// Returns JSON with all that is not ASCII escaped.
 fn ascii(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for letter in json.chars() {
@@ -155,7 +155,7 @@ pub fn read_settings(path: &Path) -> Result<String, Failure> {
 
 fn png_text(file: impl BufRead + Seek) -> Result<Option<String>, png::DecodingError> {
     let mut reader = png::Decoder::new(file).read_info()?;
-    // Texts may stand behind the picture.
+    // Texts may stand behind the image.
     reader.finish()?;
     let texts = &reader.info().utf8_text;
     texts.iter().find(|text| text.keyword == SETTINGS).map(|text| text.get_text()).transpose()

@@ -12,7 +12,7 @@ const USER_COMMENT: u16 = 0x9286;
 const ASCII: u16 = 2;
 const LONG: u16 = 4;
 const UNDEFINED: u16 = 7;
-/// What a comment in UTF-16 starts with.
+/// The first bytes of a comment in UTF-16.
 const UNICODE: &[u8; 8] = b"UNICODE\0";
 
 /// Returns the block, in little-endian TIFF. `description` must be ASCII.
@@ -48,14 +48,14 @@ fn directory(block: &mut Vec<u8>, entries: &[(u16, u16, u32, u32)]) {
 /// Returns the block of a JPEG; `None` if it has none.
 ///
 /// # Errors
-/// What the system says; [`io::ErrorKind::InvalidData`] if it is no JPEG.
+/// The system's error; [`io::ErrorKind::InvalidData`] if it is no JPEG.
 pub fn of_jpeg(mut file: impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut marker = [0; 2];
     file.read_exact(&mut marker)?;
     if marker != [0xff, 0xd8] {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no JPEG"));
     }
-    // Segments with a length each, up to the picture itself.
+    // Segments with a length each, up to the image itself.
     loop {
         let mut head = [0; 4];
         file.read_exact(&mut head)?;
