@@ -22,14 +22,13 @@ use super::{
     progress::{Visibility, interruptible},
 };
 use crate::{
-    diffusion::pipeline::Folder,
+    diffusion::{pipeline::Folder, prediction_cache::PredictionCache},
     engine::{ProviderKind, SessionOptions},
     passes::MaskForm,
     plan::Runtime,
     search::{
         SearchError, Space,
         compile::Compiler,
-        kept::Memory,
         objective::{Objective, check, open_graph},
         outcome::{plan_file, summary},
         plot::svg,
@@ -49,7 +48,7 @@ Examples:
   echo '{\"down\": 0.3}' | crdiff search trial sd15-onnx space.yaml     one trial, for other optimisers";
 
 /// Bytes of dense outputs that are kept.
-const MEMORY: usize = 1 << 30;
+const CACHED: usize = 1 << 30;
 
 /// Search for the plan whose images score best.
 ///
@@ -146,8 +145,8 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
             .map_err(|e| Failure::Message(format!("{}: cannot remove: {e}", journal.display())))?;
     }
     compiler.masks = engines.masks(&bound)?;
-    let memory = Arc::new(Memory::new(MEMORY));
-    let worker = |number: usize| engines.worker(number, &bound, &folder, &memory);
+    let cache = Arc::new(PredictionCache::new(CACHED));
+    let worker = |number: usize| engines.worker(number, &bound, &folder, &cache);
     let model = compiler.digest();
     let visibility = if args.quiet || args.json.is_asked() { Visibility::Hidden } else { Visibility::Shown };
     let reporter = Reporter::new(args.json.is_asked(), visibility, &space, shots.len());
@@ -215,14 +214,14 @@ impl Engines<'_> {
         number: usize,
         bound: &Bound<'_>,
         folder: &Folder,
-        memory: &Arc<Memory>,
+        cache: &Arc<PredictionCache>,
     ) -> Result<Worker, SearchError> {
         let values = |failure: Failure| SearchError::Values(failure.to_string());
         let (chosen, mut options) = self.engine.open(&runtime(bound)).map_err(values)?;
         self.place(number, &mut options)?;
         let scorers = SessionOptions { intra_threads: options.intra_threads, ..SessionOptions::default() };
         let graph = |spec: &OnnxSpec| self.scorer(spec, &bound.space.folder, &scorers);
-        Worker::open(bound.space, folder, chosen.engine, options, Arc::clone(memory), &graph)
+        Worker::open(bound.space, folder, chosen.engine, options, Arc::clone(cache), &graph)
     }
 
     /// Opens a graph that scores. It runs on the CPU: scorers are small beside the networks, and never in their way there.

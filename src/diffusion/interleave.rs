@@ -12,6 +12,7 @@ use super::{
     amplify::{DifferenceSource, Mix},
     call::{Amplified, CallPlan, Scope},
     guidance::{amplify, guide, rescale, split_batch},
+    prediction_cache::CachedRun,
     sampler::Row,
     unet::{Conditioning, Prepared, Unet},
 };
@@ -28,6 +29,16 @@ pub enum Networks {
         /// The one that a plan made of it.
         pruned: Box<Unet>,
     },
+}
+
+impl Networks {
+    /// The networks one by one.
+    pub(super) fn into_unets(self) -> Vec<Box<Unet>> {
+        match self {
+            Self::One(unet) => vec![unet],
+            Self::Pair { dense, pruned } => vec![dense, pruned],
+        }
+    }
 }
 
 /// Whether the branches with and without the prompt go through the network as one batch.
@@ -87,6 +98,8 @@ pub struct Interleave<'a> {
     inputs: [Option<Inputs>; 2],
     guided: bool,
     kept: Option<Vec<f32>>,
+    /// Until the pruned network first runs: samples are the plan's own from then on.
+    cache: Option<&'a CachedRun<'a>>,
     time: NetworkTime,
 }
 
@@ -134,7 +147,13 @@ impl<'a> Interleave<'a> {
         let guided = branches.unconditional.is_some();
         let (batch, length) = (sample[0], sample.iter().product());
         let time = NetworkTime::default();
-        Ok(Self { networks, mixes, on, guidance, batch, length, inputs, guided, kept: None, time })
+        let (kept, cache) = (None, None);
+        Ok(Self { networks, mixes, on, guidance, batch, length, inputs, guided, kept, cache, time })
+    }
+
+    /// Takes predictions of the dense network from a cache where it has them, and puts them there.
+    pub(super) fn with_cache(self, cache: Option<&'a CachedRun<'a>>) -> Self {
+        Self { cache, ..self }
     }
 
     /// Returns the time spent in the networks so far.
@@ -211,6 +230,12 @@ impl<'a> Interleave<'a> {
         if scope == Scope::None {
             return Ok(Vec::new());
         }
+        if which == Which::Pruned {
+            self.cache = None;
+        }
+        let cache = self.cache;
+        let answered = || cache.map_or(0, |cache| cache.lookups().answered as usize);
+        let before = answered();
         let started = Instant::now();
         let (unet, inputs, time, runs) = match (&mut *self.networks, which, &mut self.inputs) {
             (Networks::One(unet) | Networks::Pair { dense: unet, .. }, Which::Dense, [Some(inputs), _]) => {
@@ -225,26 +250,31 @@ impl<'a> Interleave<'a> {
         let output = match (scope, &mut inputs.together, &mut inputs.unconditional) {
             (Scope::None, ..) => Vec::new(),
             (Scope::Conditional, ..) | (Scope::All, None, None) => {
-                unet.run(&mut inputs.conditional, timestep, once)?
+                unet.run_cached(&mut inputs.conditional, timestep, once, cache)?
             }
-            (Scope::Unconditional, _, Some(unconditional)) => unet.run(unconditional, timestep, once)?,
+            (Scope::Unconditional, _, Some(unconditional)) => {
+                unet.run_cached(unconditional, timestep, once, cache)?
+            }
             (Scope::Unconditional, _, None) => {
                 return Err(PipelineError::Request(
                     "without guidance there is no unconditional branch".to_string(),
                 ));
             }
-            (Scope::All, Some(together), _) => unet.run(together, timestep, |values| {
-                values.chunks_exact_mut(input.len()).for_each(|half| half.copy_from_slice(input));
-            })?,
+            (Scope::All, Some(together), _) => {
+                let twice = |values: &mut [f32]| {
+                    values.chunks_exact_mut(input.len()).for_each(|half| half.copy_from_slice(input));
+                };
+                unet.run_cached(together, timestep, twice, cache)?
+            }
             (Scope::All, None, Some(unconditional)) => {
-                let mut output = unet.run(unconditional, timestep, once)?;
-                output.extend(unet.run(&mut inputs.conditional, timestep, once)?);
+                let mut output = unet.run_cached(unconditional, timestep, once, cache)?;
+                output.extend(unet.run_cached(&mut inputs.conditional, timestep, once, cache)?);
                 *runs += 1;
                 output
             }
         };
         *time += started.elapsed();
-        *runs += 1;
+        *runs = (*runs + 1).saturating_sub(answered() - before);
         Ok(output)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! [`Pipeline`] goes from a prompt to images. Its parts stand on their own: [`text`] (tokens and text encoders),
 //! [`random`] (the first latents), [`sampler`] (tables and the loop that runs them), [`amplify`] and [`interleave`]
-//! (the dense and the pruned network as one), [`device`] (the same without leaving a GPU), [`guidance`], [`unet`] and
-//! [`vae`].
+//! (the dense and the pruned network as one), [`prediction_cache`] (what pictures have in common), [`device`] (the same
+//! without leaving a GPU), [`guidance`], [`unet`] and [`vae`].
 
 pub mod amplify;
 mod call;
@@ -12,6 +12,7 @@ mod error;
 pub mod guidance;
 pub mod interleave;
 pub mod pipeline;
+pub mod prediction_cache;
 pub mod random;
 pub mod sampler;
 pub mod text;

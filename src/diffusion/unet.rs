@@ -2,24 +2,52 @@
 
 mod device;
 
-use std::path::Path;
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub(super) use device::Placed;
+use sha2::{Digest, Sha256};
 
-use super::PipelineError;
+use super::{
+    PipelineError,
+    prediction_cache::{CachedRun, Inputs},
+};
 use crate::{
-    engine::{Dim, EngineError, HostTensor, Session, TensorData, TensorInfo},
+    engine::{Dim, EngineError, HostTensor, Session, SessionOptions, ShapeRange, TensorData, TensorInfo},
     onnx::DataType,
 };
 
 /// A loaded UNet.
 pub struct Unet {
     session: Box<dyn Session>,
+    file: PathBuf,
     model: String,
+    fed: Arc<Fed>,
+    sizes: LoadedFor,
     sample: TensorInfo,
     timestep: TensorInfo,
     output: TensorInfo,
     extra: Vec<(Extra, TensorInfo)>,
+}
+
+/// Inputs of a graph that no pipeline knows of, and what they are fed in each run: masked weights.
+pub type Fed = Vec<(String, HostTensor)>;
+
+/// The sizes that a session was loaded for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct LoadedFor {
+    fixed: BTreeMap<String, Vec<usize>>,
+    profile: BTreeMap<String, ShapeRange>,
+}
+
+impl LoadedFor {
+    pub(super) fn of(options: &SessionOptions) -> Self {
+        Self { fixed: options.fixed_dims.clone(), profile: options.profile.clone() }
+    }
 }
 
 /// The inputs of a UNet beside the sample and the timestep.
@@ -60,6 +88,8 @@ pub struct Conditioning {
 pub struct Prepared {
     sample: HostTensor,
     extra: Vec<HostTensor>,
+    /// Of `extra`, once somebody asks for it.
+    digest: OnceCell<Sha256>,
 }
 
 impl Unet {
@@ -68,6 +98,16 @@ impl Unet {
     /// # Errors
     /// [`PipelineError::Graph`] if its inputs or outputs are not a UNet's.
     pub fn new(session: Box<dyn Session>, path: &Path) -> Result<Self, PipelineError> {
+        Self::fed(session, path, Arc::default(), LoadedFor::default())
+    }
+
+    /// As [`Unet::new`], for a session that was loaded for some sizes and whose graph is fed weights.
+    pub(super) fn fed(
+        session: Box<dyn Session>,
+        path: &Path,
+        fed: Arc<Fed>,
+        sizes: LoadedFor,
+    ) -> Result<Self, PipelineError> {
         let model = path.display().to_string();
         let graph = |what: String| PipelineError::Graph { model: model.clone(), what };
         let find = |name: &str| {
@@ -76,9 +116,11 @@ impl Unet {
         };
         let (sample, timestep) = (find(SAMPLE)?, find(TIMESTEP)?);
         let mut extra = Vec::new();
-        for input in
-            session.inputs().iter().filter(|input| ![SAMPLE, TIMESTEP].contains(&input.name.as_str()))
-        {
+        let is_extra = |input: &&TensorInfo| {
+            ![SAMPLE, TIMESTEP].contains(&input.name.as_str())
+                && fed.iter().all(|(name, _)| *name != input.name)
+        };
+        for input in session.inputs().iter().filter(is_extra) {
             let kind = Extra::ALL.iter().find(|(name, _)| *name == input.name).map(|(_, kind)| *kind);
             let known = || Extra::ALL.map(|(name, _)| name).join(", ");
             let kind = kind.ok_or_else(|| {
@@ -91,7 +133,22 @@ impl Unet {
             return Err(graph(format!("a UNet has one output; this has {}", names.join(", "))));
         };
         let output = output.clone();
-        Ok(Self { session, model, sample, timestep, output, extra })
+        Ok(Self { session, file: path.to_path_buf(), model, fed, sizes, sample, timestep, output, extra })
+    }
+
+    /// The model's file.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The sizes that it was loaded for.
+    pub(super) fn sizes(&self) -> &LoadedFor {
+        &self.sizes
+    }
+
+    /// Feeds it other weights from now on, to the same inputs.
+    pub(super) fn feed(&mut self, fed: &Arc<Fed>) {
+        self.fed = Arc::clone(fed);
     }
 
     /// Returns the model's path.
@@ -102,11 +159,6 @@ impl Unet {
     /// Returns the session.
     pub fn session(&self) -> &dyn Session {
         &*self.session
-    }
-
-    /// Returns the inputs that it takes.
-    pub fn inputs(&self) -> &[TensorInfo] {
-        self.session.inputs()
     }
 
     /// Returns the number of channels of its samples, if the graph says it.
@@ -169,7 +221,7 @@ impl Unet {
         };
         let extra = self.extra.iter().map(one).collect::<Result<_, PipelineError>>()?;
         let sample = HostTensor::new(sample, vec![0f32; sample.iter().product()])?;
-        Ok(Prepared { sample, extra })
+        Ok(Prepared { sample, extra, digest: OnceCell::new() })
     }
 
     /// Runs the network on `prepared.sample`'s dimensions of values, which `fill` writes. The result is a buffer of
@@ -183,9 +235,55 @@ impl Unet {
         timestep: f64,
         fill: impl FnOnce(&mut [f32]),
     ) -> Result<Vec<f32>, PipelineError> {
+        self.run_cached(prepared, timestep, fill, None)
+    }
+
+    /// As [`Unet::run`], unless the cache knows the result.
+    pub(super) fn run_cached(
+        &mut self,
+        prepared: &mut Prepared,
+        timestep: f64,
+        fill: impl FnOnce(&mut [f32]),
+        cache: Option<&CachedRun<'_>>,
+    ) -> Result<Vec<f32>, PipelineError> {
         if let Some(values) = prepared.sample.as_f32_mut() {
             fill(values);
         }
+        match cache.filter(|_| self.fed.is_empty()) {
+            None => self.predict(prepared, timestep),
+            Some(cache) => {
+                let (file, inputs) = (self.file.clone(), self.digest(prepared, timestep));
+                cache.prediction(&file, inputs, || self.predict(prepared, timestep))
+            }
+        }
+    }
+
+    /// A digest of all that it is fed in a call.
+    fn digest(&self, prepared: &Prepared, timestep: f64) -> Inputs {
+        let tensor = |hash: &mut Sha256, name: &str, tensor: &HostTensor| {
+            let length = |length: usize| (length as u64).to_le_bytes();
+            hash.update(length(name.len()));
+            hash.update(name);
+            hash.update(tensor.data_type().0.to_le_bytes());
+            hash.update(length(tensor.dims().len()));
+            tensor.dims().iter().for_each(|dim| hash.update(length(*dim)));
+            hash.update(tensor.to_le_bytes());
+        };
+        let extra = prepared.digest.get_or_init(|| {
+            let mut hash = Sha256::new();
+            for ((_, info), value) in self.extra.iter().zip(&prepared.extra) {
+                tensor(&mut hash, &info.name, value);
+            }
+            hash
+        });
+        let mut hash = extra.clone();
+        tensor(&mut hash, SAMPLE, &prepared.sample);
+        hash.update(timestep.to_le_bytes());
+        hash.finalize().into()
+    }
+
+    /// Runs the network on `prepared.sample`.
+    fn predict(&mut self, prepared: &Prepared, timestep: f64) -> Result<Vec<f32>, PipelineError> {
         let converted;
         let sample = if self.sample.data_type == DataType::FLOAT {
             &prepared.sample
@@ -199,6 +297,7 @@ impl Unet {
         inputs.extend(
             self.extra.iter().zip(&prepared.extra).map(|((_, info), tensor)| (info.name.as_str(), tensor)),
         );
+        inputs.extend(self.fed.iter().map(|(name, tensor)| (name.as_str(), tensor)));
         let result = self.session.run(&inputs, Some(&[&self.output.name]))?;
         let (_, output) =
             result.into_iter().next().ok_or_else(|| self.graph("it gave no output".to_string()))?;

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-use super::{SearchError, kept::Fed};
+use super::SearchError;
 use crate::{
     analysis::{
         Analysis, Findings,
@@ -26,7 +26,7 @@ use crate::{
         weights::Weight,
     },
     compile::CompileError,
-    diffusion::pipeline::Unets,
+    diffusion::{pipeline::Unets, unet::Fed},
     engine::HostTensor,
     hex::hex,
     ir::{Graph, InitializerId, Use, for_each_piece},

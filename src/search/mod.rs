@@ -1,14 +1,12 @@
 //! Search for plans: what to prune or bypass, and how much of it, so that pictures score best.
 //!
 //! [`space`] reads what may vary, the plan it goes into and what is drawn and scored. [`strategy`] says which point to
-//! try next. [`compile`] makes a point's graph, [`kept`] keeps everything that doesn't change from trial to trial,
-//! [`trial`] draws and scores, [`run`] does it to the end of the budget with a [`journal`] from which a killed search
-//! goes on. [`outcome`] and [`plot`] tell what came of it.
+//! try next. [`compile`] makes a point's graph, [`trial`] draws and scores, [`run`] does it to the end of the budget with a
+//! [`journal`] from which a killed search goes on. [`outcome`] and [`plot`] tell what came of it.
 
 pub mod compile;
 mod error;
 pub mod journal;
-pub mod kept;
 pub mod objective;
 pub mod outcome;
 pub mod plot;

@@ -87,11 +87,8 @@ fn values(values: &Value) -> String {
 fn times(times: &Times) -> Vec<String> {
     let workers = &times.workers;
     let all = times.wall * u32::try_from(times.jobs).unwrap_or(u32::MAX);
-    let known = workers.models()
-        + workers.objective
-        + times.compiling
-        + workers.engine.loading_trials
-        + workers.engine.loading;
+    let known =
+        workers.models() + workers.objective + times.compiling + workers.loading_trials + workers.loading;
     let rest = all.saturating_sub(known);
     let rows = [
         ("dense network", workers.dense),
@@ -100,8 +97,8 @@ fn times(times: &Times) -> Vec<String> {
         ("VAE", workers.decoding),
         ("scoring", workers.objective),
         ("compiling trials", times.compiling),
-        ("loading trials", workers.engine.loading_trials),
-        ("loading the pipeline, once", workers.engine.loading),
+        ("loading trials", workers.loading_trials),
+        ("loading the pipeline, once", workers.loading),
         ("all else", rest),
     ];
     let percent = |time: Duration| 100.0 * time.as_secs_f64() / all.as_secs_f64().max(f64::MIN_POSITIVE);
@@ -116,12 +113,12 @@ fn times(times: &Times) -> Vec<String> {
         all.as_secs_f64(),
         times.trials
     ));
-    let beside = times.compiling + workers.engine.loading_trials + rest;
+    let beside = times.compiling + workers.loading_trials + rest;
     lines.push(format!(
         "a trial takes {:.1} % beside its model runs; {} of {} dense and text calls were remembered",
         100.0 * beside.as_secs_f64() / workers.models().as_secs_f64().max(f64::MIN_POSITIVE),
-        workers.engine.remembered,
-        workers.engine.calls
+        workers.lookups.answered,
+        workers.lookups.asked
     ));
     lines
 }

@@ -15,7 +15,6 @@ use tempfile::TempDir;
 
 use super::{
     SearchError, Space,
-    kept::{EngineTime, Fed, Handle, KeptEngine, Memory},
     objective::{Objective, OpenGraph, Picture, Scored, open},
     space::Over,
 };
@@ -24,6 +23,8 @@ use crate::{
         Pipeline,
         interleave::Batching,
         pipeline::{Folder, Request, Unets},
+        prediction_cache::{Lookups, PredictionCache},
+        unet::Fed,
         vae::Image,
     },
     engine::{Engine, MemoryMode, SessionOptions},
@@ -137,7 +138,6 @@ impl Scores {
 /// Draws and scores pictures, one after the other.
 pub struct Worker {
     pipeline: Pipeline,
-    handle: Handle,
     request: Request,
     objective: Box<dyn Objective>,
     metrics: Vec<(String, Box<dyn Objective>)>,
@@ -158,8 +158,12 @@ pub struct WorkerTime {
     pub decoding: Duration,
     /// Scoring.
     pub objective: Duration,
-    /// Loading models.
-    pub engine: EngineTime,
+    /// Loading the pipeline's own models.
+    pub loading: Duration,
+    /// Loading trials' graphs.
+    pub loading_trials: Duration,
+    /// What the cache was asked.
+    pub lookups: Lookups,
 }
 
 impl WorkerTime {
@@ -175,12 +179,15 @@ impl WorkerTime {
         self.text += other.text;
         self.decoding += other.decoding;
         self.objective += other.objective;
-        self.engine.add(&other.engine);
+        self.loading += other.loading;
+        self.loading_trials += other.loading_trials;
+        self.lookups.add(other.lookups);
     }
 }
 
 impl Worker {
-    /// Opens the pipeline in `folder` for a worker of its own. `graph` opens what scores by a graph.
+    /// Opens the pipeline in `folder` for a worker of its own. `cache` is that of all workers; `graph` opens what scores by a
+    /// graph.
     ///
     /// # Errors
     /// [`SearchError`] if the pipeline or the objective cannot be opened.
@@ -189,15 +196,15 @@ impl Worker {
         folder: &Folder,
         engine: Box<dyn Engine>,
         options: SessionOptions,
-        memory: Arc<Memory>,
+        cache: Arc<PredictionCache>,
         graph: OpenGraph<'_>,
     ) -> Result<Self, SearchError> {
-        let (engine, handle) = KeptEngine::new(engine, folder, memory);
         let batching = match options.memory {
             MemoryMode::Low => Batching::InTurn,
             MemoryMode::Fast => Batching::Together,
         };
-        let pipeline = Pipeline::open(&folder.path, Box::new(engine), options, Unets::Dense)?;
+        let mut pipeline = Pipeline::open(&folder.path, engine, options, Unets::Dense)?;
+        pipeline.set_cache(cache);
         let objective = open(&space.objective, &space.folder, graph)?;
         let metric = |(name, spec): &(String, _)| Ok((name.clone(), open(spec, &space.folder, graph)?));
         let metrics = space.metrics.iter().map(metric).collect::<Result<_, SearchError>>()?;
@@ -211,7 +218,7 @@ impl Worker {
         request.scheduler = sampling.scheduler;
         request.scheduler_config = sampling.scheduler_options.clone();
         request.batching = batching;
-        Ok(Self { pipeline, handle, request, objective, metrics, time: WorkerTime::default(), scratch })
+        Ok(Self { pipeline, request, objective, metrics, time: WorkerTime::default(), scratch })
     }
 
     /// Draws a picture.
@@ -225,8 +232,7 @@ impl Worker {
         stop: &AtomicBool,
     ) -> Result<Image, SearchError> {
         self.pipeline.set_unets(networks.unets.clone());
-        self.handle.begin_picture();
-        self.handle.feed(&networks.fed);
+        self.pipeline.feed(Arc::clone(&networks.fed));
         let request = &mut self.request;
         request.prompt.clone_from(&shot.prompt);
         (request.height, request.width, request.seeds) = (shot.height, shot.width, vec![shot.seed]);
@@ -246,6 +252,9 @@ impl Worker {
         time.trials += timings.networks.pruned;
         time.text += timings.text;
         time.decoding += timings.decoding;
+        time.loading += timings.loading.saturating_sub(timings.loading_given);
+        time.loading_trials += timings.loading_given;
+        time.lookups.add(timings.lookups);
         let none = || SearchError::Values("the pipeline made no picture".to_string());
         output.images.into_iter().next().ok_or_else(none)
     }
@@ -270,7 +279,7 @@ impl Worker {
     }
 
     /// Where the time went so far.
-    pub fn time(&self) -> WorkerTime {
-        WorkerTime { engine: self.handle.time(), ..self.time.clone() }
+    pub fn time(&self) -> &WorkerTime {
+        &self.time
     }
 }

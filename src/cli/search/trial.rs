@@ -10,14 +10,13 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{DONE, Engines, Failure, MEMORY, bound};
+use super::{CACHED, DONE, Engines, Failure, bound};
 use crate::{
     cli::{engine_args::EngineArgs, progress::interruptible},
-    diffusion::pipeline::Folder,
+    diffusion::{pipeline::Folder, prediction_cache::PredictionCache},
     search::{
         SearchError,
         compile::Compiler,
-        kept::Memory,
         run::{networks, run_one},
         space,
         trial::{Scores, shots},
@@ -73,7 +72,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let devices: Vec<u32> = args.device.into_iter().collect();
     let engines = Engines { engine: &args.engine, devices: &devices, jobs: NonZeroUsize::MIN };
     compiler.masks = engines.masks(&bound)?;
-    let mut worker = engines.worker(0, &bound, &folder, &Arc::new(Memory::new(MEMORY)))?;
+    let mut worker = engines.worker(0, &bound, &folder, &Arc::new(PredictionCache::new(CACHED)))?;
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| Failure::Message(format!("stdin: cannot read: {e}")))?;
         if line.trim().is_empty() {

@@ -3,53 +3,38 @@
 
 mod condition;
 mod folder;
+mod networks;
 mod noise;
 mod request;
 mod shapes;
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 pub use folder::{Folder, PipelineKind};
+pub use networks::Unets;
 pub use request::{Event, Listener, Output, Place, Random, Request, Stage, Timings};
 
 use self::{
     condition::{Prompt, Shared, branches, guidance_embedding},
     noise::{Noise, Precision},
     request::tell,
-    shapes::Part,
 };
 use super::{
     PipelineError,
-    amplify::{Mix, mixes},
+    amplify::mixes,
     device::{DeviceLoop, StepGraphs, StepSessions},
     interleave::{Batching, Guidance, Interleave, Networks},
+    prediction_cache::{CachedRun, PredictionCache},
     sampler::{self, Config, Row, SamplerError, SavedConfig, Table, TimestepType},
     text::{self, HiddenState, Prompter},
-    unet::Unet,
+    unet::{Fed, Unet},
     vae::{Decoder, Image, Tiling},
 };
 use crate::engine::{Engine, HostTensor, MemoryMode, Provider, Session, SessionOptions};
-
-/// Which UNets a pipeline runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unets {
-    /// The pipeline's own.
-    Dense,
-    /// Another one in its place: a fused graph, or one with amplified weights.
-    Instead(PathBuf),
-    /// The pipeline's own and a pruned one, mixed as [`Request::amplify`] says.
-    WithPruned(PathBuf),
-    /// Two others, mixed in the same way: rules that a plan has for both networks make a dense one too.
-    Pair {
-        /// The dense one.
-        dense: PathBuf,
-        /// The pruned one.
-        pruned: PathBuf,
-    },
-}
 
 /// A pipeline: its models are loaded when they are first run.
 ///
@@ -63,7 +48,12 @@ pub struct Pipeline {
     unets: Unets,
     /// The file of the dense network.
     dense: PathBuf,
+    /// What the network that is not the pipeline's own is fed beside what a UNet is.
+    fed: Arc<Fed>,
     networks: Option<Networks>,
+    /// Networks that are loaded, but not of this run.
+    idle: Vec<Box<Unet>>,
+    cache: Option<Arc<PredictionCache>>,
     /// What the networks were loaded for, where that matters.
     fitted: Option<shapes::Sizes>,
     steps: StepSessions,
@@ -71,6 +61,7 @@ pub struct Pipeline {
     encoders: Vec<Model>,
     decoder: Model,
     loading: Duration,
+    loading_given: Duration,
 }
 
 /// A model that is loaded when it is needed.
@@ -136,33 +127,23 @@ impl Pipeline {
             options,
             plain,
             unets,
+            fed: Arc::default(),
             networks: None,
+            idle: Vec::new(),
+            cache: None,
             fitted: None,
             steps: StepSessions::default(),
             prompters,
             encoders,
             decoder,
             loading: Duration::ZERO,
+            loading_given: Duration::ZERO,
         })
     }
 
     /// What the pipeline's folder says.
     pub fn folder(&self) -> &Folder {
         &self.folder
-    }
-
-    /// Loads the dense network from the file at `path`, a copy of the pipeline's own. Two networks that share a file share
-    /// the memory that it is mapped to.
-    pub fn set_dense(&mut self, path: PathBuf) {
-        self.dense = path;
-    }
-
-    /// Runs other UNets from now on; those that were loaded are let go.
-    pub fn set_unets(&mut self, unets: Unets) {
-        if unets != self.unets {
-            self.unets = unets;
-            self.networks = None;
-        }
     }
 
     /// Makes images. `listener` hears of stages, calls and warnings, and can stop the run between calls.
@@ -174,7 +155,9 @@ impl Pipeline {
         let config = scheduler(&self.folder.scheduler, request)?;
         let table = Table::new(&config, request.steps, request.eta)?;
         let sample = self.sample_dims(request)?;
-        self.loading = Duration::ZERO;
+        (self.loading, self.loading_given) = (Duration::ZERO, Duration::ZERO);
+        let cache = self.cache.clone();
+        let cache = cache.as_deref().map(CachedRun::new);
 
         let mixed = match &self.unets {
             Unets::WithPruned(_) | Unets::Pair { .. } => mixes(&request.amplify, table.rows())?,
@@ -187,7 +170,7 @@ impl Pipeline {
 
         tell(listener, Event::Stage(Stage::Text))?;
         let (started, loaded) = (Instant::now(), self.loading);
-        let (conditional, unconditional) = self.prompts(request, guided, listener)?;
+        let (conditional, unconditional) = self.prompts(request, guided, cache.as_ref(), listener)?;
         let text = started.elapsed().saturating_sub(self.loading - loaded);
 
         let mut noise = {
@@ -227,7 +210,10 @@ impl Pipeline {
             let sampled = device.run(&table, &mut latents, |values| noise.fill(values), told);
             (sampled, device.time())
         } else {
-            let mut interleave = Interleave::new(networks, mixed, on, guidance, &branches, sample)?;
+            // A network in the place of the dense one is the plan's own.
+            let cache = cache.as_ref().filter(|_| !matches!(self.unets, Unets::Instead(_)));
+            let interleave = Interleave::new(networks, mixed, on, guidance, &branches, sample)?;
+            let mut interleave = interleave.with_cache(cache);
             let mut call = 0;
             let sampled = sampler::run(
                 &table,
@@ -253,7 +239,15 @@ impl Pipeline {
         let (started, loaded) = (Instant::now(), self.loading);
         let images = self.decode(&latents, sample, request.tiling, listener)?;
         let decoding = started.elapsed().saturating_sub(self.loading - loaded);
-        let timings = Timings { loading: self.loading, text, sampling, networks: networks_time, decoding };
+        let timings = Timings {
+            loading: self.loading,
+            loading_given: self.loading_given,
+            text,
+            sampling,
+            networks: networks_time,
+            decoding,
+            lookups: cache.map(|cache| cache.lookups()).unwrap_or_default(),
+        };
         let latents = HostTensor::new(sample, latents)?;
         Ok(Output { latents, images, timings, scheduler: table.class() })
     }
@@ -285,57 +279,12 @@ impl Pipeline {
         }
     }
 
-    /// The loaded UNets, taken out of the pipeline. On a device they are loaded for the sizes of a request, and again
-    /// for others.
-    fn networks(
-        &mut self,
-        request: &Request,
-        sample: [usize; 4],
-        mixes: &[Mix],
-        listener: Listener<'_>,
-    ) -> Result<Networks, PipelineError> {
-        let on_device = self.options.runs_on_a_device() || self.samples_on_device(request);
-        let sizes = on_device.then(|| shapes::Sizes {
-            sample,
-            tokens: self.prompters.first().map_or(0, Prompter::length),
-            guided: request.guidance > 1.0,
-            batching: request.batching,
-            on: request.amplify.on,
-            replaces: shapes::Sizes::replaces(mixes),
-        });
-        if let Some(networks) = self.networks.take_if(|_| sizes == self.fitted) {
-            return Ok(networks);
-        }
-        self.networks = None;
-        tell(listener, Event::Stage(Stage::Loading))?;
-        let mut unet = |path: &Path, part: Part| {
-            let mut options = self.options.clone();
-            if let Some(sizes) = &sizes {
-                shapes::fit(path, part, sizes, &mut options)?;
-            }
-            Unet::new(load(&*self.engine, path, &options, &mut self.loading)?, path).map(Box::new)
-        };
-        let networks = match &self.unets {
-            Unets::Dense => Networks::One(unet(&self.dense, Part::Dense)?),
-            Unets::Instead(path) => Networks::One(unet(path, Part::Dense)?),
-            Unets::WithPruned(path) => {
-                let dense = unet(&self.dense, Part::Dense)?;
-                Networks::Pair { dense, pruned: unet(path, Part::Pruned)? }
-            }
-            Unets::Pair { dense, pruned } => {
-                let dense = unet(dense, Part::Dense)?;
-                Networks::Pair { dense, pruned: unet(pruned, Part::Pruned)? }
-            }
-        };
-        self.fitted = sizes;
-        Ok(networks)
-    }
-
     /// The prompt, and with guidance what to stay away from.
     fn prompts(
         &mut self,
         request: &Request,
         guided: bool,
+        cache: Option<&CachedRun<'_>>,
         listener: Listener<'_>,
     ) -> Result<(Prompt, Option<Prompt>), PipelineError> {
         let state = match (self.folder.kind, request.clip_skip) {
@@ -349,14 +298,14 @@ impl Pipeline {
                 HiddenState::FromEnd(skip.unwrap_or(0).saturating_add(2))
             }
         };
-        let conditional = self.encode(&request.prompt, state, listener)?;
+        let conditional = self.encode(&request.prompt, state, cache, listener)?;
         let unconditional = match &request.negative_prompt {
             _ if !guided => None,
             None if self.folder.zeros_for_empty_prompt => Some(conditional.zeros()?),
             // As diffusers, `clip_skip` is for the prompt only.
             negative => {
                 let state = if state == HiddenState::Last { state } else { HiddenState::FromEnd(2) };
-                Some(self.encode(negative.as_deref().unwrap_or_default(), state, listener)?)
+                Some(self.encode(negative.as_deref().unwrap_or_default(), state, cache, listener)?)
             }
         };
         if self.options.memory == MemoryMode::Low {
@@ -369,6 +318,7 @@ impl Pipeline {
         &mut self,
         prompt: &str,
         state: HiddenState,
+        cache: Option<&CachedRun<'_>>,
         listener: Listener<'_>,
     ) -> Result<Prompt, PipelineError> {
         let mut encoded = Vec::with_capacity(self.encoders.len());
@@ -381,8 +331,14 @@ impl Pipeline {
                 tell(listener, Event::Warning(warning))?;
             }
             let path = encoder.path.clone();
-            let session = encoder.session(&*self.engine, &self.plain, &mut self.loading)?;
-            encoded.push(text::encode(session, &path, &tokens.ids, state)?);
+            let mut encode = || {
+                let session = encoder.session(&*self.engine, &self.plain, &mut self.loading)?;
+                text::encode(session, &path, &tokens.ids, state)
+            };
+            encoded.push(match cache {
+                Some(cache) => cache.text(&path, &tokens.ids, state, encode)?,
+                None => encode()?,
+            });
         }
         Prompt::join(encoded)
     }
@@ -413,7 +369,7 @@ impl Pipeline {
             };
             images.push(image);
         }
-        if self.options.memory == MemoryMode::Low {
+        if self.options.memory == MemoryMode::Low && self.cache.is_none() {
             self.decoder.session = None;
         }
         Ok(images)

@@ -5,6 +5,7 @@ use std::{ops::ControlFlow, time::Duration};
 use super::super::{
     PipelineError,
     interleave::{Batching, NetworkTime},
+    prediction_cache::Lookups,
     sampler::{Class, Preset},
     vae::{Image, Tiling},
 };
@@ -178,6 +179,8 @@ pub struct Output {
 pub struct Timings {
     /// Loading models.
     pub loading: Duration,
+    /// Of that, loading networks that are not the pipeline's own.
+    pub loading_given: Duration,
     /// Encoding the prompts.
     pub text: Duration,
     /// Sampling, networks included.
@@ -186,4 +189,6 @@ pub struct Timings {
     pub networks: NetworkTime,
     /// Decoding.
     pub decoding: Duration,
+    /// What the pipeline's cache was asked, if it has one.
+    pub lookups: Lookups,
 }

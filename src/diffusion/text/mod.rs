@@ -11,7 +11,7 @@ use crate::engine::{HostTensor, Session, TensorInfo};
 pub use tokenizer::{ClipTokenizer, Tokens};
 
 /// Which hidden state of an encoder conditions the UNet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HiddenState {
     /// The last hidden state, normalized: Stable Diffusion 1 and 2.
     Last,

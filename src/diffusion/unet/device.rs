@@ -111,6 +111,10 @@ impl Unet {
 
     /// Returns its session as one that runs on device memory.
     pub(in crate::diffusion) fn device(&mut self) -> Result<&mut dyn DeviceSession, PipelineError> {
+        if !self.fed.is_empty() {
+            let what = "it is fed weights in each run, which come from the host";
+            return Err(self.graph(what.to_string()));
+        }
         self.session.device().ok_or_else(|| no_device(&self.model).into())
     }
 }

@@ -200,7 +200,7 @@ pub(super) fn work(
         };
         is_heard = answers.send(answer).is_ok();
     }
-    lock(times).add(&worker.time());
+    lock(times).add(worker.time());
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

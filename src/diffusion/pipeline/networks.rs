@@ -1,0 +1,169 @@
+//! Which networks a pipeline runs, and which of them stay loaded.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Event, Listener, Pipeline, Request, Stage, load,
+    request::tell,
+    shapes::{self, Part},
+};
+use crate::{
+    diffusion::{
+        PipelineError,
+        amplify::Mix,
+        interleave::Networks,
+        prediction_cache::PredictionCache,
+        text::Prompter,
+        unet::{Fed, LoadedFor, Unet},
+    },
+    engine::SessionOptions,
+};
+
+/// Which UNets a pipeline runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unets {
+    /// The pipeline's own.
+    Dense,
+    /// Another one in its place: a fused graph, or one with amplified weights.
+    Instead(PathBuf),
+    /// The pipeline's own and a pruned one, mixed as [`Request::amplify`] says.
+    WithPruned(PathBuf),
+    /// Two others, mixed in the same way: rules that a plan has for both networks make a dense one too.
+    Pair {
+        /// The dense one.
+        dense: PathBuf,
+        /// The pruned one.
+        pruned: PathBuf,
+    },
+}
+
+impl Pipeline {
+    /// Loads the dense network from the file at `path`, a copy of the pipeline's own. Two networks that share a file share
+    /// the memory that it is mapped to.
+    pub fn set_dense(&mut self, path: PathBuf) {
+        self.dense = path;
+    }
+
+    /// Runs other UNets from now on. Those that were loaded are let go, but for one that is needed again: with a cache
+    /// that is the pipeline's own in any case.
+    pub fn set_unets(&mut self, unets: Unets) {
+        if unets != self.unets {
+            self.unets = unets;
+            self.idle.extend(self.networks.take().into_iter().flat_map(Networks::into_unets));
+            let mut idle = std::mem::take(&mut self.idle);
+            idle.retain(|unet| self.files().contains(&unet.file()) || self.is_kept(unet));
+            self.idle = idle;
+        }
+    }
+
+    /// Feeds the network that is not the pipeline's own, the pruned one of two, these weights in each run.
+    pub fn feed(&mut self, fed: Arc<Fed>) {
+        self.fed = fed;
+    }
+
+    /// Takes what pictures have in common from `cache` from now on, and keeps all of the pipeline's own models loaded from
+    /// run to run, but for text encoders with [`MemoryMode::Low`]. Runs on a device look up their texts alone.
+    pub fn set_cache(&mut self, cache: Arc<PredictionCache>) {
+        self.cache = Some(cache);
+    }
+
+    /// The files of the UNets, the dense one first.
+    fn files(&self) -> Vec<&Path> {
+        match &self.unets {
+            Unets::Dense => vec![&self.dense],
+            Unets::Instead(path) => vec![path],
+            Unets::WithPruned(path) => vec![&self.dense, path],
+            Unets::Pair { dense, pruned } => vec![dense, pruned],
+        }
+    }
+
+    /// Whether a network stays loaded while it is not run.
+    fn is_kept(&self, unet: &Unet) -> bool {
+        self.cache.is_some() && unet.file() == self.dense
+    }
+
+    /// The loaded UNets, taken out of the pipeline. On a device they are loaded for the sizes of a request, and again
+    /// for others.
+    pub(super) fn networks(
+        &mut self,
+        request: &Request,
+        sample: [usize; 4],
+        mixes: &[Mix],
+        listener: Listener<'_>,
+    ) -> Result<Networks, PipelineError> {
+        let on_device = self.options.runs_on_a_device() || self.samples_on_device(request);
+        let sizes = on_device.then(|| shapes::Sizes {
+            sample,
+            tokens: self.prompters.first().map_or(0, Prompter::length),
+            guided: request.guidance > 1.0,
+            batching: request.batching,
+            on: request.amplify.on,
+            replaces: shapes::Sizes::replaces(mixes),
+        });
+        if let Some(mut networks) = self.networks.take_if(|_| sizes == self.fitted) {
+            match &mut networks {
+                Networks::One(unet) | Networks::Pair { pruned: unet, .. } => unet.feed(&self.given()),
+            }
+            return Ok(networks);
+        }
+        self.idle.extend(self.networks.take().into_iter().flat_map(Networks::into_unets));
+        let fitted = |path: &Path, part: Part| {
+            let mut options = self.options.clone();
+            if let Some(sizes) = &sizes {
+                shapes::fit(path, part, sizes, &mut options)?;
+            }
+            Ok::<_, PipelineError>((path.to_path_buf(), options))
+        };
+        let parts = self.files().into_iter().zip([Part::Dense, Part::Pruned]);
+        let wanted = parts.map(|(path, part)| fitted(path, part)).collect::<Result<Vec<_>, _>>()?;
+        let is = |unet: &Unet, (path, options): &(PathBuf, SessionOptions)| {
+            unet.file() == path && *unet.sizes() == LoadedFor::of(options)
+        };
+        let mut idle = std::mem::take(&mut self.idle);
+        idle.retain(|unet| wanted.iter().any(|wanted| is(unet, wanted)) || self.is_kept(unet));
+        if !wanted.iter().all(|wanted| idle.iter().any(|unet| is(unet, wanted))) {
+            tell(listener, Event::Stage(Stage::Loading))?;
+        }
+        let mut unets = Vec::with_capacity(wanted.len());
+        for (at, wanted) in wanted.iter().enumerate() {
+            let fed = if at + 1 == self.files().len() { self.given() } else { Arc::default() };
+            let (path, options) = wanted;
+            let unet = match idle.iter().position(|unet| is(unet, wanted)) {
+                Some(known) => {
+                    let mut unet = idle.swap_remove(known);
+                    unet.feed(&fed);
+                    unet
+                }
+                None => {
+                    let before = self.loading;
+                    let session = load(&*self.engine, path, options, &mut self.loading)?;
+                    if *path != self.dense {
+                        self.loading_given += self.loading - before;
+                    }
+                    Box::new(Unet::fed(session, path, fed, LoadedFor::of(options))?)
+                }
+            };
+            unets.push(unet);
+        }
+        self.idle = idle;
+        self.fitted = sizes;
+        let none = || PipelineError::Request("there is no network to run".to_string());
+        let mut unets = unets.into_iter();
+        let dense = unets.next().ok_or_else(none)?;
+        Ok(match unets.next() {
+            None => Networks::One(dense),
+            Some(pruned) => Networks::Pair { dense, pruned },
+        })
+    }
+
+    /// What the last of the UNets is fed.
+    fn given(&self) -> Arc<Fed> {
+        match &self.unets {
+            Unets::Dense => Arc::default(),
+            Unets::Instead(_) | Unets::WithPruned(_) | Unets::Pair { .. } => Arc::clone(&self.fed),
+        }
+    }
+}
