@@ -14,10 +14,13 @@ use serde_json::Value;
 
 use super::{SearchError, trial::Scores};
 
+/// The version of the format. 1 identified spaces by what a release printed of them.
+pub const FORMAT: u32 = 2;
+
 /// Which search a journal is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// The version of the format: 1.
+    /// [`FORMAT`].
     pub journal: u32,
     /// This program's version.
     pub crdiff: String,
@@ -152,7 +155,11 @@ impl Journal {
 /// In what two searches differ.
 fn difference(known: &Header, now: &Header) -> String {
     let what = match () {
-        () if known.journal != now.journal || known.crdiff != now.crdiff => {
+        () if known.journal != now.journal => format!(
+            "it is of format {}, which crdiff {} wrote, and this is crdiff {}, whose format is {}",
+            known.journal, known.crdiff, now.crdiff, now.journal
+        ),
+        () if known.crdiff != now.crdiff => {
             format!("it was written by crdiff {}, this is {}", known.crdiff, now.crdiff)
         }
         () if known.model != now.model => "it is of a search with another model".to_string(),

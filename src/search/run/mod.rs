@@ -19,7 +19,7 @@ use self::{
 use super::{
     SearchError,
     compile::{Compiler, TrialGraph},
-    journal::{Dense, Header, Journal, Record},
+    journal::{Dense, FORMAT, Header, Journal, Record},
     space::{Bound, Settings, StrategySpec, settings_json},
     strategy::{Annealing, Asked, Grid, RandomSampling, Strategy},
     trial::{Networks, Scores, Shot, Worker, WorkerTime},
@@ -98,7 +98,7 @@ impl Search<'_> {
     pub fn run(&mut self, path: &Path, mut listener: impl FnMut(Event<'_>)) -> Result<Found, SearchError> {
         let space = self.bound.space;
         let header = Header {
-            journal: 1,
+            journal: FORMAT,
             crdiff: env!("CARGO_PKG_VERSION").to_string(),
             space: space.digest(),
             model: self.compiler.digest(),

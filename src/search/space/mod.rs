@@ -29,6 +29,7 @@ use std::{
 };
 
 use miette::SourceSpan;
+use serde::Serialize;
 use serde_json::Value;
 
 pub(super) use bind::settings_json;
@@ -75,18 +76,20 @@ pub struct Space {
 }
 
 /// Something that may vary.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Variable {
     /// Its name, without the `$`.
     pub name: String,
     /// Where its name stands.
+    #[serde(skip)]
     pub span: SourceSpan,
     /// What it can be.
     pub kind: VariableKind,
 }
 
 /// What a variable can be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum VariableKind {
     /// A number of a range.
     Number {
@@ -118,13 +121,15 @@ pub enum VariableKind {
 }
 
 /// Something of a set of modules that can be chosen.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Member {
     /// Each module that the glob matches, on its own.
     Each {
         /// The glob.
         glob: String,
         /// Where it stands.
+        #[serde(skip)]
         span: SourceSpan,
     },
     /// What these globs match, together.
@@ -132,12 +137,14 @@ pub enum Member {
         /// The globs.
         globs: Vec<String>,
         /// Where they stand.
+        #[serde(skip)]
         span: SourceSpan,
     },
 }
 
 /// How many members of a set are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Choose {
     /// Any number, none too: each is in or out.
     #[default]
@@ -149,7 +156,7 @@ pub enum Choose {
 }
 
 /// How pictures are drawn.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sampling {
     /// Heights and widths in pixels; empty for the pipeline's own.
     pub sizes: Vec<(usize, usize)>,
@@ -162,6 +169,7 @@ pub struct Sampling {
     /// A picture for each of them, of each prompt and size.
     pub seeds: Vec<u64>,
     /// The scheduler, if it is not the pipeline's.
+    #[serde(serialize_with = "digest::scheduler")]
     pub scheduler: Option<Class>,
     /// Settings of the scheduler to change.
     pub scheduler_options: Vec<(String, Value)>,
@@ -192,7 +200,8 @@ pub struct Budget {
 }
 
 /// How points are chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StrategySpec {
     /// Simulated annealing.
     Annealing(Schedule),

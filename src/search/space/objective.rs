@@ -2,8 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use serde::Serialize;
+
 /// How a picture gets its number; higher is better.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ObjectiveSpec {
     /// A program that is run for each picture.
     Command(CommandSpec),
@@ -18,7 +21,8 @@ pub enum ObjectiveSpec {
 }
 
 /// How the scores of a trial's pictures become the trial's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Over {
     /// Their mean.
     #[default]
@@ -28,7 +32,7 @@ pub enum Over {
 }
 
 /// A program and its arguments.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CommandSpec {
     /// The program, then its arguments; `{image}` and `{prompt}` in them stand for the picture's path and its prompt.
     pub args: Vec<String>,
@@ -37,7 +41,7 @@ pub struct CommandSpec {
 }
 
 /// One of several objectives.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Part {
     /// What it is called where it is logged.
     pub name: String,
@@ -48,7 +52,7 @@ pub struct Part {
 }
 
 /// A graph that scores a picture, or a picture and its prompt.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OnnxSpec {
     /// The graph.
     pub model: PathBuf,
@@ -65,7 +69,7 @@ pub struct OnnxSpec {
 }
 
 /// How a picture becomes a tensor.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ImageSpec {
     /// The graph's input; the only one with four dimensions if it is `None`.
     pub input: Option<String>,
@@ -98,7 +102,8 @@ impl Default for ImageSpec {
 }
 
 /// What size a picture gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Resize {
     /// It keeps its own.
     #[default]
@@ -110,7 +115,8 @@ pub enum Resize {
 }
 
 /// How a picture is resized: Pillow's filters of these names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Resample {
     /// Cubic convolution, a = -0.5.
     #[default]
@@ -124,7 +130,8 @@ pub enum Resample {
 }
 
 /// What is cut out of a picture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Crop {
     /// Nothing.
     #[default]
@@ -134,7 +141,8 @@ pub enum Crop {
 }
 
 /// Where the channels of a picture are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ChannelOrder {
     /// Before the pixels.
     #[default]
@@ -144,7 +152,7 @@ pub enum ChannelOrder {
 }
 
 /// How a prompt becomes token ids.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TextSpec {
     /// The folder with the tokenizer's files.
     pub tokenizer: PathBuf,

@@ -13,11 +13,13 @@
 //! - When reheats and restarts are used up, the search goes on to its budget.
 //! - The axis to move is drawn evenly over all axes; a choice moves to one of its other options, drawn evenly.
 
+use serde::Serialize;
+
 use super::{Asked, Axis, Coordinate, Point, Strategy, index};
 use crate::diffusion::random::NumpyRandomState;
 
 /// The numbers of the schedule.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Schedule {
     /// T at the start.
     pub temperature: f64,

@@ -176,7 +176,14 @@ fn a_journal_belongs_to_its_search() {
         stderr(&refused)
     );
     done(run(&folder, "-q --trials 1 --restart"));
-    assert_eq!(read(&folder, "plan.journal.jsonl").lines().count(), 3);
+    let journal = read(&folder, "plan.journal.jsonl");
+    assert_eq!(journal.lines().count(), 3);
+    let older = journal.replacen("\"journal\":2", "\"journal\":1", 1);
+    assert_ne!(older, journal);
+    fs::write(folder.path().join("plan.journal.jsonl"), older).unwrap();
+    let refused = run(&folder, "-q --trials 1");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("it is of format 1, which crdiff"), "{}", stderr(&refused));
     let one = done(run(&folder, "--trials 1 -o cat.yaml --prompt cat"));
     assert!(one.contains("cat.yaml"));
     assert!(read(&folder, "cat.journal.jsonl").contains("\"pictures\":1"));
