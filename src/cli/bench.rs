@@ -145,7 +145,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     };
     let mut jobs = vec![("dense", Unets::Dense, amplify.clone())];
     match compiled.map(|compiled| compiled.unets) {
-        Some(both @ (Unets::WithPruned(_) | Unets::Pair { .. })) => {
+        Some(both) if both.are_mixed() => {
             // Both networks are loaded from here on, so that the peak of what comes before is the dense one's alone.
             jobs.push(("pruned", both.clone(), constant(1.0)));
             jobs.push(("amplified", both, amplify.clone()));

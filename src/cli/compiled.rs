@@ -15,13 +15,12 @@ use super::{
 };
 use crate::{
     compile::{Hooks, Job, Stage, Target, compile_file},
-    diffusion::pipeline::Unets,
     engine::fetch::user_cache,
     hex::hex,
     ir::Graph,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
     passes::MaskForm,
-    plan::{Mode, Plan},
+    plan::{Plan, Unets},
     report::text::bytes,
     verify::structure,
 };
@@ -81,22 +80,14 @@ pub fn compiled(
             Place::Beside => Ok((store.beside()?, None)),
         }
     };
-    // Rules for both networks make another dense one; alone, they leave nothing to mix.
-    let (unets, dense) = match (plan.amplify.mode, plan.always.is_empty(), plan.rules.is_empty()) {
-        (Mode::Weights, ..) => {
-            let (graph, dense) = graph(Target::Amplified)?;
-            (Unets::Instead(graph), dense)
-        }
-        (Mode::Outputs, true, _) => {
-            let (graph, dense) = graph(Target::Pruned)?;
-            (Unets::WithPruned(graph), dense)
-        }
-        (Mode::Outputs, false, true) => (Unets::Instead(graph(Target::Dense)?.0), None),
-        (Mode::Outputs, false, false) => {
-            let (dense, pruned) = (graph(Target::Dense)?.0, graph(Target::Pruned)?.0);
-            (Unets::Pair { dense, pruned }, None)
-        }
-    };
+    let mut dense = None;
+    let unets = Unets::of(plan.amplify.mode, !plan.always.is_empty(), !plan.rules.is_empty());
+    let unets = unets.try_map(|target| {
+        let (graph, copy) = graph(target)?;
+        dense = copy;
+        Ok::<_, Failure>(graph)
+    })?;
+    // Where another dense network takes its place, the pipeline's own is not loaded.
     Ok(Compiled { unets, dense: dense.filter(|_| masks == MaskForm::Computed) })
 }
 

@@ -121,9 +121,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         }
         (None, None, None) => Compiled::of(Unets::Dense),
     };
-    if (settings.compare || args.refine.is_some())
-        && !matches!(unets, Unets::WithPruned(_) | Unets::Pair { .. })
-    {
+    if (settings.compare || args.refine.is_some()) && !unets.are_mixed() {
         let what = "--compare and --refine need a dense and a pruned network; this plan makes one (`mode: weights`, or `always` alone)";
         return Err(Failure::Message(what.to_string()));
     }

@@ -183,7 +183,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
 
 /// Returns the space with the model's modules in it; each option is tried on the model.
 fn bound<'a>(space: &'a Space, compiler: &Compiler) -> Result<Bound<'a>, Failure> {
-    let bound = Bound::new(space, compiler.modules())?;
+    let bound = Bound::new(space, &compiler.analysis())?;
     for probe in bound.probes() {
         let plan = bound.plan(&bound.settings(&probe)).map_err(space::SpaceError::from)?;
         compiler.resolve(&plan).map_err(space::SpaceError::from)?;

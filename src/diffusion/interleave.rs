@@ -32,7 +32,7 @@ pub enum Networks {
 }
 
 impl Networks {
-    /// The networks one by one.
+    /// Returns the networks, the dense one first.
     pub(super) fn into_unets(self) -> Vec<Box<Unet>> {
         match self {
             Self::One(unet) => vec![unet],

@@ -1,7 +1,7 @@
-//! A cache of what pictures have in common: the text encoders' answers, and the dense network's predictions of the calls
+//! A cache of what images have in common: the text encoders' answers, and the dense network's predictions of the calls
 //! before another network first runs.
 //!
-//! Two pictures of one prompt, size and seed differ by their plans alone. Until the network that a plan made first runs,
+//! Two images of one prompt, size and seed differ by their plans alone. Until the network that a plan made first runs,
 //! the dense one sees the same samples in both: in the first call always, and in all calls before `amplify.during` begins.
 //! [`Pipeline::set_cache`](super::Pipeline::set_cache) gives a pipeline a cache, which any number of pipelines may share.
 

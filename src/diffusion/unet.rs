@@ -34,7 +34,7 @@ pub struct Unet {
     extra: Vec<(Extra, TensorInfo)>,
 }
 
-/// Inputs of a graph that no pipeline knows of, and what they are fed in each run: masked weights.
+/// Masked weights by the names of the graph's inputs for them: what a graph is fed beside what every UNet is.
 pub type Fed = Vec<(String, HostTensor)>;
 
 /// The sizes that a session was loaded for.
@@ -101,7 +101,7 @@ impl Unet {
         Self::fed(session, path, Arc::default(), LoadedFor::default())
     }
 
-    /// As [`Unet::new`], for a session that was loaded for some sizes and whose graph is fed weights.
+    /// Does the same as [`Unet::new`] for a session that was loaded for some sizes and whose graph is fed weights.
     pub(super) fn fed(
         session: Box<dyn Session>,
         path: &Path,
@@ -136,12 +136,12 @@ impl Unet {
         Ok(Self { session, file: path.to_path_buf(), model, fed, sizes, sample, timestep, output, extra })
     }
 
-    /// The model's file.
+    /// Returns the model's file.
     pub(super) fn file(&self) -> &Path {
         &self.file
     }
 
-    /// The sizes that it was loaded for.
+    /// Returns the sizes that it was loaded for.
     pub(super) fn sizes(&self) -> &LoadedFor {
         &self.sizes
     }
@@ -238,7 +238,7 @@ impl Unet {
         self.run_cached(prepared, timestep, fill, None)
     }
 
-    /// As [`Unet::run`], unless the cache knows the result.
+    /// Does the same as [`Unet::run`], unless the cache knows the result.
     pub(super) fn run_cached(
         &mut self,
         prepared: &mut Prepared,
@@ -258,7 +258,7 @@ impl Unet {
         }
     }
 
-    /// A digest of all that it is fed in a call.
+    /// Returns a digest of all that it is fed in a call.
     fn digest(&self, prepared: &Prepared, timestep: f64) -> Inputs {
         let tensor = |hash: &mut Sha256, name: &str, tensor: &HostTensor| {
             let length = |length: usize| (length as u64).to_le_bytes();

@@ -47,4 +47,4 @@ pub use schema::{
     RuntimeFile, SigmaRange, WeightFile, json_schema,
 };
 pub use select::{Group, Selector, nearest};
-pub use target::Target;
+pub use target::{Target, Unets};

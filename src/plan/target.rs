@@ -1,8 +1,10 @@
 //! Which graph is made of a plan, and whether it can be.
 
+use std::path::PathBuf;
+
 use serde::{Serialize, Serializer};
 
-use super::{AmplifyWeight, During, On, Plan};
+use super::{AmplifyWeight, During, Mode, On, Plan};
 use crate::rules::{Edit, Edits};
 
 /// Which graph is made of a plan.
@@ -54,6 +56,66 @@ impl Target {
                 constant(plan).map(Some).map_err(refuse)
             }
         }
+    }
+}
+
+/// The networks that a sampling loop runs, as their files or as what is made of a plan for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unets<T = PathBuf> {
+    /// The model's own.
+    Dense,
+    /// Another one in its place: a fused graph, or one with amplified weights.
+    Instead(T),
+    /// The model's own and a pruned one, mixed as `amplify` says.
+    WithPruned(T),
+    /// Two others, mixed in the same way: rules that a plan has for both networks make a dense one too.
+    Pair {
+        /// The dense one.
+        dense: T,
+        /// The pruned one.
+        pruned: T,
+    },
+}
+
+impl Unets<Target> {
+    /// Returns what is made of a plan with rules in these sets. Rules for both networks alone leave nothing to mix.
+    pub fn of(mode: Mode, has_always: bool, has_rules: bool) -> Self {
+        match (mode, has_always, has_rules) {
+            (Mode::Weights, ..) => Self::Instead(Target::Amplified),
+            (Mode::Outputs, false, _) => Self::WithPruned(Target::Pruned),
+            (Mode::Outputs, true, false) => Self::Instead(Target::Dense),
+            (Mode::Outputs, true, true) => Self::Pair { dense: Target::Dense, pruned: Target::Pruned },
+        }
+    }
+}
+
+impl<T> Unets<T> {
+    /// Makes something of each network, the dense one first.
+    ///
+    /// # Errors
+    /// The first that `make` gives.
+    pub fn try_map<U, E>(self, mut make: impl FnMut(T) -> Result<U, E>) -> Result<Unets<U>, E> {
+        Ok(match self {
+            Self::Dense => Unets::Dense,
+            Self::Instead(one) => Unets::Instead(make(one)?),
+            Self::WithPruned(pruned) => Unets::WithPruned(make(pruned)?),
+            Self::Pair { dense, pruned } => Unets::Pair { dense: make(dense)?, pruned: make(pruned)? },
+        })
+    }
+
+    /// Returns the networks that are not the model's own, the dense one first.
+    pub fn given(&self) -> impl DoubleEndedIterator<Item = &T> {
+        let (dense, last) = match self {
+            Self::Dense => (None, None),
+            Self::Instead(one) | Self::WithPruned(one) => (None, Some(one)),
+            Self::Pair { dense, pruned } => (Some(dense), Some(pruned)),
+        };
+        dense.into_iter().chain(last)
+    }
+
+    /// Whether a dense and a pruned network are mixed.
+    pub fn are_mixed(&self) -> bool {
+        matches!(self, Self::WithPruned(_) | Self::Pair { .. })
     }
 }
 

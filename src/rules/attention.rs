@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Change, Edit, Fate, Model, RuleKind, Syntax};
 use crate::{
-    analysis::{attention::Attention, modules::ModuleId},
+    analysis::{Analysis, attention::Attention, modules::ModuleId},
     plan::{
         Glob, PlanError, Problem, Selector,
         read::{choice, fields, selector},
@@ -49,6 +49,10 @@ impl Syntax for AttentionRule {
     const KEYS: &'static [&'static str] = &["modules", "map"];
     const EXAMPLE: &'static str = "attention: { modules: ..., map: identity }";
     const ALWAYS: bool = true;
+
+    fn is_choice(analysis: &Analysis<'_>, module: ModuleId) -> bool {
+        analysis.attentions.all.iter().any(|attention| attention.module(&analysis.modules) == module)
+    }
 
     fn read(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Self> {
         let rule = fields(node, "`attention`", Self::KEYS, problems)?;

@@ -38,6 +38,13 @@ impl Syntax for DilateRule {
     const EXAMPLE: &'static str = "dilate: { modules: ..., by: 2 }";
     const ALWAYS: bool = true;
 
+    /// Convolutions, but for those of 1x1.
+    fn is_choice(analysis: &Analysis<'_>, module: ModuleId) -> bool {
+        let nodes = analysis.modules.get(module).own_nodes.iter().map(|id| analysis.graph.node(*id));
+        let mut convolutions = nodes.filter(|node| CONVOLUTIONS.contains(&&*node.op_type));
+        convolutions.any(|node| kernel(analysis, node).is_none_or(|sizes| sizes.iter().any(|size| *size > 1)))
+    }
+
     fn read(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Self> {
         let rule = fields(node, "`dilate`", Self::KEYS, problems)?;
         let modules = rule

@@ -70,6 +70,7 @@ macro_rules! kinds {
             example: <$rule>::EXAMPLE,
             always: <$rule>::ALWAYS,
             read: |span, node, problems| <$rule>::read(span, node, problems).map(Rule::$variant),
+            is_choice: <$rule>::is_choice,
         },)+];
     };
 }
@@ -95,6 +96,11 @@ trait Syntax: Sized {
     const EXAMPLE: &'static str;
     /// Whether `always:` takes it too.
     const ALWAYS: bool = false;
+
+    /// Whether `module` is one of those that a search chooses from where it varies the modules of such a rule.
+    fn is_choice(analysis: &Analysis<'_>, module: ModuleId) -> bool {
+        analysis.modules.get(module).kind.is_block()
+    }
 
     /// Reads what stands after the word at `span`.
     fn read(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Self>;
@@ -174,6 +180,7 @@ struct Words {
     example: &'static str,
     always: bool,
     read: fn(SourceSpan, &Node, &mut Vec<Problem>) -> Option<Rule>,
+    is_choice: fn(&Analysis<'_>, ModuleId) -> bool,
 }
 
 /// A list of rules in a plan.
@@ -198,6 +205,12 @@ impl Section {
 /// Returns the words of the kinds that change modules, not weights alone.
 pub(crate) fn module_kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().filter(|kind| kind.keys.contains(&"modules")).map(|kind| kind.name)
+}
+
+/// Whether a search can choose `module` for a rule of the kind that is called `kind` in plans.
+#[cfg(feature = "runner")]
+pub(crate) fn is_choice(kind: &str, analysis: &Analysis<'_>, module: ModuleId) -> bool {
+    KINDS.iter().any(|known| known.name == kind && (known.is_choice)(analysis, module))
 }
 
 /// Reads one item of a list of rules.

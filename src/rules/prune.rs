@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Change, Edit, Fate, Model, RuleKind, Syntax, WeightEdit};
 use crate::{
-    analysis::weights::Weight,
+    analysis::{Analysis, modules::ModuleId, weights::Weight},
     plan::{
         Glob, Group, Located, PlanError, Problem, Selector, nearest,
         read::{Fields, choice, fields, finite, number, or_default, selector, wrong_type},
@@ -163,6 +163,11 @@ impl Syntax for PruneRule {
     const KEYS: &'static [&'static str] =
         &["weights", "ratio", "threshold", "pattern", "pool", "scale", "ties"];
     const EXAMPLE: &'static str = "prune: { weights: ..., ratio: ... }";
+
+    fn is_choice(analysis: &Analysis<'_>, module: ModuleId) -> bool {
+        let path = &analysis.modules.get(module).path;
+        analysis.weights.editable.iter().any(|weight| weight.path == *path)
+    }
 
     fn read(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Self> {
         let rule = fields(node, "`prune`", Self::KEYS, problems)?;

@@ -22,18 +22,17 @@ use crate::{
     analysis::{
         Analysis, Findings,
         magnitude::{MagnitudeHistogram, PoolTensor, Progress},
-        modules::Modules,
         weights::Weight,
     },
     compile::CompileError,
-    diffusion::{pipeline::Unets, unet::Fed},
+    diffusion::unet::Fed,
     engine::HostTensor,
     hex::hex,
     ir::{Graph, InitializerId, Use, for_each_piece},
     onnx::{self, DataType, OnnxError, WeightPolicy, WriteOptions},
     passes::{self, FedWeight, MaskForm, PassError, Recipe, Stamp},
-    plan::{self, Located, Mode, Plan, PlanError, Target},
-    rules::{Change, Edit, Edits, Mask, Pool, Structure, Ties, WeightEdit},
+    plan::{self, Located, Plan, PlanError, Target, Unets},
+    rules::{Change, Edit, EditSet, Edits, Mask, Pool, Structure, Ties, WeightEdit},
 };
 
 /// Masked weights are made so many bytes at a time.
@@ -49,7 +48,8 @@ pub struct Compiler {
     /// mask the same; masks that are no float32 matrices are stored all the same, because engines rearrange kernels and
     /// convert halves when they load them.
     pub masks: MaskForm,
-    template: Option<Template>,
+    /// The last graph of each target.
+    templates: FxHashMap<Target, Template>,
     /// Without an extension: the folder and the beginning of the files' names.
     stem: PathBuf,
     _lock: File,
@@ -66,15 +66,15 @@ pub struct Compiler {
 pub struct TrialGraph {
     /// What a pipeline runs.
     pub unets: Unets,
-    /// What the trial's graph is fed beside what a UNet is.
+    /// What the trial's graph, the pruned one of two, is fed beside what a UNet is.
     pub fed: Arc<Fed>,
-    _files: Arc<Files>,
+    _files: Vec<Arc<Files>>,
 }
 
 impl TrialGraph {
     /// The dense network alone.
     pub fn none() -> Self {
-        Self { unets: Unets::Dense, fed: Arc::default(), _files: Arc::default() }
+        Self { unets: Unets::Dense, fed: Arc::default(), _files: Vec::new() }
     }
 }
 
@@ -89,6 +89,13 @@ impl Drop for Files {
             let _ = fs::remove_file(file);
         }
     }
+}
+
+/// A graph that was made.
+struct Made {
+    output: PathBuf,
+    files: Arc<Files>,
+    fed: Arc<Fed>,
 }
 
 /// A graph that stores no masked weights: it serves all trials that bypass and mask the same.
@@ -138,7 +145,7 @@ impl Compiler {
         Ok(Self {
             model,
             masks: MaskForm::Stored,
-            template: None,
+            templates: FxHashMap::default(),
             stem,
             _lock: lock,
             _copy: copy,
@@ -149,9 +156,9 @@ impl Compiler {
         })
     }
 
-    /// The model's modules.
-    pub fn modules(&self) -> &Modules {
-        &self.findings.modules
+    /// The analysed model.
+    pub fn analysis(&self) -> Analysis<'_> {
+        Analysis::with(&self.graph, Arc::clone(&self.findings))
     }
 
     /// A digest of the model: its structure, and the sizes of its files.
@@ -174,29 +181,15 @@ impl Compiler {
     /// # Errors
     /// [`PlanError`] if it doesn't fit.
     pub fn resolve(&self, plan: &Plan) -> Result<Edits, PlanError> {
-        plan::resolve(plan, &Analysis::with(&self.graph, Arc::clone(&self.findings)))
+        plan::resolve(plan, &self.analysis())
     }
 
-    /// Makes the graph of `plan`.
+    /// Makes the graphs of `plan`.
     ///
     /// # Errors
     /// [`SearchError`] if the plan doesn't fit the model, or nothing can be written.
     pub fn compile(&mut self, plan: &Plan, stop: &AtomicBool) -> Result<TrialGraph, SearchError> {
         let mut edits = self.resolve(plan).map_err(|e| CompileError::Plan(Box::new(e)))?;
-        if edits.is_empty() {
-            return Ok(TrialGraph::none());
-        }
-        let target = match plan.amplify.mode {
-            Mode::Outputs => Target::Pruned,
-            Mode::Weights => Target::Amplified,
-        };
-        let both = !edits.always.changes.is_empty();
-        if both && !edits.other.changes.is_empty() && target == Target::Pruned {
-            let what = "a search takes rules under `always` or under `rules`, not under both: its dense network is the \
-                        pipeline's";
-            return Err(CompileError::Target(what.into()).into());
-        }
-        let w = target.weight(plan, &edits).map_err(CompileError::Target)?;
         let progress = |_| match stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
@@ -204,12 +197,41 @@ impl Compiler {
         for change in edits.always.changes.iter_mut().chain(&mut edits.other.changes) {
             self.with_thresholds(change, &progress).map_err(CompileError::from)?;
         }
-        if let (Target::Amplified, Some(w)) = (target, w) {
-            edits.amplify(w);
+        if edits.changes().all(|change| change.edits.is_empty()) {
+            return Ok(TrialGraph::none());
+        }
+        let has_edits = |set: &EditSet| set.changes.iter().any(|change| !change.edits.is_empty());
+        let unets = Unets::of(plan.amplify.mode, has_edits(&edits.always), has_edits(&edits.other));
+        let (mut fed, mut files) = (Arc::default(), Vec::new());
+        let unets = unets.try_map(|target| {
+            let made = self.graph(plan, edits.clone(), target, stop, &progress)?;
+            // The last one is fed, if one is: the dense one stores what it has.
+            fed = made.fed;
+            files.push(made.files);
+            Ok::<_, SearchError>(made.output)
+        })?;
+        Ok(TrialGraph { unets, fed, _files: files })
+    }
+
+    /// Makes one graph.
+    fn graph(
+        &mut self,
+        plan: &Plan,
+        mut edits: Edits,
+        target: Target,
+        stop: &AtomicBool,
+        progress: &Progress<'_>,
+    ) -> Result<Made, SearchError> {
+        let w = target.weight(plan, &edits).map_err(CompileError::Target)?;
+        match (target, w) {
+            (Target::Amplified, Some(w)) => edits.amplify(w),
+            (Target::Dense, _) => edits.other = EditSet::default(),
+            _ => {}
         }
         let mut graph = Graph::load(onnx::open(&self.model)?)?;
         let can_feed = |weight: &Weight| weight.data_type == DataType::FLOAT && weight.dims.len() == 2;
         let masks = match self.masks {
+            MaskForm::Fed if target == Target::Dense => MaskForm::Stored,
             MaskForm::Fed if !edits.weights().flat_map(|edit| &edit.weights).all(can_feed) => {
                 MaskForm::Stored
             }
@@ -218,18 +240,10 @@ impl Compiler {
         let source = self.graph.structure_digest();
         let stamp = Some(Stamp { plan: &plan.digest, source: &source });
         let recipe = Recipe { edits: &edits, target, w, masks, stamp, per_row: None };
-        let outcome = passes::run(&mut graph, &recipe, &progress).map_err(CompileError::from)?;
-        if !graph.is_edited() {
-            return Ok(TrialGraph::none());
-        }
-        let (output, files) = self.written(&graph, &edits, &outcome.fed, stop)?;
-        let fed: Vec<_> = outcome.fed.par_iter().map(elements).collect::<Result<_, _>>()?;
-        let unets = match plan.amplify.mode {
-            Mode::Outputs if both => Unets::Instead(output),
-            Mode::Outputs => Unets::WithPruned(output),
-            Mode::Weights => Unets::Instead(output),
-        };
-        Ok(TrialGraph { unets, fed: Arc::new(fed), _files: files })
+        let outcome = passes::run(&mut graph, &recipe, progress).map_err(CompileError::from)?;
+        let (output, files) = self.written(&graph, &edits, target, &outcome.fed, stop)?;
+        let fed = outcome.fed.par_iter().map(elements).collect::<Result<_, _>>()?;
+        Ok(Made { output, files, fed: Arc::new(fed) })
     }
 
     /// Writes `graph`, unless it is the one that the last trial ran, perhaps fed other weights.
@@ -237,18 +251,19 @@ impl Compiler {
         &mut self,
         graph: &Graph,
         edits: &Edits,
+        target: Target,
         fed: &[FedWeight],
         stop: &AtomicBool,
     ) -> Result<(PathBuf, Arc<Files>), SearchError> {
         let structure = edits.structure();
         let weights: Vec<_> = fed.iter().map(|weight| (weight.input.clone(), weight.uses.clone())).collect();
         let stores_none = edits.weights().next().is_none() || !fed.is_empty();
-        if let Some(last) = self.template.as_ref().filter(|_| stores_none)
+        if let Some(last) = self.templates.get(&target).filter(|_| stores_none)
             && (&last.structure, &last.weights) == (&structure, &weights)
         {
             return Ok((last.output.clone(), Arc::clone(&last.files)));
         }
-        self.template = None;
+        self.templates.remove(&target);
         self.next += 1;
         let mut output = self.stem.clone().into_os_string();
         output.push(format!("-{}.onnx", self.next));
@@ -267,7 +282,7 @@ impl Compiler {
         let files = Arc::new(Files(written.files.into_iter().map(|(path, _)| path).collect()));
         if stores_none {
             let (output, files) = (output.clone(), Arc::clone(&files));
-            self.template = Some(Template { structure, weights, output, files });
+            self.templates.insert(target, Template { structure, weights, output, files });
         }
         Ok((output, files))
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -76,14 +77,12 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// A message without the name of the trial's file.
+    /// A message without the names of the trial's files.
     pub(super) fn unnamed(&self, message: &str) -> String {
-        match &self.unets {
-            Unets::Dense => message.to_string(),
-            Unets::Instead(path) | Unets::WithPruned(path) | Unets::Pair { pruned: path, .. } => {
-                message.replace(&path.display().to_string(), "the trial's graph")
-            }
-        }
+        let unnamed = |message: String, path: &PathBuf| {
+            message.replace(&path.display().to_string(), "the trial's graph")
+        };
+        self.unets.given().fold(message.to_string(), unnamed)
     }
 }
 

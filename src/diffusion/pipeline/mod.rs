@@ -14,8 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use crate::plan::Unets;
 pub use folder::{Folder, PipelineKind};
-pub use networks::Unets;
 pub use request::{Event, Listener, Output, Place, Random, Request, Stage, Timings};
 
 use self::{
@@ -159,9 +159,9 @@ impl Pipeline {
         let cache = self.cache.clone();
         let cache = cache.as_deref().map(CachedRun::new);
 
-        let mixed = match &self.unets {
-            Unets::WithPruned(_) | Unets::Pair { .. } => mixes(&request.amplify, table.rows())?,
-            Unets::Dense | Unets::Instead(_) => Vec::new(),
+        let mixed = match self.unets.are_mixed() {
+            true => mixes(&request.amplify, table.rows())?,
+            false => Vec::new(),
         };
         let networks = self.networks(request, sample, &mixed, listener);
         let networks = networks.map_err(|error| self.folder.explain_size(error, sample))?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Event, Listener, Pipeline, Request, Stage, load,
+    Event, Listener, Pipeline, Request, Stage, Unets, load,
     request::tell,
     shapes::{self, Part},
 };
@@ -21,24 +21,6 @@ use crate::{
     },
     engine::SessionOptions,
 };
-
-/// Which UNets a pipeline runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unets {
-    /// The pipeline's own.
-    Dense,
-    /// Another one in its place: a fused graph, or one with amplified weights.
-    Instead(PathBuf),
-    /// The pipeline's own and a pruned one, mixed as [`Request::amplify`] says.
-    WithPruned(PathBuf),
-    /// Two others, mixed in the same way: rules that a plan has for both networks make a dense one too.
-    Pair {
-        /// The dense one.
-        dense: PathBuf,
-        /// The pruned one.
-        pruned: PathBuf,
-    },
-}
 
 impl Pipeline {
     /// Loads the dense network from the file at `path`, a copy of the pipeline's own. Two networks that share a file share
@@ -64,20 +46,16 @@ impl Pipeline {
         self.fed = fed;
     }
 
-    /// Takes what pictures have in common from `cache` from now on, and keeps all of the pipeline's own models loaded from
+    /// Takes what images have in common from `cache` from now on, and keeps all of the pipeline's own models loaded from
     /// run to run, but for text encoders with [`MemoryMode::Low`]. Runs on a device look up their texts alone.
     pub fn set_cache(&mut self, cache: Arc<PredictionCache>) {
         self.cache = Some(cache);
     }
 
-    /// The files of the UNets, the dense one first.
+    /// Returns the files of the UNets, the dense one first.
     fn files(&self) -> Vec<&Path> {
-        match &self.unets {
-            Unets::Dense => vec![&self.dense],
-            Unets::Instead(path) => vec![path],
-            Unets::WithPruned(path) => vec![&self.dense, path],
-            Unets::Pair { dense, pruned } => vec![dense, pruned],
-        }
+        let own = matches!(self.unets, Unets::Dense | Unets::WithPruned(_)).then_some(&self.dense);
+        own.into_iter().chain(self.unets.given()).map(PathBuf::as_path).collect()
     }
 
     /// Whether a network stays loaded while it is not run.
@@ -85,7 +63,7 @@ impl Pipeline {
         self.cache.is_some() && unet.file() == self.dense
     }
 
-    /// The loaded UNets, taken out of the pipeline. On a device they are loaded for the sizes of a request, and again
+    /// Takes the loaded UNets out of the pipeline. On a device they are loaded for the sizes of a request, and again
     /// for others.
     pub(super) fn networks(
         &mut self,
@@ -159,7 +137,7 @@ impl Pipeline {
         })
     }
 
-    /// What the last of the UNets is fed.
+    /// Returns what the last of the UNets is fed.
     fn given(&self) -> Arc<Fed> {
         match &self.unets {
             Unets::Dense => Arc::default(),

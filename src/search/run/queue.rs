@@ -8,7 +8,6 @@ use std::{
 };
 
 use super::pool::Task;
-use crate::diffusion::pipeline::Unets;
 
 /// Tasks, taken by workers until it is closed.
 pub(super) struct Queue {
@@ -89,10 +88,7 @@ fn choose<'a>(
 impl Task {
     /// The trial's graph that it needs.
     fn graph(&self) -> Option<&Path> {
-        match &self.networks.unets {
-            Unets::Dense => None,
-            Unets::Instead(path) | Unets::WithPruned(path) | Unets::Pair { pruned: path, .. } => Some(path),
-        }
+        self.networks.unets.given().next_back().map(PathBuf::as_path)
     }
 }
 

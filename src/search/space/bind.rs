@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Choose, Member, Space, SpaceError, Variable, VariableKind};
 use crate::{
-    analysis::modules::Modules,
+    analysis::{Analysis, modules::Module},
     plan::{Glob, Plan, PlanError, Problem, join, nearest},
+    rules::is_choice,
     search::{
         SearchError,
         strategy::{Axis, Coordinate, Point},
@@ -73,16 +74,19 @@ enum BoundKind {
 }
 
 impl<'a> Bound<'a> {
-    /// Puts the modules of a model into the sets of `space`.
+    /// Puts the modules of an analysed model into the sets of `space`.
     ///
     /// # Errors
     /// [`SpaceError`] if a glob matches no module, or a set has nothing to choose from.
-    pub fn new(space: &'a Space, modules: &Modules) -> Result<Self, SpaceError> {
+    pub fn new(space: &'a Space, analysis: &Analysis<'_>) -> Result<Self, SpaceError> {
+        let places = space.plan.names();
         let mut problems = Vec::new();
         let mut axes = Vec::new();
         let mut variables = Vec::new();
         for variable in &space.variables {
-            let kind = bind(variable, modules, &mut axes, &mut problems);
+            let places = places.get(variable.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let choices = Choices { analysis, rules: places.iter().filter_map(|place| place.rule).collect() };
+            let kind = bind(variable, &choices, &mut axes, &mut problems);
             variables.push(BoundVariable { name: variable.name.clone(), kind });
         }
         match SpaceError::of(&space.source, problems) {
@@ -269,7 +273,7 @@ fn by_name(settings: &Settings) -> BTreeMap<&str, Setting> {
 
 fn bind(
     variable: &Variable,
-    modules: &Modules,
+    choices: &Choices<'_>,
     axes: &mut Vec<Axis>,
     problems: &mut Vec<Problem>,
 ) -> BoundKind {
@@ -284,7 +288,7 @@ fn bind(
             BoundKind::Choice(options.clone())
         }
         VariableKind::Modules { members, choose } => {
-            let members = expanded(members, modules, problems);
+            let members = expanded(members, choices, problems);
             let none = *choose == Choose::AtMostOne;
             match choose {
                 Choose::Any => {
@@ -301,7 +305,7 @@ fn bind(
 }
 
 /// The members of a set with the modules that its globs match.
-fn expanded(members: &[Member], modules: &Modules, problems: &mut Vec<Problem>) -> Vec<Vec<String>> {
+fn expanded(members: &[Member], choices: &Choices<'_>, problems: &mut Vec<Problem>) -> Vec<Vec<String>> {
     let mut all: Vec<Vec<String>> = Vec::new();
     let mut add = |member: Vec<String>| {
         if !member.is_empty() && !all.contains(&member) {
@@ -311,36 +315,43 @@ fn expanded(members: &[Member], modules: &Modules, problems: &mut Vec<Problem>) 
     for member in members {
         match member {
             Member::Each { glob, span } => {
-                matching(glob, *span, modules, problems).into_iter().for_each(|module| add(vec![module]));
+                choices.matching(glob, *span, problems).into_iter().for_each(|module| add(vec![module]));
             }
             Member::Together { globs, span } => {
-                add(globs.iter().flat_map(|glob| matching(glob, *span, modules, problems)).collect());
+                add(globs.iter().flat_map(|glob| choices.matching(glob, *span, problems)).collect());
             }
         }
     }
     all
 }
 
-/// The modules that a glob means, as a bypass rule has it: the one that it names, or the blocks that it matches.
-fn matching(
-    text: &str,
-    span: miette::SourceSpan,
-    modules: &Modules,
-    problems: &mut Vec<Problem>,
-) -> Vec<String> {
-    if modules.named(text).is_some() {
-        return vec![text.to_string()];
+/// What a set can hold: modules that the rules take in which the set stands.
+struct Choices<'a> {
+    analysis: &'a Analysis<'a>,
+    rules: Vec<&'a str>,
+}
+
+impl Choices<'_> {
+    /// Returns the modules that a glob means: the one that it names, or those among its matches that a rule can take.
+    fn matching(&self, text: &str, span: miette::SourceSpan, problems: &mut Vec<Problem>) -> Vec<String> {
+        let modules = &self.analysis.modules;
+        if modules.named(text).is_some() {
+            return vec![text.to_string()];
+        }
+        let Ok(glob) = Glob::module(text, span) else { return Vec::new() };
+        let of_rules = |rule: &&str, id| is_choice(rule, self.analysis, id);
+        let taken = || {
+            let taken = modules.iter().filter(|(id, _)| self.rules.iter().any(|rule| of_rules(rule, *id)));
+            taken.map(|(_, module): (_, &Module)| module.path.as_str())
+        };
+        let found: Vec<String> = taken().filter(|path| glob.matches(path)).map(str::to_string).collect();
+        if found.is_empty() {
+            let near = nearest(text, taken());
+            let help = (!near.is_empty()).then(|| format!("did you mean {}?", join(&near, "or")));
+            problems.push(Problem::NoMatch { pattern: text.to_string(), help, at: span });
+        }
+        found
     }
-    let Ok(glob) = Glob::module(text, span) else { return Vec::new() };
-    let blocks = || modules.iter().map(|(_, module)| module).filter(|module| module.kind.is_block());
-    let found: Vec<String> =
-        blocks().filter(|module| glob.matches(&module.path)).map(|module| module.path.clone()).collect();
-    if found.is_empty() {
-        let near = nearest(text, blocks().map(|module| module.path.as_str()));
-        let help = (!near.is_empty()).then(|| format!("did you mean {}?", join(&near, "or")));
-        problems.push(Problem::NoMatch { pattern: text.to_string(), help, at: span });
-    }
-    found
 }
 
 /// Settings as a JSON object.

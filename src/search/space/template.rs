@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use miette::SourceSpan;
-use rustc_hash::FxHashSet;
-
 use super::bind::Setting;
 use crate::plan::{
     Plan, PlanError, PlanSource, Problem, from_node,
     yaml::{Key, Node, Value},
 };
+use miette::SourceSpan;
 
 /// A plan in which a value may be `$name`, the variable of that name.
 ///
@@ -18,6 +16,13 @@ use crate::plan::{
 #[derive(Clone, Debug)]
 pub struct Template {
     root: Node,
+}
+
+/// Where a variable stands.
+pub(super) struct Place<'a> {
+    pub(super) span: SourceSpan,
+    /// The word of the rule that it is in.
+    pub(super) rule: Option<&'a str>,
 }
 
 /// What a node is with the variables in it.
@@ -33,9 +38,9 @@ impl Template {
     }
 
     /// The names in it, each with the places where it stands.
-    pub(super) fn names(&self) -> BTreeMap<String, Vec<SourceSpan>> {
+    pub(super) fn names(&self) -> BTreeMap<&str, Vec<Place<'_>>> {
         let mut names = BTreeMap::new();
-        collect(&self.root, &mut names);
+        collect(&self.root, &mut Vec::new(), &mut names);
         names
     }
 
@@ -72,13 +77,23 @@ fn name(node: &Node) -> Option<&str> {
     }
 }
 
-fn collect(node: &Node, names: &mut BTreeMap<String, Vec<SourceSpan>>) {
+fn collect<'a>(node: &'a Node, keys: &mut Vec<&'a str>, names: &mut BTreeMap<&'a str, Vec<Place<'a>>>) {
     if let Some(name) = name(node) {
-        names.entry(name.to_string()).or_default().push(node.span);
+        let rule = match keys.as_slice() {
+            ["rules" | "always", rule, ..] => Some(*rule),
+            _ => None,
+        };
+        names.entry(name).or_default().push(Place { span: node.span, rule });
     }
     match &node.value {
-        Value::List(items) => items.iter().for_each(|item| collect(item, names)),
-        Value::Map(entries) => entries.iter().for_each(|(_, value)| collect(value, names)),
+        Value::List(items) => items.iter().for_each(|item| collect(item, keys, names)),
+        Value::Map(entries) => {
+            for (key, value) in entries {
+                keys.push(&key.name);
+                collect(value, keys, names);
+                keys.pop();
+            }
+        }
         _ => {}
     }
 }
@@ -118,7 +133,12 @@ fn filled(node: &Node, values: &BTreeMap<&str, Setting>) -> Filled {
             let mut all: Vec<(Key, Node)> = Vec::with_capacity(entries.len());
             for (key, value) in entries {
                 match filled(value, values) {
-                    Filled::Node(value) => all.push((key.clone(), value)),
+                    Filled::Node(mut value) => {
+                        if WINDOWS.contains(&key.name.as_str()) {
+                            order(&mut value);
+                        }
+                        all.push((key.clone(), value));
+                    }
                     // A rule, or the target of one.
                     Filled::Nothing => return Filled::Nothing,
                 }
@@ -126,6 +146,25 @@ fn filled(node: &Node, values: &BTreeMap<&str, Setting>) -> Filled {
             with(Value::Map(all))
         }
         _ => Filled::Node(node.clone()),
+    }
+}
+
+/// Keys whose value is the two ends of a range.
+const WINDOWS: [&str; 2] = ["during", "sigma"];
+
+/// Puts the lower end of a range first: two variables are what they are, whichever is larger.
+fn order(node: &mut Node) {
+    let number = |node: &Node| match node.value {
+        Value::Integer(number) => Some(number as f64),
+        Value::Float(number) => Some(number),
+        _ => None,
+    };
+    if let Value::List(items) = &mut node.value
+        && let [first, second] = items.as_mut_slice()
+        && let (Some(low), Some(high)) = (number(first), number(second))
+        && low > high
+    {
+        std::mem::swap(first, second);
     }
 }
 
@@ -159,13 +198,4 @@ fn json(node: &Node) -> serde_json::Value {
             .collect::<serde_json::Map<_, _>>()
             .into(),
     }
-}
-
-/// The names of `variables` that the template doesn't have.
-pub(super) fn unused<'a>(
-    template: &Template,
-    variables: impl Iterator<Item = &'a str>,
-) -> FxHashSet<&'a str> {
-    let used = template.names();
-    variables.filter(|name| !used.contains_key(*name)).collect()
 }

@@ -339,6 +339,39 @@ fn pixels(folder: &TempDir, name: &str) -> (u32, u32, Vec<u8>) {
     (info.width, info.height, pixels)
 }
 
+/// The picture of a trial is that of its plan, whatever the trial shares with others.
+#[test]
+fn a_plan_with_rules_in_both_sets_draws_what_its_trial_drew() {
+    let space = r#"version: 1
+variables: { by: { choice: [2, 3] }, down: { ratio: [0.3, 0.6] } }
+plan:
+  version: 1
+  always: [{ dilate: { modules: "mid_block.resnets.*.conv1", by: $by } }]
+  crdiff: { down: $down, up: 0.3 }
+  amplify: { weight: 1.5, during: [0.5, 1] }
+prompts: [the cat]
+sampling: { size: 32x40, steps: 4 }
+strategy: random
+seed: 1
+objective: { command: [sh, -c, 'n=$(ls shot*.png 2>/dev/null | wc -l); cp "$0" shot$n.png; echo $n', "{image}"] }
+"#;
+    let folder = prepared(space);
+    done(run(&folder, "-q --trials 4"));
+    // The first picture is the dense pipeline's, and the last trial scores best.
+    let plan = read(&folder, "plan.yaml");
+    assert!(plan.contains("(trial 3 of 4"), "{plan}");
+    let what =
+        "run sd15 --engine rten --plan plan.yaml --size 32x40 --steps 4 --guidance 7.5 --seed 0 -o plan.png";
+    done(crdiff(&folder, what).args(["--prompt", "the cat"]).output().unwrap());
+    let off = |name: &str| {
+        let (drawn, trial) = (pixels(&folder, "plan.png"), pixels(&folder, name));
+        assert_eq!((drawn.0, drawn.1), (trial.0, trial.1));
+        drawn.2.iter().zip(&trial.2).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+    };
+    assert!(off("shot4.png") <= 1, "{}", off("shot4.png"));
+    assert!(off("shot3.png") > 1, "trials draw different pictures");
+}
+
 /// Refines two ratios with an objective that gives `sign` times the number of pictures that it was asked about. Gives
 /// the lines that were printed, with single spaces.
 fn refined_by_count(sign: &str) -> (TempDir, Vec<String>) {

@@ -7,11 +7,15 @@ use std::{
 };
 
 use crdiff::{
+    compile::Target,
     diffusion::pipeline::Unets,
     engine::{Engine, HostTensor, OrtEngine, RtenEngine, SessionOptions, io::read_npz},
+    ir::Graph,
+    onnx,
     passes::MaskForm,
     plan,
     search::compile::{Compiler, TrialGraph},
+    verify::conformance::{Required, verify},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -123,4 +127,48 @@ fn trials_that_mask_the_same_weights_share_a_graph() {
     let gone = path(&first).to_path_buf();
     drop((first, second));
     assert!(!gone.exists() && files() < before, "nobody runs it any more");
+}
+
+/// Rules for both networks make a dense network of the trial's own, which trials share while these rules are the same.
+#[test]
+fn trials_with_rules_in_both_sets_have_two_graphs() {
+    let (folder, mut compiler) = compiler();
+    let plan = |module: &str, by: u32, ratio: f64, mode: &str| {
+        format!(
+            "{{ version: 1, always: [{{ attention: {{ modules: '{module}.**.attn1', map: identity }} }}, \
+             {{ dilate: {{ modules: 'up_blocks.0.**.conv2', by: {by} }} }}], \
+             rules: [{{ prune: {{ weights: '**.attn2.*', ratio: {ratio} }} }}], amplify: {{ {mode} }} }}"
+        )
+    };
+    let paths = |graph: &TrialGraph| match &graph.unets {
+        Unets::Pair { dense, pruned } => [dense.clone(), pruned.clone()],
+        other => panic!("{other:?}"),
+    };
+    let first = compiled(&mut compiler, &plan("mid_block", 2, 0.1, "weight: 1.5"));
+    let second = compiled(&mut compiler, &plan("mid_block", 2, 0.5, "weight: 2"));
+    assert_eq!(paths(&first), paths(&second), "one is fed other weights");
+    assert!(!first.fed.is_empty() && first.fed != second.fed);
+    let other = compiled(&mut compiler, &plan("mid_block", 3, 0.5, "weight: 2"));
+    assert!(paths(&second).iter().zip(&paths(&other)).all(|(a, b)| a != b), "both are dilated further");
+    let alone = plan("mid_block", 2, 0.0, "weight: 2");
+    let alone = compiled(&mut compiler, &alone);
+    assert!(matches!(alone.unets, Unets::Instead(_)), "nothing is mixed: {:?}", alone.unets);
+
+    // Each is what the verifier expects of the plan.
+    compiler.masks = MaskForm::Stored;
+    let graph = |path: &Path| onnx::open(path).and_then(Graph::load).unwrap();
+    let original = graph(&folder.path().join("unet.onnx"));
+    let is_proven = |text: &str, path: &Path, target: Target| {
+        let plan = plan::parse("plan.yaml", text).unwrap();
+        let verdict = verify(&original, &graph(path), &plan, Some(Required::from(target)), &|_| {}).unwrap();
+        assert!(verdict.is_proven(), "{text}: {:?}", verdict.differences);
+    };
+    let text = plan("down_blocks.0", 2, 0.3, "weight: 1.5");
+    let pair = compiled(&mut compiler, &text);
+    let [dense, pruned] = paths(&pair);
+    is_proven(&text, &dense, Target::Dense);
+    is_proven(&text, &pruned, Target::Pruned);
+    let text = plan("down_blocks.0", 2, 0.3, "mode: weights, weight: 1.5");
+    let amplified = compiled(&mut compiler, &text);
+    is_proven(&text, path(&amplified), Target::Amplified);
 }

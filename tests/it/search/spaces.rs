@@ -35,7 +35,7 @@ fn mistake(name: &str, text: &str, compiler: &Compiler) -> SpaceError {
         Ok(space) => space,
         Err(error) => return error,
     };
-    let bound = match Bound::new(&space, compiler.modules()) {
+    let bound = match Bound::new(&space, &compiler.analysis()) {
         Ok(bound) => bound,
         Err(error) => return error,
     };
@@ -90,7 +90,7 @@ objective: { command: ["true"] }
 fn variables_go_into_the_plan() {
     let space = space::parse("space.yaml", SPACE, Path::new(".")).unwrap();
     let compiler = compiler();
-    let bound = Bound::new(&space, compiler.modules()).unwrap();
+    let bound = Bound::new(&space, &compiler.analysis()).unwrap();
     let start = bound.settings(&bound.start());
     assert_eq!(
         bound.plan_json(&start),
@@ -129,6 +129,55 @@ fn variables_go_into_the_plan() {
     );
     let two = wrong("one", json!(["down_blocks.0.resnets.0", "down_blocks.1.resnets.0"]));
     assert_eq!(two, "`one` takes one member or none, not 2");
+}
+
+/// Sets hold what the rules take in which they stand, and the ends of a window are in order.
+#[test]
+fn every_kind_of_rule_is_searched_in_both_sets() {
+    let text = r#"
+version: 1
+variables:
+  far: { modules: ["mid_block.resnets.*.*", "down_blocks.1.resnets.0.*"] }
+  by: { choice: [2, 3] }
+  self: { modules: ["down_blocks.0.**.attn1"], choose: at-most-one }
+  map: { choice: [identity] }
+  pruned: { modules: ["mid_block.attentions.0.**.attn2.*"], choose: one }
+  a: { number: [0, 1], start: 0.7 }
+  b: { number: [0, 1], start: 0.2 }
+plan:
+  version: 1
+  always:
+    - dilate: { modules: $far, by: $by }
+  rules:
+    - attention: { modules: $self, map: $map }
+    - prune: { weights: $pruned, ratio: 0.5 }
+  amplify: { weight: 1, during: [$a, $b] }
+prompts: [a]
+objective: { command: ["true"] }
+"#;
+    let space = space::parse("space.yaml", text, Path::new(".")).unwrap();
+    let compiler = compiler();
+    let bound = Bound::new(&space, &compiler.analysis()).unwrap();
+    let members = |name: &str| bound.describe().into_iter().find(|(known, _)| known == name).unwrap().1;
+    let convolutions = "any of mid_block.resnets.0.conv1, mid_block.resnets.0.conv2, \
+                        mid_block.resnets.1.conv1, mid_block.resnets.1.conv2, \
+                        down_blocks.1.resnets.0.conv1, down_blocks.1.resnets.0.conv2";
+    assert_eq!(members("far"), convolutions, "no norms, and no shortcut of 1x1");
+    assert_eq!(members("self"), "one or none of down_blocks.0.attentions.0.transformer_blocks.0.attn1");
+    assert!(members("pruned").contains("attn2.to_q, ") && !members("pruned").contains("attn2,"));
+    for probe in bound.probes() {
+        let settings = bound.settings(&probe);
+        compiler.resolve(&bound.plan(&settings).unwrap()).unwrap();
+        assert_eq!(bound.plan_json(&settings)["amplify"]["during"], json!([0.2, 0.7]));
+    }
+    let values = json!({
+        "far": ["mid_block.resnets.0.conv1"], "by": 3, "self": [], "map": "identity",
+        "pruned": ["mid_block.attentions.0.transformer_blocks.0.attn2.to_q"], "a": 0.1, "b": 0.4
+    });
+    let settings = bound.settings_from_json(&values).unwrap();
+    let plan = bound.plan(&settings).unwrap();
+    assert_eq!((plan.always.len(), plan.rules.len()), (1, 1), "an empty set leaves its rule out");
+    compiler.resolve(&plan).unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
         read::{Fields, choice, fields, list, number, range},
         yaml::{Node, Value},
     },
-    search::space::{Choose, Member, Template, Variable, VariableKind, template::unused},
+    search::space::{Choose, Member, Template, Variable, VariableKind},
 };
 
 /// Where a ratio's search begins: the authors' start.
@@ -195,27 +195,26 @@ pub(super) fn check_names(
     plan: &Template,
     problems: &mut Vec<Problem>,
 ) {
-    for (name, places) in plan.names() {
-        if declared.contains(&name) {
+    let names = plan.names();
+    for (name, places) in &names {
+        if declared.iter().any(|known| known == name) {
             continue;
         }
-        let near = nearest(&name, declared.iter().map(String::as_str));
+        let near = nearest(name, declared.iter().map(String::as_str));
         let help = match near.as_slice() {
             [] if declared.is_empty() => "there are no variables".to_string(),
             [] => format!("the variables are {}", join(declared, "and")),
             near => format!("did you mean {}?", join(near, "or")),
         };
         let key = format!("${name}");
-        problems.extend(places.into_iter().map(|at| Problem::UnknownKey {
+        problems.extend(places.iter().map(|place| Problem::UnknownKey {
             key: key.clone(),
             place: "the plan",
             help: help.clone(),
-            at,
+            at: place.span,
         }));
     }
-    let known = variables.iter().map(|variable| variable.name.as_str());
-    let unused = unused(plan, known);
-    for variable in variables.iter().filter(|variable| unused.contains(variable.name.as_str())) {
+    for variable in variables.iter().filter(|variable| !names.contains_key(variable.name.as_str())) {
         let (key, help) = (format!("`${}`", variable.name), "or take the variable out".to_string());
         let (place, at) = ("the plan", variable.span);
         problems.push(Problem::MissingKey { key, place, help: Some(help), at });
