@@ -34,7 +34,7 @@ struct State {
     bytes: usize,
 }
 
-/// What a text encoder's answer depends on.
+/// The key of a text encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Text {
     encoder: PathBuf,

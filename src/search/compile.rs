@@ -35,9 +35,9 @@ use crate::{
     rules::{Change, Edit, EditSet, Edits, Mask, Pool, Structure, Ties, WeightEdit},
 };
 
-/// Masked weights are made so many bytes at a time.
+/// The number of bytes in which masked weights are made at a time.
 const PIECE: usize = 1 << 20;
-/// What trials' files are called.
+/// The prefix of trials' files.
 const PREFIX: &str = ".crdiff-trial-";
 
 /// Compiles trials of one model.
@@ -64,15 +64,15 @@ pub struct Compiler {
 /// A trial's networks.
 #[derive(Debug)]
 pub struct TrialGraph {
-    /// What a pipeline runs.
+    /// The networks that a pipeline runs.
     pub unets: Unets,
-    /// What the trial's graph, the pruned one of two, is fed beside what a UNet is.
+    /// The masked weights that the trial's graph, the pruned one of two, is fed beside a UNet's inputs.
     pub fed: Arc<Fed>,
     _files: Vec<Arc<Files>>,
 }
 
 impl TrialGraph {
-    /// The dense network alone.
+    /// Returns the dense network alone.
     pub fn none() -> Self {
         Self { unets: Unets::Dense, fed: Arc::default(), _files: Vec::new() }
     }
@@ -156,12 +156,12 @@ impl Compiler {
         })
     }
 
-    /// The analysed model.
+    /// Returns the analysed model.
     pub fn analysis(&self) -> Analysis<'_> {
         Analysis::with(&self.graph, Arc::clone(&self.findings))
     }
 
-    /// A digest of the model: its structure, and the sizes of its files.
+    /// Returns a digest of the model: its structure, and the sizes of its files.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(self.graph.structure_digest());
@@ -176,7 +176,7 @@ impl Compiler {
         hex(&hash.finalize())
     }
 
-    /// What `plan` means for the model.
+    /// Returns the edits that `plan` means for the model.
     ///
     /// # Errors
     /// [`PlanError`] if it doesn't fit.
@@ -363,7 +363,7 @@ impl Drop for Compiler {
     }
 }
 
-/// What a trial's graph is fed for a weight.
+/// Returns the masked weight that a trial's graph is fed.
 fn elements(weight: &FedWeight) -> Result<(String, HostTensor), SearchError> {
     let mut bytes = Vec::with_capacity(usize::try_from(weight.data.original.len()).unwrap_or_default());
     for_each_piece(&weight.data, PIECE, |_, piece| {
@@ -374,7 +374,7 @@ fn elements(weight: &FedWeight) -> Result<(String, HostTensor), SearchError> {
     Ok((weight.input.clone(), HostTensor::from_le_bytes(weight.data_type, dims, &bytes)?))
 }
 
-/// A beginning for files' names in `folder` that no other process has, with the locked file that says so.
+/// Returns a prefix for files in `folder` that no other process has, with the locked file that marks it.
 fn locked(folder: &Path) -> Result<(PathBuf, File), SearchError> {
     for attempt in 0..1000u32 {
         let stem = folder.join(format!("{PREFIX}{}-{attempt}", process::id()));
@@ -405,7 +405,7 @@ fn remove_stale(folder: &Path) {
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             continue;
         }
-        // A search that is just beginning has its lock not yet.
+        // A search that is just beginning does not have its lock yet.
         let young = |path: &Path| {
             let changed = path.metadata().and_then(|metadata| metadata.modified()).ok();
             changed.and_then(|t| SystemTime::now().duration_since(t).ok()).is_none_or(|age| age.as_secs() < 2)

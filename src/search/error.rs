@@ -1,4 +1,4 @@
-//! What can go wrong in a search.
+//! Errors of a search.
 
 use std::path::{Path, PathBuf};
 
@@ -24,12 +24,12 @@ pub enum SearchError {
     /// The model cannot be read.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
-    /// A picture could not be scored.
+    /// An image could not be scored.
     #[error("{objective}: {what}")]
     Objective {
         /// Which objective: its name in the space, or what it runs.
         objective: String,
-        /// What went wrong, and what would be right.
+        /// The fault, and the remedy.
         what: String,
     },
     /// The journal is not this search's, or cannot be used.
@@ -37,7 +37,7 @@ pub enum SearchError {
     Journal {
         /// The journal.
         path: PathBuf,
-        /// What is wrong with it, and what would be right.
+        /// The fault, and the remedy.
         what: String,
     },
     /// Values that don't fit the space.
@@ -46,7 +46,7 @@ pub enum SearchError {
     /// A file could not be read or written.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb phrase.
+        /// The attempt, as a verb phrase.
         action: &'static str,
         /// The file.
         path: PathBuf,

@@ -32,11 +32,11 @@ pub struct Header {
     pub strategy: String,
     /// Its seed.
     pub seed: u32,
-    /// How many pictures a trial has.
+    /// How many images a trial has.
     pub pictures: usize,
 }
 
-/// What the dense pipeline scores.
+/// The score of the dense pipeline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dense {
     /// It.
@@ -50,7 +50,7 @@ pub struct Record {
     pub trial: u64,
     /// The value of each variable.
     pub values: Value,
-    /// What came of it.
+    /// Its result.
     #[serde(flatten)]
     pub scores: Scores,
     /// The earlier trial with the same values, whose scores these are.
@@ -68,10 +68,10 @@ pub struct Journal {
     file: File,
 }
 
-/// What was in a journal.
+/// The contents of a journal.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// What the dense pipeline scores, once it was known.
+    /// The score of the dense pipeline, once it was known.
     pub dense: Option<Scores>,
     /// The trials that ended.
     pub records: Vec<Record>,
@@ -146,13 +146,13 @@ impl Journal {
         written.map_err(|e| SearchError::io("write", &self.path, e))
     }
 
-    /// Where it is.
+    /// Returns where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// In what two searches differ.
+/// Returns the settings in which two searches differ.
 fn difference(known: &Header, now: &Header) -> String {
     let what = match () {
         () if known.journal != now.journal => format!(

@@ -1,4 +1,4 @@
-//! Search for plans: what to prune or bypass, and how much of it, so that pictures score best.
+//! Search for plans: what to prune or bypass, and how much of it, so that images score best.
 //!
 //! [`space`] reads what may vary, the plan it goes into and what is drawn and scored. [`strategy`] says which point to
 //! try next. [`compile`] makes a point's graph, [`trial`] draws and scores, [`run`] does it to the end of the budget with a

@@ -1,4 +1,4 @@
-//! What came of a search: the plan, and tables.
+//! Outcome of a search: the plan, and tables.
 
 use std::{fmt::Write, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     space::Bound,
 };
 
-/// The best trial's plan as YAML, with where it comes from in comments.
+/// Returns the best trial's plan as YAML, with where it comes from in comments.
 ///
 /// # Errors
 /// [`SearchError`] if no trial worked.
@@ -47,7 +47,7 @@ pub fn plan_file(bound: &Bound<'_>, found: &Found, model: &str) -> Result<String
     Ok(text)
 }
 
-/// The best trials and where the time went, for people.
+/// Returns the best trials and where the time went, for people.
 pub fn summary(found: &Found) -> String {
     const SHOWN: usize = 5;
     let mut text = String::new();
@@ -73,7 +73,7 @@ pub fn summary(found: &Found) -> String {
     text
 }
 
-/// `down 0.312, up 0.5`.
+/// Returns the values as `down 0.312, up 0.5`.
 fn values(values: &Value) -> String {
     let Some(values) = values.as_object() else { return values.to_string() };
     let one = |(name, value): (&String, &Value)| match value {
@@ -83,7 +83,7 @@ fn values(values: &Value) -> String {
     values.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// The table of times.
+/// Returns the table of times.
 fn times(times: &Times) -> Vec<String> {
     let workers = &times.workers;
     let all = times.wall * u32::try_from(times.jobs).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! A search as a picture: the score of each trial and the best so far, and the score by each variable.
+//! A search as an image: the score of each trial and the best so far, and the score by each variable.
 
 use std::fmt::Write;
 
@@ -123,7 +123,7 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_string)
 }
 
-/// A panel's title, axes and the ends of their ranges; none for NaN.
+/// Returns a panel's title, axes and the ends of their ranges; none for NaN.
 fn frame(title: &str, (left, right): (f64, f64), (low, high): (f64, f64)) -> String {
     let (x0, x1, y0, y1) = (LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, TOP);
     let mut panel = format!(
@@ -164,7 +164,7 @@ fn down(value: f64, (low, high): (f64, f64)) -> f64 {
     HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 }
 
-/// The range of some values, wide enough to divide by.
+/// Returns the range of some values, wide enough to divide by.
 fn padded(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     match high - low {

@@ -1,4 +1,4 @@
-//! Refinement for one picture: the amplification w that the objective likes best, and ratios near the plan's.
+//! Refinement for one image: the amplification w that the objective likes best, and ratios near the plan's.
 
 use std::path::Path;
 
@@ -20,41 +20,41 @@ use crate::{
 /// How far from the plan's w the sweep goes on both sides.
 const REACH: f64 = 0.5;
 
-/// A picture that was tried.
+/// An image that was tried.
 #[derive(Debug)]
 pub struct Tried {
     /// Its w; 0 is the dense network alone.
     pub weight: f64,
-    /// What was moved in the plan for it.
+    /// The ratio that was moved in the plan for it.
     pub moved: Option<Moved>,
     /// The mean score of the batch.
     pub score: f64,
-    /// What was drawn.
+    /// The image.
     pub output: Output,
 }
 
-/// A plan with a ratio that is another plan's no more.
+/// A plan with one ratio moved.
 #[derive(Clone, Debug)]
 pub struct Moved {
-    /// What the ratio is for: a group of CR-Diff, or globs.
+    /// The weights that the ratio is for: a group of CR-Diff, or globs.
     pub of: String,
-    /// What it was.
+    /// The plan's ratio.
     pub from: f64,
-    /// What it is.
+    /// The ratio that was tried.
     pub to: f64,
     /// The plan, whose text is the other one's but for the ratio.
     pub plan: Plan,
 }
 
-/// What pictures are drawn and scored with.
+/// The pipeline that draws images and the objective that scores them.
 pub struct Drawing<'a> {
     /// The pipeline, with the plan's networks.
     pub pipeline: &'a mut Pipeline,
-    /// What is drawn, but for w.
+    /// The request, but for w.
     pub request: &'a Request,
-    /// Who scores it.
+    /// The objective.
     pub objective: &'a mut dyn Objective,
-    /// A file for pictures on their way to a program.
+    /// A file for images on their way to a program.
     pub scratch: &'a Path,
 }
 
@@ -76,8 +76,8 @@ impl Drawing<'_> {
     }
 }
 
-/// The weights of a sweep: the dense network, then `count` evenly spaced ones around `center`, which is one of them if
-/// their number is odd.
+/// Returns the weights of a sweep: the dense network, then `count` evenly spaced ones around `center`, which is one of
+/// them if their number is odd.
 pub fn weights(center: f64, count: usize) -> Vec<f64> {
     let spaced = (0..count).map(|at| match count {
         1 => center,
@@ -89,7 +89,7 @@ pub fn weights(center: f64, count: usize) -> Vec<f64> {
 /// Draws at each of `weights` and scores it.
 ///
 /// # Errors
-/// [`SearchError`] if a picture cannot be drawn or scored.
+/// [`SearchError`] if an image cannot be drawn or scored.
 pub fn sweep(
     drawing: &mut Drawing<'_>,
     weights: &[f64],
@@ -98,7 +98,7 @@ pub fn sweep(
     weights.iter().map(|weight| drawing.draw(*weight, None, &mut *listener)).collect()
 }
 
-/// Whether [`climb`] can move the ratios of `plan`.
+/// Checks that [`climb`] can move the ratios of `plan`.
 ///
 /// # Errors
 /// [`SearchError::Values`] if it has none, or one whose text cannot be replaced.
@@ -114,11 +114,11 @@ pub fn check_moves(plan: &Plan, step: f64) -> Result<(), SearchError> {
 }
 
 /// Moves each ratio of `plan` by `step`, up and, where that doesn't score better, down; a move that scores better than all
-/// before stays for those after it. `from` is the picture to better, whose w all of them have. `compile` makes a plan's
-/// graph. Gives the pictures in the order in which they were tried.
+/// before stays for those after it. `from` is the image to better, whose w all of them have. `compile` makes a plan's
+/// graph. Gives the images in the order in which they were tried.
 ///
 /// # Errors
-/// [`SearchError`] if a picture cannot be drawn or scored, or a ratio not be moved ([`check_moves`]).
+/// [`SearchError`] if an image cannot be drawn or scored, or a ratio not be moved ([`check_moves`]).
 pub fn climb(
     drawing: &mut Drawing<'_>,
     plan: &Plan,
@@ -153,7 +153,7 @@ struct RatioAt {
     of: String,
 }
 
-/// The ratios that a plan's text has, in the order of the text. One that is for several groups is there once.
+/// Returns the ratios that a plan's text has, in the order of the text. One that is for several groups is there once.
 fn ratios(plan: &Plan) -> Vec<RatioAt> {
     let mut found: Vec<RatioAt> = Vec::new();
     for rule in &plan.rules {
@@ -172,7 +172,7 @@ fn ratios(plan: &Plan) -> Vec<RatioAt> {
     found
 }
 
-/// `plan` with one of its ratios moved; `None` where that would be no ratio any more.
+/// Returns `plan` with one of its ratios moved; `None` where that would be no ratio any more.
 fn moved(plan: &Plan, index: usize, by: f64) -> Result<Option<Moved>, SearchError> {
     let all = ratios(plan);
     let Some(RatioAt { span, value: from, of }) = all.get(index) else { return Ok(None) };
@@ -203,7 +203,7 @@ fn moved(plan: &Plan, index: usize, by: f64) -> Result<Option<Moved>, SearchErro
     Ok(Some(Moved { of: of.clone(), from, to, plan }))
 }
 
-/// Which one is the best: the first of those with the highest score.
+/// Returns which one is the best: the first of those with the highest score.
 pub fn best(tried: &[Tried]) -> Option<usize> {
     let scores = tried.iter().map(|tried| tried.score).enumerate();
     scores.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(index, _)| index)

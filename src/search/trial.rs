@@ -1,4 +1,4 @@
-//! A trial's pictures: drawing and scoring them.
+//! A trial's images: drawing and scoring them.
 
 use std::{
     collections::BTreeMap,
@@ -32,13 +32,13 @@ use crate::{
     plan::Amplify,
 };
 
-/// What a trial scores that failed: the authors' number.
+/// The score of a trial that failed: the authors' number.
 pub const FAILED: f64 = -2.0;
 
-/// One of the pictures that every trial draws.
+/// One of the images that every trial draws.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shot {
-    /// What it should show.
+    /// The prompt.
     pub prompt: String,
     /// Height in pixels.
     pub height: usize,
@@ -48,7 +48,7 @@ pub struct Shot {
     pub seed: u64,
 }
 
-/// The pictures of each trial: every prompt at every size with every seed.
+/// Returns the images of each trial: every prompt at every size with every seed.
 pub fn shots(space: &Space, folder: &Folder) -> Vec<Shot> {
     let sizes = match space.sampling.sizes.as_slice() {
         [] => vec![folder.default_size],
@@ -65,19 +65,19 @@ pub fn shots(space: &Space, folder: &Folder) -> Vec<Shot> {
     shots
 }
 
-/// What is run for a trial.
+/// The networks that are run for a trial.
 #[derive(Clone, Debug)]
 pub struct Networks {
     /// The graphs.
     pub unets: Unets,
-    /// What the trial's graph is fed beside what a UNet is.
+    /// The masked weights that the trial's graph is fed beside a UNet's inputs.
     pub fed: Arc<Fed>,
     /// How they are mixed.
     pub amplify: Amplify,
 }
 
 impl Networks {
-    /// A message without the names of the trial's files.
+    /// Returns a message without the names of the trial's files.
     pub(super) fn unnamed(&self, message: &str) -> String {
         let unnamed = |message: String, path: &PathBuf| {
             message.replace(&path.display().to_string(), "the trial's graph")
@@ -86,7 +86,7 @@ impl Networks {
     }
 }
 
-/// A picture's scores.
+/// An image's scores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShotScore {
     /// By the objective.
@@ -95,15 +95,15 @@ pub struct ShotScore {
     pub metrics: Vec<(String, f64)>,
 }
 
-/// What came of a trial.
+/// The scores of a trial.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Over all pictures; [`FAILED`] if one of them failed.
+    /// Over all images; [`FAILED`] if one of them failed.
     pub score: f64,
-    /// Each picture's.
+    /// Each image's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<f64>,
-    /// Means over the pictures: the objective's parts and the metrics.
+    /// Means over the images: the objective's parts and the metrics.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: BTreeMap<String, f64>,
     /// Why it failed, if it did.
@@ -112,12 +112,12 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// Those of a trial that failed.
+    /// Returns the scores of a trial that failed.
     pub fn failed(why: impl ToString) -> Self {
         Self { score: FAILED, scores: Vec::new(), metrics: BTreeMap::new(), failed: Some(why.to_string()) }
     }
 
-    /// Those of a trial's pictures, in their order.
+    /// Returns the scores of a trial's images, in their order.
     pub fn of(shots: &[ShotScore], over: Over) -> Self {
         let scores: Vec<f64> = shots.iter().map(|shot| shot.objective.score).collect();
         let mut metrics: BTreeMap<String, (f64, f64)> = BTreeMap::new();
@@ -134,7 +134,7 @@ impl Scores {
     }
 }
 
-/// Draws and scores pictures, one after the other.
+/// Draws and scores images, one after the other.
 pub struct Worker {
     pipeline: Pipeline,
     request: Request,
@@ -161,12 +161,12 @@ pub struct WorkerTime {
     pub loading: Duration,
     /// Loading trials' graphs.
     pub loading_trials: Duration,
-    /// What the cache was asked.
+    /// The questions that the cache was asked.
     pub lookups: Lookups,
 }
 
 impl WorkerTime {
-    /// Running models.
+    /// Returns the time spent running models.
     pub fn models(&self) -> Duration {
         self.dense + self.trials + self.text + self.decoding
     }
@@ -220,7 +220,7 @@ impl Worker {
         Ok(Self { pipeline, request, objective, metrics, time: WorkerTime::default(), scratch })
     }
 
-    /// Draws a picture.
+    /// Draws an image.
     ///
     /// # Errors
     /// [`SearchError::Pipeline`], [`SearchError::Stopped`].
@@ -258,7 +258,7 @@ impl Worker {
         output.images.into_iter().next().ok_or_else(none)
     }
 
-    /// Scores a picture.
+    /// Scores an image.
     ///
     /// # Errors
     /// [`SearchError::Objective`].
@@ -277,7 +277,7 @@ impl Worker {
         scored
     }
 
-    /// Where the time went so far.
+    /// Returns where the time went so far.
     pub fn time(&self) -> &WorkerTime {
         &self.time
     }

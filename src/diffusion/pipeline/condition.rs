@@ -1,9 +1,9 @@
-//! What the UNet is conditioned on, for a batch and its branches.
+//! Conditioning of the UNet, for a batch and its branches.
 
 use super::super::{PipelineError, interleave::Branches, text::Encoded, unet::Conditioning};
 use crate::engine::{HostTensor, TensorData};
 
-/// What the text encoders together say of one prompt.
+/// The outputs of all text encoders for one prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Prompt {
     /// `[1, tokens, width]`, the widths of several encoders side by side.
@@ -42,7 +42,7 @@ impl Prompt {
         Ok(Self { context: zeros(&self.context)?, pooled: self.pooled.as_ref().map(zeros).transpose()? })
     }
 
-    /// Whether the encoders compute in half precision.
+    /// Returns whether the encoders compute in half precision.
     pub(super) fn is_half(&self) -> bool {
         matches!(self.context.data(), TensorData::Float16(_))
     }
@@ -53,7 +53,7 @@ fn zeros(tensor: &HostTensor) -> Result<HostTensor, PipelineError> {
     Ok(HostTensor::new(tensor.dims(), vec![0f32; count])?)
 }
 
-/// What is the same in all branches.
+/// The conditioning that all branches share.
 pub(super) struct Shared {
     /// Images.
     pub(super) batch: usize,
@@ -63,7 +63,7 @@ pub(super) struct Shared {
     pub(super) timestep_cond: Option<Vec<f32>>,
 }
 
-/// The branches of a batch; `unconditional` is `None` without guidance.
+/// Returns the branches of a batch; `unconditional` is `None` without guidance.
 pub(super) fn branches(
     conditional: &Prompt,
     unconditional: Option<&Prompt>,
@@ -106,8 +106,8 @@ fn conditioning(prompts: &[(&Prompt, usize)], shared: &Shared) -> Result<Conditi
     })
 }
 
-/// The guidance scale as distilled networks take it: sines and cosines of 1000 (scale - 1) at `width / 2` frequencies
-/// (`get_guidance_scale_embedding` of diffusers).
+/// Returns the guidance scale as distilled networks take it: sines and cosines of 1000 (scale - 1) at `width / 2`
+/// frequencies (`get_guidance_scale_embedding` of diffusers).
 ///
 /// Rounded to float32 where torch rounds: the angles go to thousands, where the last bit counts.
 pub(super) fn guidance_embedding(guidance: f64, width: usize) -> Vec<f32> {

@@ -27,7 +27,7 @@ pub enum PipelineKind {
     StableDiffusionXl,
 }
 
-/// What the folder of a pipeline says without its models.
+/// The description of a pipeline by its folder, without its models.
 #[derive(Clone, Debug)]
 pub struct Folder {
     /// The folder.
@@ -40,7 +40,7 @@ pub struct Folder {
     pub scheduler: SavedConfig,
     /// The VAE.
     pub vae: VaeConfig,
-    /// What the UNet divides latents by on its way down.
+    /// The factor by which the UNet divides latents on its way down.
     pub downsampling: usize,
     /// Height and width of the images that it was made for, in pixels.
     pub default_size: (usize, usize),
@@ -103,12 +103,12 @@ impl Folder {
         })
     }
 
-    /// The UNet as it was exported.
+    /// Returns the UNet as it was exported.
     pub fn unet(&self) -> PathBuf {
         self.model("unet")
     }
 
-    /// The folders of the text encoders and their tokenizers.
+    /// Returns the folders of the text encoders and their tokenizers.
     pub(super) fn text(&self) -> Vec<(PathBuf, PathBuf)> {
         let part = |suffix: &str| {
             (self.path.join(format!("tokenizer{suffix}")), self.path.join(format!("text_encoder{suffix}")))
@@ -119,12 +119,12 @@ impl Folder {
         }
     }
 
-    /// The VAE's decoder.
+    /// Returns the VAE's decoder.
     pub fn decoder(&self) -> PathBuf {
         self.model("vae_decoder")
     }
 
-    /// A second decoder in single precision, for where the first one overflows.
+    /// Returns a second decoder in single precision, for where the first one overflows.
     pub(super) fn decoder_fp32(&self) -> Option<PathBuf> {
         Some(self.model("vae_decoder_fp32")).filter(|path| path.exists())
     }
@@ -204,8 +204,8 @@ fn not_a_pipeline(path: &Path) -> String {
 /// Stages of the UNets of Stable Diffusion 1 and 2.
 const STABLE_DIFFUSION_STAGES: usize = 4;
 
-/// Whether the folder is as diffusers' own ONNX export wrote it: no configs beside the models, and always Stable
-/// Diffusion 1 or 2.
+/// Returns whether the folder is as diffusers' own ONNX export wrote it: no configs beside the models, and always
+/// Stable Diffusion 1 or 2.
 fn is_onnx_layout(index: &Value) -> bool {
     index.get("_class_name").and_then(Value::as_str) == Some("OnnxStableDiffusionPipeline")
 }

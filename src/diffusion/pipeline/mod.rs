@@ -48,13 +48,13 @@ pub struct Pipeline {
     unets: Unets,
     /// The file of the dense network.
     dense: PathBuf,
-    /// What the network that is not the pipeline's own is fed beside what a UNet is.
+    /// The masked weights that the network that is not the pipeline's own is fed beside a UNet's inputs.
     fed: Arc<Fed>,
     networks: Option<Networks>,
     /// Networks that are loaded, but not of this run.
     idle: Vec<Box<Unet>>,
     cache: Option<Arc<PredictionCache>>,
-    /// What the networks were loaded for, where that matters.
+    /// The sizes that the networks were loaded for, where that matters.
     fitted: Option<shapes::Sizes>,
     steps: StepSessions,
     prompters: Vec<Prompter>,
@@ -141,7 +141,7 @@ impl Pipeline {
         })
     }
 
-    /// What the pipeline's folder says.
+    /// Returns the description of the pipeline by its folder.
     pub fn folder(&self) -> &Folder {
         &self.folder
     }
@@ -252,7 +252,7 @@ impl Pipeline {
         Ok(Output { latents, images, timings, scheduler: table.class() })
     }
 
-    /// Dimensions of the batch of latents for a request.
+    /// Returns the dimensions of the batch of latents for a request.
     fn sample_dims(&self, request: &Request) -> Result<[usize; 4], PipelineError> {
         let factor = self.folder.vae.factor;
         let (height, width) = (request.height, request.width);
@@ -279,7 +279,7 @@ impl Pipeline {
         }
     }
 
-    /// The prompt, and with guidance what to stay away from.
+    /// Returns the prompt, and with guidance what to stay away from.
     fn prompts(
         &mut self,
         request: &Request,
@@ -442,7 +442,7 @@ fn check_networks(
     Ok(distilled)
 }
 
-/// How branches are batched: as asked, but for a network that takes only one batch.
+/// Returns how branches are batched: as asked, but for a network that takes only one batch.
 fn batching(request: &Request, networks: &Networks) -> Batching {
     let (Networks::One(unet) | Networks::Pair { dense: unet, .. }) = networks;
     match unet.fixed_batch() {

@@ -58,7 +58,7 @@ impl Pipeline {
         own.into_iter().chain(self.unets.given()).map(PathBuf::as_path).collect()
     }
 
-    /// Whether a network stays loaded while it is not run.
+    /// Returns whether a network stays loaded while it is not run.
     fn is_kept(&self, unet: &Unet) -> bool {
         self.cache.is_some() && unet.file() == self.dense
     }

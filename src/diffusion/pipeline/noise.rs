@@ -51,7 +51,8 @@ pub(super) struct Noise<'a> {
 }
 
 impl<'a> Noise<'a> {
-    /// The generators of the request's seeds, and its noise file, which must have `draws` draws of `sample`'s size.
+    /// Returns the generators of the request's seeds, and its noise file, which must have `draws` draws of `sample`'s
+    /// size.
     pub(super) fn new(
         request: &'a Request,
         precision: Precision,
@@ -77,7 +78,7 @@ impl<'a> Noise<'a> {
         Ok(Self { generators, given: given.map(|values| (values, 0)) })
     }
 
-    /// The first latents: given ones or random ones, standard normal.
+    /// Returns the first latents: given ones or random ones, standard normal.
     pub(super) fn first(&mut self, request: &Request, sample: [usize; 4]) -> Result<Vec<f32>, PipelineError> {
         let Some(latents) = &request.latents else {
             let mut values = vec![0.0; sample.iter().product()];

@@ -1,4 +1,4 @@
-//! What is asked of a pipeline, what it tells on the way, and what it gives.
+//! Requests to a pipeline, events on the way, and the output.
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -14,9 +14,9 @@ use crate::{engine::HostTensor, plan::Amplify};
 /// One run of a pipeline.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What to draw.
+    /// The prompt.
     pub prompt: String,
-    /// What to stay away from. `None` is the empty prompt, or zeros where the pipeline says so
+    /// The negative prompt. `None` is the empty prompt, or zeros where the pipeline says so
     /// (`force_zeros_for_empty_prompt`).
     pub negative_prompt: Option<String>,
     /// Height of the images in pixels.
@@ -33,11 +33,11 @@ pub struct Request {
     pub batch: usize,
     /// One seed for the whole batch, or one for each image.
     pub seeds: Vec<u64>,
-    /// Whose random numbers.
+    /// The library whose random numbers are drawn.
     pub random: Random,
     /// First latents, `[batch, channels, height, width]` or one image's, standard normal, instead of random ones.
     pub latents: Option<HostTensor>,
-    /// What the sampler draws, `[draws, batch, channels, height, width]`, instead of random numbers.
+    /// The sampler's noise, `[draws, batch, channels, height, width]`, instead of random numbers.
     pub noise: Option<HostTensor>,
     /// A scheduler other than the pipeline's, with the pipeline's settings.
     pub scheduler: Option<Class>,
@@ -58,8 +58,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request with the defaults of diffusers' Stable Diffusion pipelines: 50 steps, guidance 7.5, one image, seed
-    /// 0, torch's random numbers.
+    /// Returns a request with the defaults of diffusers' Stable Diffusion pipelines: 50 steps, guidance 7.5, one image,
+    /// seed 0, torch's random numbers.
     pub fn new(prompt: impl Into<String>, height: usize, width: usize) -> Self {
         Self {
             prompt: prompt.into(),
@@ -104,7 +104,7 @@ pub enum Place {
     Device,
 }
 
-/// Whose random numbers a seed stands for.
+/// The library whose random numbers a seed stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Random {
     /// torch's CPU generator: diffusers' latents.
@@ -114,7 +114,7 @@ pub enum Random {
     Numpy,
 }
 
-/// What a pipeline is doing.
+/// The stage of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -128,7 +128,7 @@ pub enum Stage {
     Decoding,
 }
 
-/// What a pipeline tells while it runs.
+/// An event of a running pipeline.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A stage begins.
@@ -161,7 +161,7 @@ pub(super) fn tell(listener: Listener<'_>, event: Event) -> Result<(), PipelineE
     }
 }
 
-/// What a run made.
+/// The output of a run.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// The final latents, `[batch, channels, height, width]`, before the VAE.
@@ -189,6 +189,6 @@ pub struct Timings {
     pub networks: NetworkTime,
     /// Decoding.
     pub decoding: Duration,
-    /// What the pipeline's cache was asked, if it has one.
+    /// The questions that the pipeline's cache was asked, if it has one.
     pub lookups: Lookups,
 }

@@ -9,7 +9,7 @@ use crate::{
     plan::On,
 };
 
-/// What the dimensions of a UNet's inputs follow from.
+/// The sizes from which the dimensions of a UNet's inputs follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sizes {
     /// The batch of latents, `[batch, channels, height, width]`.
@@ -36,12 +36,13 @@ pub(super) enum Part {
 }
 
 impl Sizes {
-    /// Whether some call runs the pruned network alone.
+    /// Returns whether some call runs the pruned network alone.
     pub(super) fn replaces(mixes: &[Mix]) -> bool {
         mixes.contains(&Mix::Pruned)
     }
 
-    /// The batch that a network always runs on; `None` if it runs on one branch in some calls and on both in others.
+    /// Returns the batch that a network always runs on; `None` if it runs on one branch in some calls and on both in
+    /// others.
     fn batch(&self, part: Part) -> Option<usize> {
         let [batch, ..] = self.sample;
         let together = self.guided && self.batching == Batching::Together;
@@ -75,7 +76,7 @@ pub(super) fn fit(
     Ok(())
 }
 
-/// The dimensions of inputs that are the same in all calls.
+/// Returns the dimensions of inputs that are the same in all calls.
 fn fixed(inputs: &[TensorInfo], part: Part, sizes: &Sizes) -> BTreeMap<String, Vec<usize>> {
     // Distilled networks take the guidance scale and run without guidance.
     let distilled = inputs.iter().any(|input| input.name == "timestep_cond");
@@ -84,7 +85,8 @@ fn fixed(inputs: &[TensorInfo], part: Part, sizes: &Sizes) -> BTreeMap<String, V
     inputs.iter().filter_map(|input| Some((input.name.clone(), dims(input, batch, &sizes)?))).collect()
 }
 
-/// One branch at least, both at most. Both are the rule: what is alone (`on: cond` at w = 1) or in turn is smaller.
+/// Returns the range of batches, one branch at least, both at most. Both are the rule: what is alone (`on: cond` at w =
+/// 1) or in turn is small
 fn ranges(inputs: &[TensorInfo], sizes: &Sizes) -> BTreeMap<String, ShapeRange> {
     let batch = sizes.sample[0];
     let most = if sizes.guided { 2 * batch } else { batch };
@@ -95,7 +97,8 @@ fn ranges(inputs: &[TensorInfo], sizes: &Sizes) -> BTreeMap<String, ShapeRange> 
     inputs.iter().filter_map(range).collect()
 }
 
-/// The dimensions of a UNet's input for a batch; `None` if it is none that is known. Sizes that the graph declares stay.
+/// Returns the dimensions of a UNet's input for a batch; `None` if it is none that is known. Sizes that the graph
+/// declares stay.
 fn dims(input: &TensorInfo, batch: usize, sizes: &Sizes) -> Option<Vec<usize>> {
     let [_, channels, height, width] = sizes.sample;
     let declared = input.dims.as_ref()?;

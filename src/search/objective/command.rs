@@ -1,4 +1,4 @@
-//! A program that is run for each picture.
+//! A program that is run for each image.
 
 use std::{
     io::Read,
@@ -57,7 +57,7 @@ impl Objective for Command {
     }
 }
 
-/// The program and arguments of a space, to be run in its folder.
+/// Returns the program and arguments of a space, to be run in its folder.
 pub(super) fn process(args: &[String], folder: &Path, filled: impl Fn(&String) -> String) -> Option<Process> {
     let (program, args) = args.split_first()?;
     // A path is relative to the folder; a name alone is looked up as shells do.
@@ -90,11 +90,11 @@ pub(super) fn find(spec: &CommandSpec, folder: &Path) -> Result<(), SearchError>
     Err(SearchError::objective(&spec.args.join(" "), format!("there is no program `{name}`")))
 }
 
-/// What a program writes, read as it comes so that it never blocks.
+/// The output of a program, read as it comes so that the program never blocks.
 struct Reader(mpsc::Receiver<String>, std::cell::OnceCell<String>);
 
 impl Reader {
-    /// Whether all has been read within `time`.
+    /// Returns whether all has been read within `time`.
     fn is_read(&self, time: Duration) -> bool {
         if self.1.get().is_some() {
             return true;

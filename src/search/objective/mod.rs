@@ -1,4 +1,4 @@
-//! Objectives: what gives a picture its number.
+//! Objectives: what gives an image its number.
 
 mod combine;
 mod command;
@@ -17,16 +17,16 @@ use super::{
     space::{ObjectiveSpec, OnnxSpec},
 };
 
-/// Gives pictures numbers; higher is better.
+/// Gives images numbers; higher is better.
 pub trait Objective: Send {
-    /// The number of a picture.
+    /// Returns the score of an image.
     ///
     /// # Errors
     /// [`SearchError::Objective`] if there is none.
     fn score(&mut self, picture: &Picture<'_>) -> Result<Scored, SearchError>;
 }
 
-/// A picture's number.
+/// An image's number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
     /// It; finite.
@@ -36,7 +36,7 @@ pub struct Scored {
 }
 
 impl Scored {
-    /// A number made of nothing else.
+    /// Makes an objective that returns a number of nothing else.
     pub fn of(score: f64) -> Self {
         Self { score, parts: Vec::new() }
     }
@@ -77,7 +77,7 @@ pub fn check(spec: &ObjectiveSpec, folder: &Path, graph: OpenGraph<'_>) -> Resul
     }
 }
 
-/// The number in what a program printed: the last line that is not empty.
+/// Parses the number in the output of a program: the last line that is not empty.
 fn printed_number(printed: &str) -> Result<f64, String> {
     let line = printed.lines().map(str::trim).rfind(|line| !line.is_empty());
     let line = line.ok_or("it printed nothing; it must print a number as its last line")?;

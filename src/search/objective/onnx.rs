@@ -1,4 +1,4 @@
-//! A graph that scores a picture, or a picture and its prompt.
+//! A graph that scores an image, or an image and its prompt.
 
 use std::path::{Path, PathBuf};
 
@@ -125,7 +125,7 @@ impl Objective for Graph {
     }
 }
 
-/// A picture as a scorer sees it: resized, cut, scaled to 0..1, normalised.
+/// Returns an image as a scorer sees it: resized, cut, scaled to 0..1, normalised.
 fn image_tensor(image: &Image, spec: &ImageSpec) -> Result<HostTensor, String> {
     let (height, width) = match spec.resize {
         Resize::None => (image.height, image.width),
@@ -201,7 +201,7 @@ impl Tokens {
         Ok(Self::Other { tokenizer: Box::new(tokenizer), length, pad })
     }
 
-    /// The ids, and 1 for each that is not padding.
+    /// Returns the ids, and 1 for each that is not padding.
     fn encode(&self, prompt: &str) -> Result<(Vec<i64>, Vec<i64>), String> {
         match self {
             Self::Clip(clip) => {

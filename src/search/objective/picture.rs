@@ -1,4 +1,4 @@
-//! A picture to be scored.
+//! An image to be scored.
 
 use std::{
     cell::OnceCell,
@@ -9,24 +9,24 @@ use std::{
 
 use crate::{diffusion::vae::Image, search::SearchError};
 
-/// A picture and its prompt. As a file it exists once somebody asks for it.
+/// An image and its prompt. As a file it exists once somebody asks for it.
 #[derive(Debug)]
 pub struct Picture<'a> {
     /// The pixels.
     pub image: &'a Image,
-    /// What it should show.
+    /// The prompt.
     pub prompt: &'a str,
     path: &'a Path,
     written: OnceCell<PathBuf>,
 }
 
 impl<'a> Picture<'a> {
-    /// A picture that is written to `path`, if it is.
+    /// Returns an image that is written to `path`, if it is.
     pub fn new(image: &'a Image, prompt: &'a str, path: &'a Path) -> Self {
         Self { image, prompt, path, written: OnceCell::new() }
     }
 
-    /// The picture as a PNG file.
+    /// Returns the image as a PNG file.
     ///
     /// # Errors
     /// [`SearchError::Io`] if it cannot be written.

@@ -1,4 +1,4 @@
-//! Resizing pictures as Pillow does, to the bit: what scorers were trained on.
+//! Resizing images as Pillow does, to the bit: what scorers were trained on.
 //!
 //! Source: `libImaging/Resample.c` of Pillow up to 12 (13 sometimes resizes columns first). The filter grows with the reduction, rows are resized before columns, and
 //! each pass rounds to 8 bits, with coefficients of 22 fractional bits.
@@ -8,7 +8,7 @@ use crate::{diffusion::vae::Image, search::space::Resample};
 const BITS: u32 = 22;
 const CHANNELS: usize = 3;
 
-/// `image` at another size.
+/// Resizes `image`.
 pub fn resize(image: &Image, height: usize, width: usize, filter: Resample) -> Image {
     let from = image.clone();
     if (from.height, from.width) == (height, width) || from.height == 0 || from.width == 0 {
@@ -82,7 +82,7 @@ fn taps(from: usize, to: usize, support: f64, weigh: fn(f64) -> f64) -> Vec<Tap>
 /// A filter's reach, and its weight at a distance.
 type Kernel = (f64, fn(f64) -> f64);
 
-/// The filter's shape; `None` for the nearest pixel.
+/// Returns the filter's shape; `None` for the nearest pixel.
 fn kernel(filter: Resample) -> Option<Kernel> {
     match filter {
         Resample::Nearest => None,

@@ -1,4 +1,4 @@
-//! A program that is started once and answers for each picture.
+//! A program that is started once and answers for each image.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{Objective, Picture, Scored, command::process, printed_number};
 use crate::search::{SearchError, space::CommandSpec};
 
-/// Writes a line for each picture to a running program, and reads a number a line.
+/// Writes a line for each image to a running program, and reads a number a line.
 #[derive(Debug)]
 pub(super) struct Serve {
     spec: CommandSpec,

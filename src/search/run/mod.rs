@@ -1,4 +1,4 @@
-//! The search itself: trials one after the other as the strategy asks for them, their pictures spread over workers.
+//! The search itself: trials one after the other as the strategy asks for them, their images spread over workers.
 
 mod pool;
 mod queue;
@@ -25,14 +25,14 @@ use super::{
     trial::{Networks, Scores, Shot, Worker, WorkerTime},
 };
 
-/// So many failed trials at the start, and no other, end a search.
+/// The number of failed trials at the start, with no other, that ends a search.
 const FAILURES: u64 = 5;
 
-/// What a search needs.
+/// The inputs of a search.
 pub struct Search<'a> {
     /// The space.
     pub bound: &'a Bound<'a>,
-    /// The pictures of each trial.
+    /// The images of each trial.
     pub shots: &'a [Shot],
     /// Makes the graphs.
     pub compiler: &'a mut Compiler,
@@ -44,7 +44,7 @@ pub struct Search<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// What a search tells while it runs.
+/// An event of a running search.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
     /// Trials that were in the journal already.
@@ -70,19 +70,19 @@ pub struct Times {
     pub trials: u64,
 }
 
-/// What came of a search.
+/// The result of a search.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// Its trials.
     pub records: Vec<Record>,
-    /// What the dense pipeline scores.
+    /// The score of the dense pipeline.
     pub dense: Scores,
     /// Where the time went, since it was last started.
     pub times: Times,
 }
 
 impl Found {
-    /// The best trial: the first of those with the highest score.
+    /// Returns the best trial: the first of those with the highest score.
     pub fn best(&self) -> Option<&Record> {
         let worked = self.records.iter().filter(|record| record.scores.failed.is_none());
         worked.reduce(|best, record| if record.scores.score > best.scores.score { record } else { best })
@@ -90,7 +90,7 @@ impl Found {
 }
 
 impl Search<'_> {
-    /// The trials of the journal at `path`, and then more until the budget is used up.
+    /// Runs a search: takes the trials of the journal at `path`, and then runs more until the budget is used up.
     ///
     /// # Errors
     /// [`SearchError`]: the journal is not this search's, a worker cannot start, all of the first trials failed,
@@ -221,7 +221,7 @@ impl Search<'_> {
         }
     }
 
-    /// Sends out the pictures of a trial, unless its scores are known or it can't be compiled.
+    /// Sends out the images of a trial, unless its scores are known or it can't be compiled.
     fn start(
         &mut self,
         number: u64,
@@ -278,7 +278,7 @@ fn strategy(bound: &Bound<'_>) -> Box<dyn Strategy> {
     }
 }
 
-/// Draws and scores the pictures of one trial, one after the other. What goes wrong with them is in the scores.
+/// Draws and scores the images of one trial, one after the other. What goes wrong with them is in the scores.
 ///
 /// # Errors
 /// [`SearchError::Stopped`].
@@ -304,7 +304,7 @@ pub fn run_one(
     Ok(Scores::of(&scores, over))
 }
 
-/// The plan that a trial's values make, as JSON.
+/// Returns the plan that a trial's values make, as JSON.
 ///
 /// # Errors
 /// [`SearchError::Values`] if they are not the space's.

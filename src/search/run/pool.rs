@@ -1,4 +1,4 @@
-//! The workers: trials' pictures go out to them, scores come back.
+//! The workers: trials' images go out to them, scores come back.
 
 use std::{
     collections::VecDeque,
@@ -30,9 +30,9 @@ pub(super) struct Running {
     shots: Vec<Option<ShotScore>>,
 }
 
-/// What is to be done for it.
+/// The work to do for it.
 pub(super) enum Work {
-    /// Its pictures are out.
+    /// Its images are out.
     Out { _graph: TrialGraph, failed: Arc<Mutex<Option<String>>> },
     /// It has the values of an earlier trial.
     Same(u64),
@@ -40,7 +40,7 @@ pub(super) enum Work {
     Failed(Scores),
 }
 
-/// A picture for a worker.
+/// An image for a worker.
 pub(super) struct Task {
     number: u64,
     index: usize,
@@ -48,7 +48,7 @@ pub(super) struct Task {
     failed: Arc<Mutex<Option<String>>>,
 }
 
-/// What a worker says.
+/// The answer of a worker.
 pub(super) enum Answer {
     Ready(Result<(), SearchError>),
     Shot { number: u64, index: usize, result: Result<ShotScore, SearchError> },
@@ -74,7 +74,7 @@ impl<'a> WorkerPool<'a> {
         Self { queue, answered, running: VecDeque::new(), shots }
     }
 
-    /// The running trial with these settings.
+    /// Returns the running trial with these settings.
     pub(super) fn running(&self, settings: &Settings) -> Option<u64> {
         self.running.iter().find(|trial| trial.settings == *settings).map(|trial| trial.number)
     }
@@ -100,7 +100,7 @@ impl<'a> WorkerPool<'a> {
         Ok(trial.map_or_else(|| Scores::failed("it was not run"), |trial| trial.scores(Default::default())))
     }
 
-    /// How many trials have pictures out.
+    /// Returns how many trials have images out.
     pub(super) fn out(&self) -> usize {
         self.running.iter().filter(|trial| trial.left > 0).count()
     }
@@ -163,7 +163,7 @@ impl Running {
     }
 }
 
-/// A worker's thread: pictures until there are no more.
+/// Runs a worker's thread, which draws images until there are no more.
 pub(super) fn work(
     open: &(dyn Fn(usize) -> Result<Worker, SearchError> + Sync),
     number: usize,

@@ -1,5 +1,5 @@
-//! Pictures that wait for workers. A worker is given those of the graph that it has loaded, before others: loading a graph
-//! can take as long as drawing a picture with it.
+//! Images that wait for workers. A worker is given those of the graph that it has loaded, before others: loading a graph
+//! can take as long as drawing an image with it.
 
 use std::{
     collections::VecDeque,
@@ -39,7 +39,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits for the next picture of a worker; `None` if there are to be no more.
+    /// Waits for the next image of a worker; `None` if there are to be no more.
     pub(super) fn take(&self, worker: usize) -> Option<Task> {
         let mut state = self.lock();
         while !state.is_closed {
@@ -67,8 +67,8 @@ impl State {
     }
 }
 
-/// Which of the tasks with these graphs is next for `worker`: the first of the graph that it has loaded, else the first of
-/// one that no other worker has, else the first.
+/// Returns which of the tasks with these graphs is next for `worker`: the first of the graph that it has loaded, else
+/// the first of one that no other worker has, else the first.
 fn choose<'a>(
     graphs: impl Iterator<Item = Option<&'a Path>> + Clone,
     loaded: &[Option<PathBuf>],
@@ -86,7 +86,7 @@ fn choose<'a>(
 }
 
 impl Task {
-    /// The trial's graph that it needs.
+    /// Returns the trial's graph that it needs.
     fn graph(&self) -> Option<&Path> {
         self.networks.unets.given().next_back().map(PathBuf::as_path)
     }

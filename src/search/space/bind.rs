@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// What a variable is in one trial.
+/// The value of a variable in one trial.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Setting {
     /// A number of its range.
@@ -27,7 +27,7 @@ pub enum Setting {
 }
 
 impl Setting {
-    /// As JSON.
+    /// Returns it as JSON.
     pub fn json(&self) -> Value {
         match self {
             Self::Number(number) => (*number).into(),
@@ -37,7 +37,7 @@ impl Setting {
     }
 }
 
-/// What each variable is in one trial, in the order of the space.
+/// The value of each variable in one trial, in the order of the space.
 pub type Settings = Vec<(String, Setting)>;
 
 /// A space whose sets hold the modules of one model.
@@ -95,12 +95,12 @@ impl<'a> Bound<'a> {
         }
     }
 
-    /// Where a search begins.
+    /// Returns where a search begins.
     pub fn start(&self) -> Point {
         self.axes.iter().map(Axis::start).collect()
     }
 
-    /// What the variables are at `point`.
+    /// Returns the values of the variables at `point`.
     pub fn settings(&self, point: &Point) -> Settings {
         let option = |at: usize| match point.get(at) {
             Some(Coordinate::Choice(option)) => *option,
@@ -132,7 +132,7 @@ impl<'a> Bound<'a> {
         settings
     }
 
-    /// The plan with these settings.
+    /// Returns the plan with these settings.
     ///
     /// # Errors
     /// [`PlanError`] if it is no plan with them.
@@ -140,7 +140,7 @@ impl<'a> Bound<'a> {
         self.space.plan.plan(&self.space.source, &by_name(settings))
     }
 
-    /// The plan with these settings as JSON, in the order of the space.
+    /// Returns the plan with these settings as JSON, in the order of the space.
     pub fn plan_json(&self, settings: &Settings) -> Value {
         self.space.plan.json(&by_name(settings))
     }
@@ -171,7 +171,7 @@ impl<'a> Bound<'a> {
         self.variables.iter().map(one).collect()
     }
 
-    /// The axes as a person would name them: `down`, or `out: mid_block.attentions.0`.
+    /// Returns the axes as a person would name them: `down`, or `out: mid_block.attentions.0`.
     pub fn axis_names(&self) -> Vec<String> {
         let mut names = Vec::with_capacity(self.axes.len());
         for variable in &self.variables {
@@ -185,13 +185,14 @@ impl<'a> Bound<'a> {
         names
     }
 
-    /// What each variable can be, in words.
+    /// Describes the range of each variable in words.
     pub fn describe(&self) -> Vec<(String, String)> {
         let one = |variable: &BoundVariable| (variable.name.clone(), variable.kind.describe());
         self.variables.iter().map(one).collect()
     }
 
-    /// For each option of each axis that is a choice, the start with that option: what a search may combine.
+    /// Returns, for each option of each axis that is a choice, the start with that option: the combinations of a
+    /// search.
     pub fn probes(&self) -> Vec<Point> {
         let start = self.start();
         let mut probes = vec![start.clone()];
@@ -304,7 +305,7 @@ fn bind(
     }
 }
 
-/// The members of a set with the modules that its globs match.
+/// Returns the members of a set with the modules that its globs match.
 fn expanded(members: &[Member], choices: &Choices<'_>, problems: &mut Vec<Problem>) -> Vec<Vec<String>> {
     let mut all: Vec<Vec<String>> = Vec::new();
     let mut add = |member: Vec<String>| {
@@ -325,7 +326,7 @@ fn expanded(members: &[Member], choices: &Choices<'_>, problems: &mut Vec<Proble
     all
 }
 
-/// What a set can hold: modules that the rules take in which the set stands.
+/// The members of a set: modules that the rules take in which the set stands.
 struct Choices<'a> {
     analysis: &'a Analysis<'a>,
     rules: Vec<&'a str>,

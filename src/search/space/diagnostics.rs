@@ -1,4 +1,4 @@
-//! What can be wrong with a space, told with the place in its text.
+//! Diagnostics of spaces: every fault that a space can have, with the place in its text.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -35,12 +35,12 @@ pub struct Mistakes {
 struct Mistake(Problem);
 
 impl SpaceError {
-    /// `problems` of the text `source`, in its order; `None` if there are none.
+    /// Returns `problems` of the text `source`, in its order; `None` if there are none.
     pub(super) fn of(source: &PlanSource, problems: Vec<Problem>) -> Option<Self> {
         PlanError::from_problems(source, problems).map(Self::from)
     }
 
-    /// What is wrong, if it is in the text.
+    /// Returns the fault, if it is in the text.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         let mistakes = match self {
             Self::File { .. } => None,
@@ -49,7 +49,7 @@ impl SpaceError {
         mistakes.into_iter().flatten().map(|mistake| &mistake.0)
     }
 
-    /// The mistake, if there is just one.
+    /// Returns the mistake, if there is just one.
     fn only(&self) -> Option<&Mistake> {
         match self {
             Self::Mistakes(Mistakes { mistakes, .. }) => match mistakes.as_slice() {
@@ -126,7 +126,7 @@ impl fmt::Display for Mistake {
 impl std::error::Error for Mistake {}
 
 impl Diagnostic for Mistake {
-    /// As plans have them, under another name.
+    /// Returns the code of a plan's problem, under another name.
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         let code = self.0.code()?.to_string();
         Some(Box::new(code.replacen("plan::", "space::", 1)))

@@ -1,4 +1,4 @@
-//! What identifies a space.
+//! Digest of a space, by which a journal knows its search.
 
 use serde::{Serialize, Serializer};
 use serde_json::json;
@@ -8,8 +8,8 @@ use super::Space;
 use crate::{diffusion::sampler::Class, hex::hex};
 
 impl Space {
-    /// SHA-256 in hex of what the search does, trial by trial, as JSON. Formatting, comments, defaults written out and the
-    /// budget don't change it, but for what a schedule takes from the budget.
+    /// Returns the SHA-256 in hex of what the search does, trial by trial, as JSON. Formatting, comments, defaults
+    /// written out and the budget don't change it, but for what a schedule takes from the budget.
     pub fn digest(&self) -> String {
         let Self { variables, plan, prompts, sampling, strategy, seed, objective, over, metrics, .. } = self;
         let meaning = json!({

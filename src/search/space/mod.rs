@@ -46,14 +46,14 @@ pub use template::Template;
 use super::strategy::Schedule;
 use crate::{diffusion::sampler::Class, plan::PlanSource};
 
-/// What a search varies and how it judges, checked as far as that goes without the model.
+/// A search space: variables, plan and objective, checked as far as that goes without the model.
 #[derive(Debug)]
 pub struct Space {
-    /// What may vary, in the order of the file.
+    /// The variables, in the order of the file.
     pub variables: Vec<Variable>,
     /// The plan that the variables go into.
     pub plan: Template,
-    /// What is drawn.
+    /// The images to draw.
     pub prompts: Vec<String>,
     /// How it is drawn.
     pub sampling: Sampling,
@@ -63,11 +63,11 @@ pub struct Space {
     pub strategy: StrategySpec,
     /// The seed of the strategy.
     pub seed: u32,
-    /// How a picture is scored.
+    /// How an image is scored.
     pub objective: ObjectiveSpec,
-    /// How the pictures' scores make a trial's.
+    /// How the images' scores make a trial's.
     pub over: Over,
-    /// What is measured beside the objective, by name.
+    /// The measurements beside the objective, by name.
     pub metrics: Vec<(String, ObjectiveSpec)>,
     /// The folder that the file's relative paths start from.
     pub folder: PathBuf,
@@ -83,11 +83,11 @@ pub struct Variable {
     /// Where its name stands.
     #[serde(skip)]
     pub span: SourceSpan,
-    /// What it can be.
+    /// Its range.
     pub kind: VariableKind,
 }
 
-/// What a variable can be.
+/// The range of a variable.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VariableKind {
@@ -113,7 +113,7 @@ pub enum VariableKind {
     },
     /// Modules of the model.
     Modules {
-        /// What can be chosen.
+        /// The options.
         members: Vec<Member>,
         /// How many of them.
         choose: Choose,
@@ -132,7 +132,7 @@ pub enum Member {
         #[serde(skip)]
         span: SourceSpan,
     },
-    /// What these globs match, together.
+    /// The modules that these globs match, together.
     Together {
         /// The globs.
         globs: Vec<String>,
@@ -155,7 +155,7 @@ pub enum Choose {
     AtMostOne,
 }
 
-/// How pictures are drawn.
+/// How images are drawn.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sampling {
     /// Heights and widths in pixels; empty for the pipeline's own.
@@ -164,9 +164,9 @@ pub struct Sampling {
     pub steps: usize,
     /// Classifier-free guidance.
     pub guidance: f64,
-    /// What to stay away from.
+    /// The negative prompt.
     pub negative_prompt: Option<String>,
-    /// A picture for each of them, of each prompt and size.
+    /// An image for each of them, of each prompt and size.
     pub seeds: Vec<u64>,
     /// The scheduler, if it is not the pipeline's.
     #[serde(serialize_with = "digest::scheduler")]
@@ -176,7 +176,7 @@ pub struct Sampling {
 }
 
 impl Default for Sampling {
-    /// 30 steps, guidance 7.5, seed 0: the authors' search, but for its prompts.
+    /// Returns 30 steps, guidance 7.5, seed 0: the authors' search, but for its prompts.
     fn default() -> Self {
         Self {
             sizes: Vec::new(),
@@ -193,7 +193,7 @@ impl Default for Sampling {
 /// When a search ends: at the first of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Budget {
-    /// So many trials.
+    /// The number of trials.
     pub trials: Option<u64>,
     /// So much time in trials.
     pub time: Option<Duration>,
@@ -212,7 +212,7 @@ pub enum StrategySpec {
 }
 
 impl StrategySpec {
-    /// Its name in a space.
+    /// Returns its name in a space.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Annealing(_) => "annealing",
@@ -223,7 +223,7 @@ impl StrategySpec {
 }
 
 impl Space {
-    /// A path of the space, from its folder.
+    /// Returns a path of the space, from its folder.
     pub fn path(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
     }

@@ -1,16 +1,16 @@
-//! How pictures are scored, as a space says it.
+//! How images are scored, as a space says it.
 
 use std::{path::PathBuf, time::Duration};
 
 use serde::Serialize;
 
-/// How a picture gets its number; higher is better.
+/// How an image gets its number; higher is better.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectiveSpec {
-    /// A program that is run for each picture.
+    /// A program that is run for each image.
     Command(CommandSpec),
-    /// A program that is started once and reads a line for each picture.
+    /// A program that is started once and reads a line for each image.
     Serve(CommandSpec),
     /// A graph.
     Onnx(Box<OnnxSpec>),
@@ -20,7 +20,7 @@ pub enum ObjectiveSpec {
     Min(Vec<Part>),
 }
 
-/// How the scores of a trial's pictures become the trial's.
+/// How the scores of a trial's images become the trial's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Over {
@@ -34,16 +34,16 @@ pub enum Over {
 /// A program and its arguments.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CommandSpec {
-    /// The program, then its arguments; `{image}` and `{prompt}` in them stand for the picture's path and its prompt.
+    /// The program, then its arguments; `{image}` and `{prompt}` in them stand for the image's path and its prompt.
     pub args: Vec<String>,
-    /// How long a picture may take.
+    /// How long an image may take.
     pub timeout: Duration,
 }
 
 /// One of several objectives.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Part {
-    /// What it is called where it is logged.
+    /// The name in the journal.
     pub name: String,
     /// Its share in a mean; a factor before the least is taken.
     pub weight: f64,
@@ -51,12 +51,12 @@ pub struct Part {
     pub objective: ObjectiveSpec,
 }
 
-/// A graph that scores a picture, or a picture and its prompt.
+/// A graph that scores an image, or an image and its prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OnnxSpec {
     /// The graph.
     pub model: PathBuf,
-    /// How a picture becomes its input.
+    /// How an image becomes its input.
     pub image: ImageSpec,
     /// How the prompt becomes its inputs.
     pub text: Option<TextSpec>,
@@ -68,7 +68,7 @@ pub struct OnnxSpec {
     pub offset: f64,
 }
 
-/// How a picture becomes a tensor.
+/// How an image becomes a tensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ImageSpec {
     /// The graph's input; the only one with four dimensions if it is `None`.
@@ -77,11 +77,11 @@ pub struct ImageSpec {
     pub resize: Resize,
     /// How it is resized.
     pub resample: Resample,
-    /// What is cut out of it then.
+    /// The part that is cut out of it then.
     pub crop: Crop,
     /// Taken from each channel, of values from 0 to 1.
     pub mean: [f32; 3],
-    /// What each channel is divided by then.
+    /// The divisor of each channel then.
     pub std: [f32; 3],
     /// Where the channels are.
     pub layout: ChannelOrder,
@@ -101,7 +101,7 @@ impl Default for ImageSpec {
     }
 }
 
-/// What size a picture gets.
+/// The size that an image gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resize {
@@ -114,7 +114,7 @@ pub enum Resize {
     Exact(usize, usize),
 }
 
-/// How a picture is resized: Pillow's filters of these names.
+/// How an image is resized: Pillow's filters of these names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Resample {
@@ -129,7 +129,7 @@ pub enum Resample {
     Nearest,
 }
 
-/// What is cut out of a picture.
+/// The part that is cut out of an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Crop {
@@ -140,7 +140,7 @@ pub enum Crop {
     Center(usize, usize),
 }
 
-/// Where the channels of a picture are.
+/// Where the channels of an image are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChannelOrder {

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::Value;
 
-/// The JSON Schema of spaces.
+/// Returns the JSON Schema of spaces.
 pub fn json_schema() -> Schema {
     SchemaGenerator::default().into_root_schema_for::<SpaceFile>()
 }
@@ -22,14 +22,14 @@ struct SpaceFile {
     /// The version of the language: 1.
     #[schemars(extend("const" = 1))]
     version: u32,
-    /// What may vary, by name. In the plan, `$name` stands for it.
+    /// The variables, by name. In the plan, `$name` stands for one.
     variables: BTreeMap<String, VariableFile>,
     /// A plan (plan.schema.json) in which a value may be `$name`. A set of modules that stands in a list becomes a part
     /// of it; a rule whose target is an empty set is left out.
     plan: serde_json::Map<String, Value>,
     /// A list of prompts, or a file with a prompt a line (empty lines and lines that start with # are left out).
     prompts: PromptsFile,
-    /// How pictures are drawn.
+    /// How images are drawn.
     sampling: Option<SamplingFile>,
     /// When the search ends: at the first of these [default: 120 trials; a grid has all its points].
     budget: Option<BudgetFile>,
@@ -37,9 +37,9 @@ struct SpaceFile {
     strategy: Option<StrategyFile>,
     /// The seed of the strategy [default: 0].
     seed: Option<u32>,
-    /// How a picture is scored; higher is better.
+    /// How an image is scored; higher is better.
     objective: TopObjectiveFile,
-    /// What is measured beside the objective, by name.
+    /// The measurements beside the objective, by name.
     metrics: Option<BTreeMap<String, ObjectiveFile>>,
 }
 
@@ -132,21 +132,21 @@ enum PromptsFile {
     List(#[schemars(length(min = 1))] Vec<String>),
 }
 
-/// How pictures are drawn.
+/// How images are drawn.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SamplingFile {
     /// Height x width in pixels, such as 96x128 [default: what the pipeline was made for].
     size: Option<SizeFile>,
-    /// Several sizes: a picture of each for every prompt.
+    /// Several sizes: an image of each for every prompt.
     sizes: Option<Vec<SizeFile>>,
     /// Steps of the sampler [default: 30].
     steps: Option<u32>,
     /// Classifier-free guidance [default: 7.5].
     guidance: Option<f64>,
-    /// What to stay away from.
+    /// The negative prompt.
     negative_prompt: Option<String>,
-    /// A picture for each of them, of each prompt and size [default: 0].
+    /// An image for each of them, of each prompt and size [default: 0].
     seeds: Option<Vec<u64>>,
     /// A scheduler of diffusers [default: the pipeline's].
     scheduler: Option<String>,
@@ -209,17 +209,17 @@ struct AnnealingFile {
     annealing: ScheduleFile,
 }
 
-/// What to change of the schedule.
+/// Changes of the schedule.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ScheduleFile {
     /// T at the start [default: 0.1].
     temperature: Option<f64>,
-    /// What T is multiplied by after each iteration [default: 0.95].
+    /// The factor on T after each iteration [default: 0.95].
     cooling: Option<f64>,
     /// How many iterations without a new best are borne [default: 20 % of the trials].
     patience: Option<u64>,
-    /// What T is multiplied by to reheat [default: 1.5].
+    /// The factor on T to reheat [default: 1.5].
     reheat: Option<f64>,
     /// How often at most [default: 3].
     reheats: Option<u32>,
@@ -229,12 +229,12 @@ struct ScheduleFile {
     restarts: Option<u32>,
 }
 
-/// An objective, and how the scores of a trial's pictures become the trial's.
+/// An objective, and how the scores of a trial's images become the trial's.
 #[derive(Debug, Serialize, JsonSchema)]
 struct TopObjectiveFile {
     #[serde(flatten)]
     objective: ObjectiveFile,
-    /// The mean of the pictures' scores, or the least [default: mean].
+    /// The mean of the images' scores, or the least [default: mean].
     over: Option<OverFile>,
 }
 
@@ -247,10 +247,10 @@ enum OverFile {
     Min,
 }
 
-/// How a picture is scored: one of `command`, `serve`, `onnx`, `mean` and `min`.
+/// How an image is scored: one of `command`, `serve`, `onnx`, `mean` and `min`.
 #[derive(Debug, Serialize, JsonSchema)]
 struct ObjectiveFile {
-    /// A program that is run for each picture and prints a number; `{image}` and `{prompt}` stand for the picture's path
+    /// A program that is run for each image and prints a number; `{image}` and `{prompt}` stand for the image's path
     /// and its prompt.
     #[schemars(length(min = 1))]
     command: Option<Vec<String>>,
@@ -258,7 +258,7 @@ struct ObjectiveFile {
     /// line.
     #[schemars(length(min = 1))]
     serve: Option<Vec<String>>,
-    /// A graph that scores a picture, or a picture and its prompt.
+    /// A graph that scores an image, or an image and its prompt.
     onnx: Option<OnnxFile>,
     /// The weighted mean of several.
     #[schemars(length(min = 1))]
@@ -266,7 +266,7 @@ struct ObjectiveFile {
     /// The least of several.
     #[schemars(length(min = 1))]
     min: Option<Vec<PartFile>>,
-    /// Seconds that a picture may take, for `command` and `serve` [default: 120].
+    /// Seconds that an image may take, for `command` and `serve` [default: 120].
     timeout: Option<f64>,
 }
 
@@ -277,17 +277,17 @@ struct PartFile {
     objective: Box<ObjectiveFile>,
     /// Its share in a mean; a factor before the least is taken [default: 1].
     weight: Option<f64>,
-    /// What it is called in the journal [default: its number].
+    /// The name in the journal [default: its number].
     name: Option<String>,
 }
 
-/// A graph that scores pictures.
+/// A graph that scores images.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct OnnxFile {
     /// The graph (.onnx).
     model: String,
-    /// How a picture becomes its input.
+    /// How an image becomes its input.
     image: Option<ImageFile>,
     /// How the prompt becomes its inputs.
     text: Option<TextFile>,
@@ -299,7 +299,7 @@ struct OnnxFile {
     offset: Option<f64>,
 }
 
-/// How a picture becomes a tensor.
+/// How an image becomes a tensor.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ImageFile {
@@ -309,11 +309,11 @@ struct ImageFile {
     resize: Option<SidesFile>,
     /// Pillow's filter [default: bicubic].
     resample: Option<ResampleFile>,
-    /// What is cut out of the middle [default: nothing].
+    /// The size that is cut out of the middle [default: nothing].
     crop: Option<SidesFile>,
     /// Taken from each channel, of values from 0 to 1 [default: 0].
     mean: Option<[f64; 3]>,
-    /// What each channel is divided by then [default: 1].
+    /// The divisor of each channel then [default: 1].
     std: Option<[f64; 3]>,
     /// Where the channels are [default: nchw].
     layout: Option<LayoutFile>,

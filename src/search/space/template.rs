@@ -25,7 +25,7 @@ pub(super) struct Place<'a> {
     pub(super) rule: Option<&'a str>,
 }
 
-/// What a node is with the variables in it.
+/// The value of a node with the variables in it.
 enum Filled {
     Node(Node),
     /// An empty set.
@@ -37,14 +37,15 @@ impl Template {
         Self { root }
     }
 
-    /// The names in it, each with the places where it stands.
+    /// Returns the names in it, each with the places where it stands.
     pub(super) fn names(&self) -> BTreeMap<&str, Vec<Place<'_>>> {
         let mut names = BTreeMap::new();
         collect(&self.root, &mut Vec::new(), &mut names);
         names
     }
 
-    /// The plan with these values for the names in it. What is wrong with it is shown in `source`, the space's text.
+    /// Returns the plan with these values for the names in it. What is wrong with it is shown in `source`, the space's
+    /// text.
     ///
     /// # Errors
     /// [`PlanError`] if it is no plan with these values.
@@ -55,7 +56,7 @@ impl Template {
         }
     }
 
-    /// The plan with these values as JSON, in the order of the template.
+    /// Returns the plan with these values as JSON, in the order of the template.
     pub fn json(&self, values: &BTreeMap<&str, Setting>) -> serde_json::Value {
         match filled(&self.root, values) {
             Filled::Node(root) => json(&root),
@@ -63,13 +64,13 @@ impl Template {
         }
     }
 
-    /// The template itself as JSON.
+    /// Returns the template itself as JSON.
     pub(super) fn as_json(&self) -> serde_json::Value {
         json(&self.root)
     }
 }
 
-/// The variable that a value names.
+/// Returns the variable that a value names.
 fn name(node: &Node) -> Option<&str> {
     match &node.value {
         Value::Text(text) => text.strip_prefix('$'),

@@ -23,11 +23,11 @@ use crate::diffusion::random::NumpyRandomState;
 pub struct Schedule {
     /// T at the start.
     pub temperature: f64,
-    /// What T is multiplied by after each iteration.
+    /// The factor on T after each iteration.
     pub cooling: f64,
     /// How many iterations without a new best are borne.
     pub patience: u64,
-    /// What T is multiplied by to reheat.
+    /// The factor on T to reheat.
     pub reheat: f64,
     /// How often at most.
     pub reheats: u32,
@@ -38,7 +38,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The authors' schedule for a search of `iterations`.
+    /// Returns the authors' schedule for a search of `iterations`.
     pub fn of(iterations: u64) -> Self {
         Self {
             temperature: 0.1,
@@ -86,7 +86,7 @@ enum MoveKind {
 const LEAST: f64 = 0.05;
 
 impl Annealing {
-    /// A search over `axes`.
+    /// Returns a search over `axes`.
     pub fn new(axes: Vec<Axis>, schedule: Schedule, seed: u32) -> Self {
         Self {
             axes,
@@ -103,7 +103,7 @@ impl Annealing {
         }
     }
 
-    /// T as it is now.
+    /// Returns the current T.
     pub fn temperature(&self) -> f64 {
         self.temperature
     }
@@ -196,7 +196,7 @@ impl Strategy for Annealing {
     }
 }
 
-/// `coordinate` after a move on `axis`; a number goes at most `share` of its step.
+/// Returns `coordinate` after a move on `axis`; a number goes at most `share` of its step.
 fn moved(axis: &Axis, coordinate: Coordinate, share: f64, random: &mut NumpyRandomState) -> Coordinate {
     match (axis, coordinate) {
         (Axis::Number { low, high, step, .. }, Coordinate::Number(x)) => {

@@ -10,13 +10,13 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// The grid over `axes`: their numbers at evenly spaced points, all their options.
+    /// Returns the grid over `axes`: their numbers at evenly spaced points, all their options.
     pub fn new(axes: Vec<Axis>) -> Self {
         let next = Some(vec![0; axes.len()]);
         Self { axes, next }
     }
 
-    /// How many points there are; `None` if that is beyond counting.
+    /// Returns how many points there are; `None` if that is beyond counting.
     pub fn count(axes: &[Axis]) -> Option<u64> {
         let sizes = axes.iter().map(|axis| u64::try_from(size(axis)).ok());
         sizes.into_iter().try_fold(1u64, |count, size| count.checked_mul(size?))

@@ -48,7 +48,7 @@ pub enum Coordinate {
 /// A coordinate for each axis.
 pub type Point = Vec<Coordinate>;
 
-/// What a strategy answers when it is asked for a point.
+/// The answer of a strategy that is asked for a point.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Asked {
     /// Try this one.
@@ -61,15 +61,15 @@ pub enum Asked {
 
 /// A strategy. Points are told in the order in which they were asked for.
 pub trait Strategy {
-    /// The next point.
+    /// Returns the next point.
     fn ask(&mut self) -> Asked;
 
-    /// The score of the oldest point that was not told yet; higher is better.
+    /// Takes the score of the oldest point that has none yet; higher is better.
     fn tell(&mut self, score: f64);
 }
 
 impl Axis {
-    /// Where a search begins.
+    /// Returns where a search begins.
     pub fn start(&self) -> Coordinate {
         match self {
             Self::Number { start, .. } => Coordinate::Number(*start),
@@ -77,7 +77,7 @@ impl Axis {
         }
     }
 
-    /// A coordinate drawn evenly.
+    /// Returns a coordinate drawn evenly.
     fn draw(&self, random: &mut NumpyRandomState) -> Coordinate {
         match self {
             Self::Number { low, high, .. } => {
@@ -88,7 +88,7 @@ impl Axis {
     }
 }
 
-/// An index below `count`, drawn evenly; 0 if `count` is 0.
+/// Returns an index below `count`, drawn evenly; 0 if `count` is 0.
 fn index(random: &mut NumpyRandomState, count: usize) -> usize {
     ((random.uniform() * count as f64) as usize).min(count.saturating_sub(1))
 }

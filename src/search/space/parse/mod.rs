@@ -200,7 +200,7 @@ fn version(space: &Fields<'_>, problems: &mut Vec<Problem>) {
     number(node, "`version`", "1", |version| version == 1.0, problems);
 }
 
-/// The entries of a mapping with free keys, none twice.
+/// Returns the entries of a mapping with free keys, none twice.
 fn entries<'a>(node: &'a Node, what: &'static str, problems: &mut Vec<Problem>) -> Option<&'a [(Key, Node)]> {
     let Value::Map(map) = &node.value else {
         problems.push(wrong_type(node, what, "a mapping"));

@@ -197,7 +197,7 @@ fn text_inputs(node: &Node, problems: &mut Vec<Problem>) -> Option<TextSpec> {
     Some(TextSpec { tokenizer: tokenizer?.into(), input, mask, length })
 }
 
-/// What `read` makes of a key's value; the outer `None` if it is there and wrong.
+/// Returns the value that `read` makes of a key's; the outer `None` if it is there and wrong.
 fn optional<T>(section: &Fields<'_>, key: &str, read: impl FnOnce(&Node) -> Option<T>) -> Option<Option<T>> {
     match section.get(key) {
         Some(node) => read(node).map(Some),

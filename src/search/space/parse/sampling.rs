@@ -1,4 +1,4 @@
-//! What is drawn: `prompts:` and `sampling:`.
+//! Readers of `prompts:` and `sampling:`.
 
 use std::{fs, path::Path};
 
@@ -39,7 +39,7 @@ pub(super) fn prompts_of(
     Some(Ok(prompts))
 }
 
-/// A prompt a line; empty lines and those that start with `#` are left out.
+/// Reads a prompt a line; empty lines and those that start with `#` are left out.
 fn prompt_file(path: &Path) -> Result<Vec<String>, SpaceError> {
     let text = fs::read_to_string(path).map_err(|e| SpaceError::File {
         path: path.to_path_buf(),
@@ -106,7 +106,7 @@ pub(super) fn sampling(node: &Node, problems: &mut Vec<Problem>) -> Option<Sampl
     Some(sampling)
 }
 
-/// `96x128`, `[96, 128]` or `96`: height and width in pixels.
+/// Parses `96x128`, `[96, 128]` or `96`: height and width in pixels.
 fn size(node: &Node, problems: &mut Vec<Problem>) -> Option<(usize, usize)> {
     let side = |n: i128| usize::try_from(n).ok().filter(|n| (1..=1 << 20).contains(n));
     let found = match &node.value {

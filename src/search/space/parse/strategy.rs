@@ -35,7 +35,7 @@ pub(super) fn budget(node: &Node, problems: &mut Vec<Problem>) -> Option<Budget>
     Some(budget)
 }
 
-/// `90s`, `45m`, `2h`, or a number of seconds.
+/// Parses `90s`, `45m`, `2h`, or a number of seconds.
 fn duration(node: &Node, problems: &mut Vec<Problem>) -> Option<Duration> {
     let seconds = match &node.value {
         Value::Integer(seconds) => Some(*seconds as f64),
@@ -63,7 +63,7 @@ pub(super) enum StrategyFields {
     Grid,
 }
 
-/// What a space says of the schedule.
+/// Reads the schedule of a space.
 #[derive(Default)]
 pub(super) struct Changes {
     numbers: BTreeMap<&'static str, f64>,
@@ -79,7 +79,7 @@ impl Default for StrategyFields {
 }
 
 impl StrategyFields {
-    /// The strategy, and the budget that it has unless the space says one.
+    /// Returns the strategy, and the budget that it has unless the space says one.
     pub(super) fn with(self, budget: &mut Budget) -> StrategySpec {
         let unlimited = *budget == Budget::default();
         match self {

@@ -188,7 +188,8 @@ fn modules(value: &Node, section: &Fields<'_>, problems: &mut Vec<Problem>) -> O
     Some(VariableKind::Modules { members, choose })
 }
 
-/// Every `$name` is a variable (or one that has a mistake of its own), and every variable has its place.
+/// Checks that every `$name` is a variable (or one that has a mistake of its own), and that every variable has its
+/// place.
 pub(super) fn check_names(
     variables: &[Variable],
     declared: &[String],
