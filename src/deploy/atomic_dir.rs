@@ -57,7 +57,7 @@ impl Staging {
         Ok(Self { place: place.to_path_buf(), root, _work: work, _made: made })
     }
 
-    /// Where to write what will be at `name` in the place. Fails if something is there already.
+    /// Returns where to write what will be at `name` in the place. Fails if something is there already.
     pub(super) fn path(&self, name: &str) -> Result<PathBuf, DeployError> {
         let target = self.place.join(name);
         match fs::symlink_metadata(&target) {

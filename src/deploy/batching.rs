@@ -24,7 +24,7 @@ pub enum Batching {
 
 /// Gives every input of `graph` a row for each row of the batch.
 ///
-/// That the rows don't influence one another is not proven: it is so in every network that torch runs on a batch,
+/// It is not proven that the rows don't influence one another: it is so in every network that torch runs on a batch,
 /// unless it normalizes over the batch.
 ///
 /// # Errors
@@ -43,7 +43,7 @@ pub fn make_rows(graph: &mut Graph) -> Result<Batching, DeployError> {
     Ok(Batching::Rows(rows.inputs.iter().map(|value| graph.value(*value).name.clone()).collect()))
 }
 
-/// Whether the outputs have as many rows as the inputs, at two batches.
+/// Checks that the outputs have as many rows as the inputs, at two batches.
 fn outputs_follow(graph: &Graph) -> Result<(), String> {
     let shapes = shapes::shapes(graph);
     let fed = graph.inputs().filter(|io| matches!(graph.value(io.value).origin, Origin::Input(_)));

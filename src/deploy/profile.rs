@@ -1,4 +1,4 @@
-//! The shapes that an engine is built for, from sizes of pictures.
+//! The shapes that an engine is built for, from sizes of images.
 
 use std::{collections::BTreeMap, fmt, path::Path, str::FromStr};
 
@@ -44,21 +44,21 @@ impl fmt::Display for Range {
 /// The sizes of an engine's inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Height and width of the pictures, in pixels. The engine is tuned for the first.
+    /// Height and width of the images, in pixels. The engine is tuned for the first.
     pub pictures: Vec<(i64, i64)>,
     /// Rows of a batch; the engine is tuned for most.
     pub batch: Range,
     /// Tokens of a prompt.
     pub tokens: i64,
     /// Pixels for each latent, in each direction: 8 for the VAEs of Stable Diffusion, 1 for a network that takes
-    /// pictures.
+    /// images.
     pub factor: i64,
     /// Sizes of further dimensions, by their name in the model (`<input>.<axis>` for one without a name).
     pub named: BTreeMap<String, Range>,
 }
 
-/// The shapes of every input of `graph` that has dimensions of any size, for TensorRT. Every size is tried on the
-/// graph's shapes first, with the smallest and the largest batch.
+/// Returns the shapes of every input of `graph` that has dimensions of any size, for TensorRT. Every size is tried on
+/// the graph's shapes first, with the smallest and the largest batch.
 ///
 /// # Errors
 /// [`DeployError::Model`] for `model` if a size is impossible: not divisible by `factor`, not what the graph fixes, or
@@ -111,7 +111,7 @@ enum Which {
     Largest,
 }
 
-/// One picture size and batch.
+/// One image size and batch.
 struct Fed<'a> {
     latent: (i64, i64),
     batch: i64,
@@ -120,7 +120,7 @@ struct Fed<'a> {
 }
 
 impl Fed<'_> {
-    /// The shape of every input.
+    /// Returns the shape of every input.
     fn shapes(&self, inputs: &[TensorInfo]) -> Result<Vec<(String, Vec<i64>)>, String> {
         let rank = |input: &TensorInfo| input.dims.as_ref().map_or(0, Vec::len);
         let latents = inputs
@@ -191,7 +191,7 @@ impl Fed<'_> {
     }
 }
 
-/// Whether the graph's shapes come out for inputs of these shapes.
+/// Checks that the graph's shapes come out for inputs of these shapes.
 fn check(graph: &mut Graph, fed: &[(String, Vec<i64>)]) -> Result<(), String> {
     for (name, shape) in fed {
         let dim =

@@ -19,7 +19,7 @@ pub struct TrtexecJob<'a> {
     pub engine: Option<&'a Path>,
 }
 
-/// The arguments of `trtexec`, itself first.
+/// Returns the arguments of `trtexec`, itself first.
 ///
 /// A graph in half precision gets `--fp16` (or `--bf16`), which TensorRT up to 10 needs to compute in it; TensorRT 11
 /// takes precisions from the graph alone and has no such option.
@@ -43,7 +43,7 @@ pub fn command(job: &TrtexecJob<'_>) -> Result<Vec<String>, DeployError> {
     Ok(arguments)
 }
 
-/// The option for the type that most of the weights have.
+/// Returns the option for the type that most of the weights have.
 fn precision(graph: &Graph) -> Result<Option<&'static str>, DeployError> {
     let option = |data_type: DataType| match data_type {
         DataType::FLOAT16 => Some("--fp16"),
@@ -70,7 +70,7 @@ fn precision(graph: &Graph) -> Result<Option<&'static str>, DeployError> {
     })
 }
 
-/// The command as a shell takes it, an argument a line.
+/// Returns the command as a shell takes it, an argument a line.
 pub fn shell(arguments: &[String]) -> String {
     let quoted: Vec<String> = arguments.iter().map(|argument| quoted(argument)).collect();
     quoted.join(" \\\n  ") + "\n"

@@ -121,7 +121,7 @@ pub fn export(job: &WebJob<'_>) -> Result<Bundle, DeployError> {
     Ok(Bundle { files: written.files.iter().map(placed).collect(), notes })
 }
 
-/// Bytes of the weights, if they are of types and a size that can be loaded.
+/// Returns the bytes of the weights, if they are of types and a size that can be loaded.
 fn weights(graph: &Graph, file_limit: u64) -> Result<u64, String> {
     let sizes = || graph.initializers().map(|(_, initializer)| &initializer.header);
     if let Some(header) = sizes().find(|header| header.data_type == DataType::BFLOAT16) {
@@ -149,7 +149,7 @@ fn weights(graph: &Graph, file_limit: u64) -> Result<u64, String> {
     }
 }
 
-/// About how many bytes the model file takes without the elements of its initializers.
+/// Returns about how many bytes the model file takes without the elements of its initializers.
 fn graph_bytes(graph: &Graph) -> u64 {
     let inside = |initializer: &crate::ir::Initializer| match &initializer.header.payload {
         onnx::Payload::Raw(bytes) => bytes.len() as u64,

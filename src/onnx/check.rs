@@ -272,12 +272,12 @@ fn key<'a>(field: &Field, inner: &Message, value: &'a [u8]) -> Result<Option<Vec
     })
 }
 
-/// Domain, name and overload of a function.
+/// Returns domain, name and overload of a function.
 fn function_key(function: &[u8]) -> Result<Vec<&[u8]>, OnnxError> {
     [10, 1, 13].into_iter().map(|number| text(function, number)).collect()
 }
 
-/// The text of the field `number` of a message; empty if it is not there.
+/// Returns the text of the field `number` of a message; empty if it is not there.
 fn text(message: &[u8], number: u32) -> Result<&[u8], OnnxError> {
     let mut found: &[u8] = b"";
     for part in wire::parts(message) {
@@ -293,7 +293,7 @@ fn number(mut value: &[u8]) -> Result<u64, OnnxError> {
     decode_varint(&mut value).map_err(|_| OnnxError::wire("a broken varint", 0))
 }
 
-/// The numbers of a repeated field, packed or not.
+/// Returns the numbers of a repeated field, packed or not.
 fn numbers(part: Part<'_>) -> Result<Vec<u64>, OnnxError> {
     let mut rest = part.value;
     let mut numbers = Vec::new();
@@ -303,7 +303,7 @@ fn numbers(part: Part<'_>) -> Result<Vec<u64>, OnnxError> {
     Ok(numbers)
 }
 
-/// How many entries of a tensor's field are in `part`.
+/// Returns how many entries of a tensor's field are in `part`.
 fn count(part: Part<'_>) -> u64 {
     let packed = part.wire_type == WireType::LengthDelimited;
     match part.number {
@@ -315,7 +315,7 @@ fn count(part: Part<'_>) -> u64 {
     }
 }
 
-/// The field that holds elements of this type one by one.
+/// Returns the field that holds elements of this type one by one.
 fn typed_field(data_type: DataType) -> u32 {
     match data_type {
         DataType::FLOAT | DataType::COMPLEX64 => field::FLOAT_DATA,

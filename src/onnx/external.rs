@@ -48,25 +48,25 @@ impl DataFile {
             .map_err(|e| OnnxError::io(format!("read {} bytes at {offset}", buffer.len()), &self.path, e))
     }
 
-    /// Whether it is a Git LFS pointer, which stands for the file.
+    /// Returns whether it is a Git LFS pointer, which stands for the file.
     fn is_pointer(&self) -> bool {
         let mut bytes = vec![0; self.len.min(64) as usize];
         self.read_at(0, &mut bytes).is_ok() && foreign::is_pointer(&bytes)
     }
 
-    /// The open file, for system calls that copy from it.
+    /// Returns the open file, for system calls that copy from it.
     pub fn file(&self) -> &File {
         &self.file
     }
 }
 
 impl DataFiles {
-    /// The data files of a model that lies in `folder`.
+    /// Returns the data files of a model that lies in `folder`.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into(), open: Mutex::default() }
     }
 
-    /// The file that holds `range` of `tensor`, which is `len` bytes long, after checking that it is all there.
+    /// Returns the file that holds `range` of `tensor`, which is `len` bytes long, after checking that it is all there.
     ///
     /// # Errors
     /// [`OnnxError::ExternalData`] if the location leaves the model's folder, the file is missing or too short, or
@@ -98,7 +98,7 @@ impl DataFiles {
         }
     }
 
-    /// Where the data file with this `location` lies.
+    /// Returns where the data file with this `location` lies.
     ///
     /// # Errors
     /// [`OnnxError::Invalid`] if the location is absolute or leaves the model's folder: ONNX Runtime refuses those.

@@ -35,7 +35,7 @@ pub(super) fn meant(path: &Path) -> String {
     meant.map(|path| format!("; did you mean {}?", path.display())).unwrap_or_default()
 }
 
-/// Whether a file that begins with `bytes` is a Git LFS pointer.
+/// Returns whether a file that begins with `bytes` is a Git LFS pointer.
 pub(super) fn is_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(LFS)
 }

@@ -79,17 +79,17 @@ pub struct GraphSource {
 }
 
 impl Source {
-    /// Where the model was opened from; an empty path for one from memory.
+    /// Returns where the model was opened from; an empty path for one from memory.
     pub fn path(&self) -> PathBuf {
         self.file.as_ref().map(|f| f.path.clone()).unwrap_or_default()
     }
 
-    /// The version of ONNX's format that the model states.
+    /// Returns the version of ONNX's format that the model states.
     pub fn ir_version(&self) -> Option<u64> {
         self.fields.iter().find(|f| f.number == model_field::IR_VERSION).and_then(Field::as_varint)
     }
 
-    /// Offset of `slice` in the model file, if it is a slice of it.
+    /// Returns the offset of `slice` in the model file, if it is a slice of it.
     pub fn offset_of(&self, slice: &Bytes) -> Option<u64> {
         let start = (slice.as_ptr() as usize).checked_sub(self.bytes.as_ptr() as usize)?;
         (start + slice.len() <= self.bytes.len()).then_some(start as u64)

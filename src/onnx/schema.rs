@@ -32,13 +32,13 @@ pub struct Field {
 pub static MESSAGES: &[Message] = include!(concat!(env!("OUT_DIR"), "/schema.rs"));
 
 impl Message {
-    /// The message type called `name`.
+    /// Returns the message type called `name`.
     pub fn named(name: &str) -> Option<&'static Self> {
         let at = MESSAGES.binary_search_by(|message| message.name.cmp(name)).ok()?;
         MESSAGES.get(at)
     }
 
-    /// The field with this number.
+    /// Returns the field with this number.
     pub fn field(&self, number: u32) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.number == number)
     }

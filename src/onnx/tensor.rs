@@ -87,7 +87,7 @@ impl DataType {
         })
     }
 
-    /// The type's name as numpy and torch users write it: `float32`, `float16`, `bfloat16`, `int64`.
+    /// Returns the type's name as numpy and torch users write it: `float32`, `float16`, `bfloat16`, `int64`.
     pub fn name(self) -> String {
         match self {
             Self::FLOAT => "float32".into(),
@@ -97,7 +97,7 @@ impl DataType {
         }
     }
 
-    /// Whether it is one of the float types that diffusion weights come in: float32, float16 or bfloat16.
+    /// Returns whether it is one of the float types that diffusion weights come in: float32, float16 or bfloat16.
     pub fn is_weight_float(self) -> bool {
         matches!(self, Self::FLOAT | Self::FLOAT16 | Self::BFLOAT16)
     }
@@ -176,12 +176,12 @@ impl TensorHeader {
         Ok(Self { name, data_type, dims: header.dims, payload, raw })
     }
 
-    /// Number of elements; saturates rather than overflow.
+    /// Returns the number of elements; saturates rather than overflow.
     pub fn elements(&self) -> u64 {
         self.dims.iter().fold(1u64, |n, d| n.saturating_mul(*d as u64))
     }
 
-    /// Number of bytes that the elements take as `raw_data`; `None` for strings.
+    /// Returns the number of bytes that the elements take as `raw_data`; `None` for strings.
     pub fn byte_len(&self) -> Option<u64> {
         Some(self.elements().checked_mul(self.data_type.bits()?)?.div_ceil(8))
     }
@@ -213,7 +213,7 @@ fn external_range(name: &str, entries: &[proto::StringStringEntryProto]) -> Resu
     })
 }
 
-/// The elements of a tensor that keeps them in a typed field (`float_data`, `int64_data`, ...), as the
+/// Returns the elements of a tensor that keeps them in a typed field (`float_data`, `int64_data`, ...), as the
 /// little-endian bytes that `raw_data` would hold.
 ///
 /// # Errors

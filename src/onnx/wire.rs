@@ -19,7 +19,7 @@ pub struct Field {
 }
 
 impl Field {
-    /// A length-delimited field with this content.
+    /// Returns a length-delimited field with this content.
     pub fn message(number: u32, content: &[u8]) -> Self {
         let mut raw = Vec::with_capacity(content.len() + 12);
         encode_key(number, WireType::LengthDelimited, &mut raw);
@@ -29,7 +29,7 @@ impl Field {
         Self { number, wire_type: WireType::LengthDelimited, raw: raw.into(), value_at }
     }
 
-    /// A varint field with this value.
+    /// Returns a varint field with this value.
     pub fn varint(number: u32, value: u64) -> Self {
         let mut raw = Vec::with_capacity(12);
         encode_key(number, WireType::Varint, &mut raw);
@@ -38,12 +38,12 @@ impl Field {
         Self { number, wire_type: WireType::Varint, raw: raw.into(), value_at }
     }
 
-    /// The value: the content of a length-delimited field, the encoded number of any other.
+    /// Returns the value: the content of a length-delimited field, the encoded number of any other.
     pub fn value(&self) -> Bytes {
         self.raw.slice(self.value_at..)
     }
 
-    /// The value of a varint field; `None` for another wire type.
+    /// Returns the value of a varint field; `None` for another wire type.
     pub fn as_varint(&self) -> Option<u64> {
         match self.wire_type {
             WireType::Varint => decode_varint(&mut &self.raw[self.value_at..]).ok(),
@@ -51,7 +51,7 @@ impl Field {
         }
     }
 
-    /// The content of a length-delimited field as text; `None` for another wire type or invalid UTF-8.
+    /// Returns the content of a length-delimited field as text; `None` for another wire type or invalid UTF-8.
     pub fn as_str(&self) -> Option<&str> {
         match self.wire_type {
             WireType::LengthDelimited => std::str::from_utf8(&self.raw[self.value_at..]).ok(),
@@ -93,7 +93,7 @@ pub struct Part<'a> {
     pub value: &'a [u8],
 }
 
-/// The fields of `message`, in order, up to the first that does not fit.
+/// Returns the fields of `message`, in order, up to the first that does not fit.
 pub fn parts(message: &[u8]) -> impl Iterator<Item = Result<Part<'_>, OnnxError>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -111,12 +111,12 @@ pub fn parts(message: &[u8]) -> impl Iterator<Item = Result<Part<'_>, OnnxError>
     })
 }
 
-/// Number of bytes that a length-delimited field takes whose content is `content_len` bytes long.
+/// Returns the number of bytes that a length-delimited field takes whose content is `content_len` bytes long.
 pub fn message_len(number: u32, content_len: u64) -> u64 {
     prost::encoding::key_len(number) as u64 + encoded_len_varint(content_len) as u64 + content_len
 }
 
-/// Key and length of a length-delimited field, without its content.
+/// Returns key and length of a length-delimited field, without its content.
 pub fn message_head(number: u32, content_len: u64) -> Vec<u8> {
     let mut head = Vec::with_capacity(12);
     encode_key(number, WireType::LengthDelimited, &mut head);
@@ -124,8 +124,8 @@ pub fn message_head(number: u32, content_len: u64) -> Vec<u8> {
     head
 }
 
-/// `message` with every occurrence of the repeated field `number` replaced by `fields`, which go where the first
-/// occurrence stood (at the end if there was none). Every other byte stays as it is.
+/// Returns `message` with every occurrence of the repeated field `number` replaced by `fields`, which go where the
+/// first occurrence stood (at the end if there was none). Every other byte stays as it is.
 ///
 /// # Errors
 /// [`OnnxError::Wire`] if `message` cannot be split.
@@ -151,7 +151,7 @@ pub fn replace_fields(message: &Bytes, number: u32, fields: &[Field]) -> Result<
     Ok(out.into())
 }
 
-/// Number, wire type, start of the value and end of the field that begins at `at`.
+/// Returns number, wire type, start of the value and end of the field that begins at `at`.
 fn next_field(message: &[u8], at: usize) -> Result<(u32, WireType, usize, usize), OnnxError> {
     let mut rest = &message[at..];
     let key = decode_varint(&mut rest).map_err(|_| OnnxError::wire("a broken field key", at))?;

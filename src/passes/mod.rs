@@ -185,7 +185,7 @@ pub struct Recipe<'a> {
     pub w: Option<f64>,
     /// How masked weights are in the graph.
     pub masks: MaskForm,
-    /// What the graph's name and metadata say that it was made from; they stay as they are without.
+    /// The origin that the graph's name and metadata state; they stay as they are without.
     pub stamp: Option<Stamp<'a>>,
     /// The inputs that get a value for each row of the batch. They were found in the graph as it came: nothing else is
     /// edited then.
@@ -218,7 +218,7 @@ impl<'a> Recipe<'a> {
     }
 }
 
-/// What the passes found out on the way.
+/// The findings of the passes.
 #[derive(Debug)]
 pub struct Outcome {
     /// The result of each edit of weights, in the order of [`Edits::weights`].

@@ -102,7 +102,7 @@ impl Accelerator {
         }
     }
 
-    /// The accelerator's name and parameters for one model.
+    /// Returns the accelerator's name and parameters for one model.
     pub(super) fn parameters(
         &self,
         entry: &Entry,
@@ -185,8 +185,9 @@ fn is_half(graph: &Graph) -> bool {
     graph.initializers().any(|(_, initializer)| initializer.header.data_type == DataType::FLOAT16)
 }
 
-/// ONNX Runtime names cached engines by the graph's names and structure alone, so a graph with other weights would run
-/// the engine of this one: a name of its own for each graph, of its structure, its name and a sample of each tensor.
+/// Returns the prefix of a graph's engines. ONNX Runtime names cached engines by the graph's names and structure alone,
+/// so a graph with other weights would run the engine of this one: a name of its own for each graph, of its structure,
+/// its name and a sample of each tensor.
 fn key(graph: &Graph) -> Result<String, DeployError> {
     let mut hash = Sha256::new();
     hash.update(graph.structure_digest());

@@ -119,7 +119,7 @@ pub(super) fn write(
     Ok(Served { name: pipeline.name.clone(), max_batch: 0, widened: Vec::new(), notes, config })
 }
 
-/// The inputs and outputs of a request.
+/// Returns the inputs and outputs of a request.
 fn config(pipeline: &Pipeline, mixes: bool) -> Config {
     let port = |name: &str, data_type, dims: &[i64], optional| Port {
         name: name.to_string(),
@@ -237,7 +237,7 @@ fn decoder(served: &Served, folder: &Folder) -> Result<Value, String> {
     }))
 }
 
-/// The type of an input, if `model.py` can make arrays of it.
+/// Returns the type of an input, if `model.py` can make arrays of it.
 fn numpy_type(input: &TensorInfo) -> Result<&'static str, String> {
     let known = [DataType::FLOAT, DataType::FLOAT16, DataType::DOUBLE, DataType::INT32, DataType::INT64];
     let name = Some(input.data_type).filter(|data_type| known.contains(data_type)).and_then(type_name);

@@ -35,7 +35,7 @@ pub(super) struct Port {
     pub(super) optional: bool,
 }
 
-/// The name of a type in Triton; `None` for those that its onnxruntime backend doesn't take.
+/// Returns the name of a type in Triton; `None` for those that its onnxruntime backend doesn't take.
 pub(super) fn type_name(data_type: DataType) -> Option<&'static str> {
     use crate::onnx::proto::tensor_proto::DataType as D;
     Some(match D::try_from(data_type.0).ok()? {
@@ -57,7 +57,7 @@ pub(super) fn type_name(data_type: DataType) -> Option<&'static str> {
 }
 
 impl Config {
-    /// The configuration of a graph that serves up to `max_batch` rows.
+    /// Returns the configuration of a graph that serves up to `max_batch` rows.
     ///
     /// # Errors
     /// Which input or output Triton doesn't take.
@@ -73,7 +73,7 @@ impl Config {
         Ok(Self { name, backend, max_batch, inputs, outputs, serving, accelerator: None, signature })
     }
 
-    /// The configuration of a model in Python that runs on the CPU and calls others.
+    /// Returns the configuration of a model in Python that runs on the CPU and calls others.
     pub(super) fn of_python(name: &str, inputs: Vec<Port>, outputs: Vec<Port>) -> Self {
         Self {
             name: name.to_string(),
@@ -132,8 +132,8 @@ impl Config {
 }
 
 impl Port {
-    /// Without dimensions it is fed as `[1]`. Behind a batch the backend is told to take that away again; without a
-    /// batch Triton refuses an empty shape, and the backend makes a scalar of it by itself.
+    /// Prints the port. Without dimensions it is fed as `[1]`. Behind a batch the backend is told to take that away
+    /// again; without a batch Triton refuses an empty shape, and the backend makes a scalar of it by itself.
     fn text(&self, batched: bool) -> String {
         let dims: Vec<String> = self.dims.iter().map(i64::to_string).collect();
         let (dims, reshape) = match (dims.is_empty(), batched) {
@@ -171,7 +171,7 @@ fn port(info: &TensorInfo, graph: &Graph, shapes: &Shapes, max_batch: u32) -> Re
     }
 }
 
-/// A string of protobuf's text format.
+/// Returns a string of protobuf's text format.
 fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');

@@ -39,7 +39,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A model under its own name: that of the file, or of its folder where the file is called `model.onnx`.
+    /// Returns a model under its own name: that of the file, or of its folder where the file is called `model.onnx`.
     pub fn named_after(model: &Path) -> Self {
         let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let own = stem(model).filter(|name| name != "model");
@@ -149,7 +149,7 @@ impl Serving {
     }
 }
 
-/// A model's name is a folder's name and part of a URL.
+/// Checks a model's name, which is a folder's name and part of a URL.
 fn check_name(name: &str) -> Result<(), DeployError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     if !name.is_empty() && !name.starts_with('.') && name.chars().all(fits) {
@@ -193,7 +193,7 @@ fn serve(entry: &Entry, job: &TritonJob<'_>, staging: &Staging) -> Result<Served
     Ok(Served { name: entry.name.clone(), max_batch, widened, notes, config })
 }
 
-/// Data files keep their names, unless one has the name that the model gets.
+/// Names the data files, which keep their names unless one has the name that the model gets.
 fn layout(graph: &Graph) -> WeightPolicy {
     let named_model = graph.initializers().any(|(_, initializer)| match &initializer.header.payload {
         onnx::Payload::External(range) => Path::new(&range.location).ends_with(MODEL),
@@ -203,7 +203,7 @@ fn layout(graph: &Graph) -> WeightPolicy {
 }
 
 impl Served {
-    /// The inputs and outputs, as the model in the repository declares them.
+    /// Returns the inputs and outputs, as the model in the repository declares them.
     fn signature(&self) -> &Signature {
         &self.config.signature
     }

@@ -43,7 +43,7 @@ fn is_identifier(text: &str) -> bool {
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// Whether `name` begins a type. Element types have the names of `TensorProto.DataType` in lower case.
+/// Returns whether `name` begins a type. Element types have the names of `TensorProto.DataType` in lower case.
 fn is_type_name(name: &str) -> bool {
     let is_lower = !name.contains(|c: char| c.is_ascii_uppercase());
     matches!(name, "seq" | "map" | "optional" | "sparse_tensor" | "opaque")

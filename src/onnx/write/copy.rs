@@ -85,7 +85,7 @@ impl Destination<'_> {
         Ok(())
     }
 
-    /// How many bytes the kernel copied by itself: all of them, unless the two file systems don't allow it.
+    /// Returns how many bytes the kernel copied by itself: all of them, unless the two file systems don't allow it.
     #[cfg(target_os = "linux")]
     fn copy_in_kernel(self, from: &DataFile, from_at: u64, at: u64, len: u64) -> Result<u64, OnnxError> {
         use rustix::io::Errno;

@@ -37,7 +37,7 @@ impl DataLayout {
         at
     }
 
-    /// How long the file would be with a further tensor of `len` bytes.
+    /// Returns how long the file would be with a further tensor of `len` bytes.
     pub fn end_with(&self, len: u64) -> u64 {
         self.next(len).saturating_add(len)
     }

@@ -56,12 +56,12 @@ impl Target {
         Ok(Self { path: path.to_path_buf(), folder, name })
     }
 
-    /// The path of a file beside the output, as the user would name it.
+    /// Returns the path of a file beside the output, as the user would name it.
     pub fn beside(&self, location: &str) -> PathBuf {
         self.path.parent().unwrap_or(Path::new("")).join(location)
     }
 
-    /// The name of the output's own external data file with this index.
+    /// Returns the name of the output's own external data file with this index.
     pub fn data_name(&self, index: usize) -> String {
         match index {
             0 => format!("{}_data", self.name),
@@ -90,7 +90,7 @@ impl Taken {
         self.0.push(TakenFile { path: resolved(path), id: file_id(path), what });
     }
 
-    /// Whether `path` may be written: it is none of these files, by name, by link or by hard link.
+    /// Checks that `path` may be written: it is none of these files, by name, by link or by hard link.
     ///
     /// # Errors
     /// [`OnnxError::Output`] saying which it is.
@@ -110,12 +110,12 @@ impl Taken {
     }
 }
 
-/// Which file this is, if it exists.
+/// Returns which file this is, if it exists.
 pub fn file_id(path: &Path) -> Option<FileId> {
     fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
-/// The canonical path of a file that need not exist.
+/// Returns the canonical path of a file that need not exist.
 fn resolved(path: &Path) -> PathBuf {
     if let Ok(found) = path.canonicalize() {
         return found;
@@ -162,7 +162,7 @@ impl Pending {
         self.file.sync_data().map_err(|e| OnnxError::io("flush to the disk", &self.path, e))
     }
 
-    /// The length so far.
+    /// Returns the length so far.
     ///
     /// # Errors
     /// [`OnnxError::Io`] if the system refuses.
@@ -171,7 +171,7 @@ impl Pending {
     }
 }
 
-/// The folder that the file `path` is in.
+/// Returns the folder that the file `path` is in.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -29,12 +29,12 @@ enum Part {
 }
 
 impl<'s> Message<'s> {
-    /// An empty message; what is pushed may lie in `source`.
+    /// Returns an empty message; what is pushed may lie in `source`.
     pub fn new(source: &'s Source) -> Self {
         Self { source, parts: Vec::new(), len: 0 }
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> u64 {
         self.len
     }

@@ -215,7 +215,7 @@ fn destination<'a>(file: &'a Pending, ticker: Ticker<'a>) -> Destination<'a> {
     Destination { file: &file.file, path: &file.path, ticker }
 }
 
-/// The model as a message of at most `limit` bytes.
+/// Returns the model as a message of at most `limit` bytes.
 fn lay_out<'g>(
     graph: &'g Graph,
     policy: WeightPolicy,
@@ -305,7 +305,7 @@ fn write_unedited(
     finish(model, data, shared, Vec::new(), ticker)
 }
 
-/// Whether the file at `path` holds what `other` holds.
+/// Returns whether the file at `path` holds what `other` holds.
 fn same_content(path: &Path, other: &DataFile) -> Result<bool, OnnxError> {
     let file = File::open(path).map_err(|e| OnnxError::io("open", path, e))?;
     if file.metadata().map_err(|e| OnnxError::io("read the size", path, e))?.len() != other.len {

@@ -22,7 +22,7 @@ use crate::{
 /// A digest that some tools leave in `metadata_props`; it is wrong once anything changed.
 const MODEL_HASH: &str = "model_hash";
 
-/// The edited model, and where its weights go.
+/// Returns the edited model, and where its weights go.
 ///
 /// # Errors
 /// [`OnnxError`] if a message is broken or weights cannot be placed.
@@ -73,7 +73,7 @@ pub fn model<'g>(
     Ok((out, placement))
 }
 
-/// The value that was set last.
+/// Returns the value that was set last.
 fn new_value<'g>(graph: &'g Graph, key: &str) -> Option<&'g str> {
     graph.metadata.iter().rev().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
 }
@@ -186,7 +186,7 @@ fn push_io(out: &mut Message<'_>, io: Option<&GraphIo>, original: &Field) {
     }
 }
 
-/// A value_info or quantization annotation goes where its value goes, under the name that the value has now.
+/// Adds a value_info or quantization annotation where its value goes, under the name that the value has now.
 fn push_about(
     out: &mut Message<'_>,
     graph: &Graph,
@@ -223,7 +223,7 @@ fn push_other(out: &mut Message<'_>, field: &Field, placement: &mut Placement<'_
     Ok(())
 }
 
-/// Whether `content` is the very content of `field`, and so nobody changed it.
+/// Returns whether `content` is the very content of `field`, and so nobody changed it.
 fn is_content_of(content: &Bytes, field: &Field) -> bool {
     let original = field.value();
     content.as_ptr() == original.as_ptr() && content.len() == original.len()

@@ -24,7 +24,7 @@ pub enum MessageKind {
 }
 
 impl MessageKind {
-    /// The type of a field of `ModelProto`.
+    /// Returns the type of a field of `ModelProto`.
     pub fn of_model_field(number: u32) -> Option<Self> {
         match number {
             model_field::GRAPH => Some(Self::Graph),
@@ -34,7 +34,7 @@ impl MessageKind {
         }
     }
 
-    /// The type of a field of this message (field numbers of `onnx.proto`).
+    /// Returns the type of a field of this message (field numbers of `onnx.proto`).
     pub fn of_field(self, number: u32) -> Option<Self> {
         Some(match (self, number) {
             (Self::Training, 1 | 2) | (Self::Attribute, 6 | 11) => Self::Graph,
@@ -47,7 +47,7 @@ impl MessageKind {
     }
 }
 
-/// `message` with each external tensor in it that `edit` returns bytes for replaced by those; `None` if it
+/// Returns `message` with each external tensor in it that `edit` returns bytes for replaced by those; `None` if it
 /// replaces none.
 ///
 /// # Errors
@@ -96,7 +96,7 @@ fn edit_at(
     Ok(out.map(Bytes::from))
 }
 
-/// Every tensor of the model whose elements are in another file.
+/// Returns every tensor of the model whose elements are in another file.
 ///
 /// # Errors
 /// [`OnnxError`] for a broken message.

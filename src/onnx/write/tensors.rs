@@ -69,7 +69,7 @@ pub struct Placement<'a> {
 }
 
 impl<'a> Placement<'a> {
-    /// A placement with nothing placed.
+    /// Returns a placement with nothing placed.
     pub fn new(graph: &'a Graph, target: &'a Target, layout: WeightLayout, external: bool) -> Self {
         let (data, shared, locations, still_right) = Default::default();
         Self { graph, target, layout, external, data, shared, locations, still_right }
@@ -99,7 +99,8 @@ impl<'a> Placement<'a> {
         Ok(())
     }
 
-    /// `message` with the external tensors in it pointing where their elements will be; `None` if nothing changes.
+    /// Returns `message` with the external tensors in it pointing where their elements will be; `None` if nothing
+    /// changes.
     ///
     /// # Errors
     /// As [`Self::initializer`].
@@ -184,8 +185,8 @@ impl<'a> Placement<'a> {
         })
     }
 
-    /// Whether `old` means, as seen from the output, the file that lies at `location`. Models have hundreds of tensors
-    /// in one file, and the answer takes a dozen system calls.
+    /// Returns whether `old` means, as seen from the output, the file that lies at `location`. Models have hundreds of
+    /// tensors in one file, and the answer takes a dozen system calls.
     fn is_still_right(&mut self, old: &str, location: &str) -> bool {
         if let Some(known) = self.still_right.get(old) {
             return *known;
@@ -196,7 +197,7 @@ impl<'a> Placement<'a> {
         right
     }
 
-    /// New or copied elements.
+    /// Places new or copied elements.
     fn put(&mut self, tensor: &str, len: u64, content: Content) -> Result<Elements, OnnxError> {
         if self.layout == WeightLayout::Inline || len < INLINE_BELOW {
             return Ok(Elements::Inline(len, content));
@@ -295,7 +296,7 @@ fn encode(header: &TensorHeader, elements: Elements) -> Result<Option<Tensor>, O
     Ok(Some(Tensor { before, raw_data, after }))
 }
 
-/// The same tensor with another `location`.
+/// Returns the same tensor with another `location`.
 fn relocate(header: &TensorHeader, location: &str) -> Result<Tensor, OnnxError> {
     let mut before = Vec::with_capacity(header.raw.len() + location.len());
     for f in wire::split(&header.raw)? {
