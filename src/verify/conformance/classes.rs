@@ -7,13 +7,14 @@ use rustc_hash::FxHashMap;
 
 use super::{
     per_row::Reading,
-    signature::{Signature, signature, sparse},
+    signature::{Signature, signature},
     substitution::Substitution,
     value::{self, ValueKind},
 };
 use crate::{
     ir::{Graph, NodeId, ValueId},
     onnx::OnnxError,
+    verify::{canonical::Canonical, hash::Hash},
 };
 
 /// A class, the same number in every graph of one [`Interner`].
@@ -24,7 +25,7 @@ pub(super) struct Class(u32);
 enum Key {
     Input(String),
     Tensor(i32, Vec<i64>),
-    Sparse(Vec<u8>),
+    Sparse(Hash),
     Result {
         signature: u32,
         slot: usize,
@@ -94,6 +95,10 @@ impl<'g> Side<'g> {
                     Some(Shape { signature: interner.signature(bytes), reads, commutative, random });
             }
         }
+        let sparse: FxHashMap<String, Hash> = match kinds.contains(&ValueKind::Sparse) {
+            true => Canonical::exact(graph).sparse_initializers()?.into_iter().collect(),
+            false => FxHashMap::default(),
+        };
         let mut leaves = vec![None; graph.value_capacity()];
         for id in graph.value_ids() {
             let name = || graph.value(id).name.clone();
@@ -103,7 +108,10 @@ impl<'g> Side<'g> {
                     Some((data_type, dims)) => Key::Tensor(data_type.0, dims),
                     None => Key::Nothing(name()),
                 },
-                ValueKind::Sparse => Key::Sparse(sparse(graph, &name())?),
+                ValueKind::Sparse => match sparse.get(&graph.value(id).name) {
+                    Some(hash) => Key::Sparse(*hash),
+                    None => Key::Nothing(name()),
+                },
                 ValueKind::Nothing => Key::Nothing(name()),
                 ValueKind::Result => continue,
             };

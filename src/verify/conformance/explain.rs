@@ -6,7 +6,6 @@ use super::{
     Violation,
     classes::{Class, Side},
     per_row::Reading,
-    signature::counted,
     value::{self, ValueKind},
     walk::{Cause, Cone, Mismatch, Reader},
 };
@@ -15,6 +14,7 @@ use crate::{
     ir::{Graph, NodeId, ValueId},
     onnx::proto::AttributeProto,
     rules::{Change, Edits, WeightEdit},
+    verify::canonical::Canonical,
 };
 
 /// What names are taken from.
@@ -199,9 +199,7 @@ impl Names<'_, '_> {
             return format!("{have}, expected {want}");
         }
         let planned = cone.substitution.attributes(b).map_or(expected.attributes.as_slice(), |(set, _)| set);
-        if let (Ok(ours), Ok(theirs)) = (counted(compiled, &found.attributes), counted(original, planned))
-            && let Some(what) = attribute_difference(&ours, &theirs)
-        {
+        if let Some(what) = attribute_difference((compiled, &found.attributes), (original, planned)) {
             return format!("{} has {what}", found.describe());
         }
         let there = |graph: &Graph, id: NodeId| {
@@ -220,12 +218,22 @@ impl Names<'_, '_> {
     }
 }
 
-fn attribute_difference(found: &[AttributeProto], expected: &[AttributeProto]) -> Option<String> {
-    for wanted in expected {
+/// What is different between the attributes of two nodes, each with its graph.
+fn attribute_difference(
+    (compiled, found): (&Graph, &[AttributeProto]),
+    (original, expected): (&Graph, &[AttributeProto]),
+) -> Option<String> {
+    let mut sorted: Vec<&AttributeProto> = expected.iter().collect();
+    sorted.sort_by_key(|attribute| attribute.name());
+    let is_same = |other, wanted| {
+        let hashes = [(compiled, other), (original, wanted)].map(|(g, a)| Canonical::exact(g).attribute(a));
+        matches!(hashes, [Ok(a), Ok(b)] if a == b)
+    };
+    for wanted in sorted {
         let name = wanted.name();
         match found.iter().find(|a| a.name() == name) {
             None => return Some(format!("no attribute `{name}`, expected {}", attribute_text(wanted))),
-            Some(other) if other != wanted => {
+            Some(other) if !is_same(other, wanted) => {
                 let (found, expected) = (attribute_text(other), attribute_text(wanted));
                 return Some(if found == expected {
                     format!("another value of attribute `{name}` ({found})")

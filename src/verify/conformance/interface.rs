@@ -15,6 +15,7 @@ use crate::{
         wire::Field,
     },
     plan::{Plan, Target},
+    verify::canonical,
 };
 
 /// A graph input of fused graphs: the amplification weight.
@@ -205,7 +206,7 @@ fn uses(graph: &Graph, domain: &str) -> bool {
     let mut nodes = graph.nodes().map(|(_, node)| node);
     has_functions
         || nodes.any(|node| {
-            super::signature::domain(node) == domain
+            canonical::domain(&node.domain) == domain
                 || node.attributes.iter().any(|a| a.g.is_some() || !a.graphs.is_empty())
         })
 }

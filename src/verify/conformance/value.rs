@@ -5,7 +5,8 @@ use prost::Message;
 use super::{select::Float, signature::is_plain};
 use crate::{
     ir::{Graph, Node, Origin, ValueId, WeightReader},
-    onnx::{DataType, OnnxError, Payload, TensorHeader, proto::TensorProto},
+    onnx::{DataType, OnnxError, TensorHeader},
+    verify::constant::{of_node, written},
 };
 
 /// What a value is.
@@ -97,7 +98,7 @@ pub(super) fn tensor(graph: &Graph, value: ValueId) -> Result<Tensor, OnnxError>
             data_type: header.data_type,
             elements: match header.data_type.bits() {
                 Some(_) => graph.weight_reader(header)?,
-                None => written(header)?,
+                None => WeightReader::Memory(written(header)?.encode_to_vec().into()),
             },
             mask: None,
             input,
@@ -106,7 +107,7 @@ pub(super) fn tensor(graph: &Graph, value: ValueId) -> Result<Tensor, OnnxError>
     match graph.value(value).origin {
         Origin::Initializer(id) => {
             let header = &graph.initializer(id).ok_or_else(not_one)?.header;
-            of(header, is_overridable(graph, value).then(|| name.clone()))
+            of(header, graph.is_overridable(value).then(|| name.clone()))
         }
         Origin::Node { node, .. } => {
             let node = graph.node(node);
@@ -119,67 +120,11 @@ pub(super) fn tensor(graph: &Graph, value: ValueId) -> Result<Tensor, OnnxError>
     }
 }
 
-/// Whether a caller can give another value than the initializer `value`: since IR version 4, if it is listed as a graph
-/// input too.
-fn is_overridable(graph: &Graph, value: ValueId) -> bool {
-    graph.source().ir_version().is_none_or(|version| version >= 4)
-        && graph.inputs().any(|io| io.value == value)
-}
-
-/// The elements of a tensor as the model writes them.
-fn written(header: &TensorHeader) -> Result<WeightReader, OnnxError> {
-    let tensor = TensorProto::decode(header.raw.clone())
-        .map_err(|e| OnnxError::invalid(format!("tensor `{}`", header.name), e.to_string()))?;
-    Ok(WeightReader::Memory(content(&tensor).encode_to_vec().into()))
-}
-
-/// A tensor without its name, doc string and metadata.
-pub(super) fn content(tensor: &TensorProto) -> TensorProto {
-    TensorProto { name: None, doc_string: None, metadata_props: Vec::new(), ..tensor.clone() }
-}
-
-/// The tensor in a Constant node, without its elements being copied where they are raw data.
+/// The tensor in a Constant node that has nothing else, if its elements have a size.
 fn constant(node: &Node) -> Option<TensorHeader> {
-    let number = |data_type, dims, bytes: Vec<u8>| {
-        let payload = Payload::Raw(bytes.into());
-        Some(TensorHeader { name: node.name.clone(), data_type, dims, payload, raw: Default::default() })
-    };
-    if !node.inputs.is_empty() || node.outputs.len() != 1 || !is_plain(node) {
-        return None;
-    }
-    let attribute = node.attributes.first().filter(|_| node.attributes.len() == 1)?;
-    match attribute.name() {
-        "value" => attribute.t.as_deref().and_then(header),
-        "value_float" => number(DataType::FLOAT, Vec::new(), attribute.f?.to_le_bytes().to_vec()),
-        "value_int" => number(DataType::INT64, Vec::new(), attribute.i?.to_le_bytes().to_vec()),
-        "value_floats" => number(
-            DataType::FLOAT,
-            vec![attribute.floats.len() as i64],
-            attribute.floats.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        ),
-        "value_ints" => number(
-            DataType::INT64,
-            vec![attribute.ints.len() as i64],
-            attribute.ints.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        ),
-        _ => None,
-    }
-}
-
-/// The header of a decoded tensor with readable elements.
-pub(super) fn header(tensor: &TensorProto) -> Option<TensorHeader> {
-    let data_type = DataType(tensor.data_type.unwrap_or_default());
-    data_type.bits()?;
-    match &tensor.raw_data {
-        Some(bytes) if tensor.external_data.is_empty() => Some(TensorHeader {
-            name: tensor.name().to_string(),
-            data_type,
-            dims: tensor.dims.clone(),
-            payload: Payload::Raw(bytes.clone()),
-            raw: Default::default(),
-        }),
-        _ => TensorHeader::parse(tensor.encode_to_vec().into()).ok(),
-    }
+    let is_one = node.inputs.is_empty() && node.outputs.len() == 1 && node.attributes.len() == 1;
+    let header = if is_one && is_plain(node) { of_node(node, &node.name).ok()?? } else { return None };
+    header.data_type.bits().map(|_| header)
 }
 
 /// A magnitude mask made by operators: elements with `|w| <= t` become 0.

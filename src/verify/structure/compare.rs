@@ -8,10 +8,8 @@ use serde::Serialize;
 
 use super::{
     Read,
-    canonical::{Canonical, domain},
     constants::{Constant, constant},
     fingerprint::{Fingerprints, compared, inputs, used_opsets},
-    hash::{Hash, Hasher},
     matching::Matching,
     tensors::{TensorDifference, difference, elements_text},
 };
@@ -19,6 +17,10 @@ use crate::{
     analysis::modules::{ModuleId, Modules},
     ir::{Graph, Node, NodeId, Origin, ValueId},
     onnx::{OnnxError, TensorHeader, proto::AttributeProto},
+    verify::{
+        canonical::{Canonical, domain},
+        hash::{Hash, Hasher},
+    },
 };
 
 /// One difference, and where it is.

@@ -2,25 +2,18 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use bytes::Bytes;
-use prost::Message;
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
-use sha2::{Digest, Sha256};
 
-use super::{
-    Read,
-    hash::{Hash, Hasher},
-};
+use super::Read;
 use crate::{
-    ir::{Graph, Node, Origin, ValueId, WeightReader},
-    onnx::{DataType, OnnxError, Payload, TensorHeader, proto::TensorProto},
+    ir::{Graph, Origin, ValueId, WeightReader},
+    onnx::{DataType, OnnxError, TensorHeader},
+    verify::{
+        constant::{STRING, content, of_node},
+        hash::{Hash, Hasher},
+    },
 };
-
-/// How many bytes of a tensor are in memory at once; a multiple of every element's size.
-pub const PIECE: usize = 1 << 20;
-
-const STRING: DataType = DataType(8);
 
 /// A constant of the top-level graph.
 #[derive(Clone, Debug)]
@@ -73,76 +66,6 @@ pub fn constants(graph: &Graph) -> Result<Vec<Option<Constant>>, OnnxError> {
             header.map(|header| Constant { header, overridable: overridable[value.index()] });
     }
     Ok(constants)
-}
-
-/// Whether `node` is a Constant node whose value is taken for a constant here (all but sparse ones).
-pub fn is_constant(node: &Node) -> bool {
-    node.is("Constant") && node.attribute("sparse_value").is_none()
-}
-
-fn of_node(node: &Node, name: &str) -> Result<Option<TensorHeader>, OnnxError> {
-    if !is_constant(node) {
-        return Ok(None);
-    }
-    let Some(attribute) = node.attributes.iter().find(|a| a.name().starts_with("value")) else {
-        return Err(OnnxError::invalid(node.describe(), "it has no value"));
-    };
-    let tensor = |data_type: DataType, dims: Vec<i64>, bytes: Vec<u8>| TensorProto {
-        dims,
-        data_type: Some(data_type.0),
-        raw_data: Some(Bytes::from(bytes)),
-        ..TensorProto::default()
-    };
-    let strings = |dims: Vec<i64>, string_data: Vec<Bytes>| TensorProto {
-        dims,
-        data_type: Some(STRING.0),
-        string_data,
-        ..TensorProto::default()
-    };
-    let count = |n: usize| vec![n as i64];
-    let floats = |list: &[f32]| list.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let ints = |list: &[i64]| list.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let mut proto = match attribute.name() {
-        "value_float" => tensor(DataType::FLOAT, Vec::new(), floats(&[attribute.f()])),
-        "value_floats" => tensor(DataType::FLOAT, count(attribute.floats.len()), floats(&attribute.floats)),
-        "value_int" => tensor(DataType::INT64, Vec::new(), ints(&[attribute.i()])),
-        "value_ints" => tensor(DataType::INT64, count(attribute.ints.len()), ints(&attribute.ints)),
-        "value_string" => strings(Vec::new(), attribute.s.iter().cloned().collect()),
-        "value_strings" => strings(count(attribute.strings.len()), attribute.strings.clone()),
-        _ => attribute
-            .t
-            .as_deref()
-            .cloned()
-            .ok_or_else(|| OnnxError::invalid(node.describe(), "its value is no tensor"))?,
-    };
-    proto.name = Some(name.to_string());
-    TensorHeader::parse(proto.encode_to_vec().into()).map(Some)
-}
-
-/// SHA-256 of a tensor's elements, read in pieces. `read` is told how many bytes each has.
-///
-/// # Errors
-/// [`OnnxError`] if they cannot be read.
-pub fn content(graph: &Graph, header: &TensorHeader, read: Read<'_>) -> Result<Hash, OnnxError> {
-    if header.data_type == STRING {
-        let tensor = TensorProto::decode(header.raw.clone())
-            .map_err(|e| OnnxError::invalid(format!("tensor `{}`", header.name), e.to_string()))?;
-        let hasher = Hasher::new("strings");
-        return Ok(tensor.string_data.iter().fold(hasher, |hasher, text| hasher.bytes(text)).finish());
-    }
-    if header.elements() == 0 && matches!(header.payload, Payload::Typed) {
-        return Ok(Sha256::new().finalize().into());
-    }
-    let reader = graph.weight_reader(header)?;
-    let mut sha = Sha256::new();
-    let mut buffer = vec![0; reader.len().min(PIECE as u64) as usize];
-    for at in (0..reader.len()).step_by(PIECE) {
-        let piece = &mut buffer[..(reader.len() - at).min(PIECE as u64) as usize];
-        reader.read_at(at, piece)?;
-        sha.update(&*piece);
-        read(piece.len() as u64);
-    }
-    Ok(sha.finalize().into())
 }
 
 /// Which bytes of which file hold a tensor's elements.

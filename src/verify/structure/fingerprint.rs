@@ -3,16 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    canonical::{Canonical, result},
-    constants::{Constant, is_constant},
-    hash::{Hash, Hasher},
-};
+use super::constants::Constant;
 use crate::{
     ir::{Graph, GraphIo, Node, NodeId, Origin, Use, ValueId},
     onnx::{
-        OnnxError, graph_field,
-        proto::{SparseTensorProto, tensor_shape_proto::dimension, type_proto},
+        OnnxError,
+        proto::{tensor_shape_proto::dimension, type_proto},
+    },
+    verify::{
+        canonical::{Canonical, domain, result},
+        constant::is_constant,
+        hash::{Hash, Hasher},
     },
 };
 
@@ -107,7 +108,7 @@ impl Hashed<'_, '_> {
         for (value, hash) in inputs(graph) {
             values[value.index()] = hash;
         }
-        for (name, hash) in self.sparse_initializers()? {
+        for (name, hash) in self.canonical.sparse_initializers()? {
             if let Some(value) = graph.value_named(&name) {
                 values[value.index()] = hash;
             }
@@ -118,18 +119,6 @@ impl Hashed<'_, '_> {
             }
         }
         Ok(values)
-    }
-
-    fn sparse_initializers(&self) -> Result<Vec<(String, Hash)>, OnnxError> {
-        let fields = self.graph.source().graph.fields.iter();
-        let mut found = Vec::new();
-        for field in fields.filter(|f| f.number == graph_field::SPARSE_INITIALIZER) {
-            let tensor: SparseTensorProto = prost::Message::decode(field.value())
-                .map_err(|e| OnnxError::invalid("a sparse initializer", format!("broken message: {e}")))?;
-            let name = tensor.values.as_ref().map(|v| v.name().to_string()).unwrap_or_default();
-            found.push((name, self.canonical.sparse(&tensor)?));
-        }
-        Ok(found)
     }
 
     fn constant_hash(&self, value: ValueId) -> Option<Hash> {
@@ -174,7 +163,7 @@ impl Hashed<'_, '_> {
 
 /// The operator sets of the domains that nodes of the graph are in.
 pub fn used_opsets(graph: &Graph) -> BTreeMap<String, i64> {
-    let domains = graph.nodes().map(|(_, node)| super::canonical::domain(&node.domain));
+    let domains = graph.nodes().map(|(_, node)| domain(&node.domain));
     domains.filter_map(|domain| Some((domain.to_string(), graph.opset(domain)?))).collect()
 }
 

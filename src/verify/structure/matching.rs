@@ -8,13 +8,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    fingerprint::{Fingerprints, compared},
-    hash::{Hash, Hasher},
-};
+use super::fingerprint::{Fingerprints, compared};
 use crate::{
     analysis::modules::Modules,
     ir::{Graph, Node, NodeId, Use},
+    verify::{
+        constant::is_constant,
+        hash::{Hash, Hasher},
+    },
 };
 
 /// One of the two graphs.
@@ -179,6 +180,6 @@ fn alike(a: &Side<'_>, x: NodeId, b: &Side<'_>, y: NodeId) -> bool {
     let (ours, theirs) = (a.path(x), b.path(y));
     our_node.op_type == their_node.op_type
         && our_node.domain == their_node.domain
-        && !super::constants::is_constant(our_node)
+        && !is_constant(our_node)
         && (ours == theirs || ours.is_empty() || theirs.is_empty())
 }

@@ -6,11 +6,9 @@
 //! other leaves out: nothing is rewritten before it is compared. What no node and no output uses is ignored, but for
 //! nodes without use, which count.
 
-mod canonical;
 mod compare;
 mod constants;
 mod fingerprint;
-mod hash;
 mod matching;
 mod tensors;
 
@@ -20,13 +18,13 @@ pub use compare::{Difference, What};
 pub use matching::Matching;
 pub use tensors::TensorDifference;
 
+use super::{canonical::Canonical, hash::Hash};
 use crate::{
     analysis::modules::{Modules, modules},
     hex::hex,
     ir::Graph,
     onnx::OnnxError,
 };
-use canonical::Canonical;
 use fingerprint::{Fingerprints, Hashed};
 
 /// Whether weights are compared.
@@ -60,11 +58,11 @@ pub fn digests(graph: &Graph, read: Read<'_>) -> Result<Digests, OnnxError> {
     let canonical = Canonical::new(graph)?;
     let constants = constants::constants(graph)?;
     let contents = constants::contents(graph, &constants, read)?;
-    let digest = |contents: &[Option<hash::Hash>]| -> Result<String, OnnxError> {
+    let digest = |contents: &[Option<Hash>]| -> Result<String, OnnxError> {
         let hashed = Hashed { graph, canonical: &canonical, constants: &constants, contents };
         Ok(hex(&hashed.whole(&hashed.fingerprints()?)))
     };
-    let structural: Vec<Option<hash::Hash>> = constants
+    let structural: Vec<Option<Hash>> = constants
         .iter()
         .zip(&contents)
         .map(|(constant, content)| content.filter(|_| constant.as_ref().is_some_and(|c| c.is_structural())))
@@ -112,7 +110,7 @@ pub fn diff(a: &Graph, b: &Graph, weights: WeightComparison, read: Read<'_>) -> 
         WeightComparison::Ignored => structural.clone(),
     };
     let canonical = [Canonical::new(a)?, Canonical::new(b)?];
-    let fingerprints = |side: usize, contents: &[Option<hash::Hash>]| -> Result<Fingerprints, OnnxError> {
+    let fingerprints = |side: usize, contents: &[Option<Hash>]| -> Result<Fingerprints, OnnxError> {
         Hashed { graph: graphs[side], canonical: &canonical[side], constants: constants[side], contents }
             .fingerprints()
     };

@@ -3,10 +3,11 @@
 use half::{bf16, f16};
 use serde::Serialize;
 
-use super::{Read, constants::PIECE};
+use super::Read;
 use crate::{
     ir::WeightReader,
     onnx::{DataType, OnnxError},
+    verify::constant::PIECE,
 };
 
 /// How two tensors of one type and shape differ.

@@ -1,4 +1,4 @@
-//! Attributes, subgraphs and model-local functions, hashed by what they mean: names of values inside them, the order
+//! Attributes, subgraphs and model-local functions in canonical form, as hashes: names of values inside them, the order
 //! of attributes and nodes, doc strings and the field that a tensor keeps its elements in don't count.
 
 use std::collections::BTreeMap;
@@ -7,13 +7,13 @@ use prost::Message;
 use rustc_hash::FxHashMap;
 
 use super::{
-    constants::content,
+    constant::{content, header},
     hash::{Hash, Hasher},
 };
 use crate::{
     ir::Graph,
     onnx::{
-        OnnxError, TensorHeader, model_field,
+        OnnxError, graph_field, model_field,
         proto::{
             AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto,
             ValueInfoProto,
@@ -28,12 +28,17 @@ pub type Outer<'a> = &'a dyn Fn(&str) -> Option<Hash>;
 pub struct Canonical<'g> {
     graph: &'g Graph,
     functions: BTreeMap<(String, String), Hash>,
+    /// Whether more counts than a digest may depend on: what attributes and the values of bodies are declared as, and
+    /// which of several random nodes one is.
+    exact: bool,
 }
 
 /// What a subgraph and a function's body have in common.
 struct Body<'a> {
     inputs: Vec<&'a str>,
     outputs: Vec<&'a str>,
+    /// The types of both, as they are declared.
+    declared: Vec<Vec<u8>>,
     nodes: &'a [NodeProto],
     initializers: &'a [TensorProto],
     sparse: &'a [SparseTensorProto],
@@ -50,7 +55,7 @@ impl<'g> Canonical<'g> {
             .map(|f| FunctionProto::decode(f.value()))
             .collect::<Result<_, _>>()
             .map_err(|e| OnnxError::invalid("a function", format!("broken message: {e}")))?;
-        let mut this = Self { graph, functions: BTreeMap::new() };
+        let mut this = Self { graph, functions: BTreeMap::new(), exact: false };
         // A function's hash holds those of the functions that it calls, so each round reaches one call deeper.
         for _ in 0..=functions.len() {
             let mut hashes = BTreeMap::new();
@@ -64,6 +69,12 @@ impl<'g> Canonical<'g> {
             this.functions = hashes;
         }
         Ok(this)
+    }
+
+    /// The canonical form in which everything counts that a reader of the file may look at. Functions are known by
+    /// their names alone.
+    pub fn exact(graph: &'g Graph) -> Self {
+        Self { graph, functions: BTreeMap::new(), exact: true }
     }
 
     /// Hash of an operator: its name and domain, and what it does if it is a function of the model.
@@ -96,7 +107,7 @@ impl<'g> Canonical<'g> {
     /// # Errors
     /// [`OnnxError`] if its elements cannot be read.
     pub fn tensor(&self, tensor: &TensorProto) -> Result<Hash, OnnxError> {
-        let header = TensorHeader::parse(tensor.encode_to_vec().into())?;
+        let header = header(tensor)?;
         Ok(Hasher::new("tensor")
             .number(header.data_type.0 as u64)
             .dims(&header.dims)
@@ -116,14 +127,33 @@ impl<'g> Canonical<'g> {
         Ok(hasher.finish())
     }
 
+    /// Hashes of the graph's sparse initializers, by name.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if one is broken.
+    pub fn sparse_initializers(&self) -> Result<Vec<(String, Hash)>, OnnxError> {
+        let fields = self.graph.source().graph.fields.iter();
+        let mut found = Vec::new();
+        for field in fields.filter(|f| f.number == graph_field::SPARSE_INITIALIZER) {
+            let tensor = SparseTensorProto::decode(field.value())
+                .map_err(|e| OnnxError::invalid("a sparse initializer", format!("broken message: {e}")))?;
+            let name = tensor.values.as_ref().map(|v| v.name().to_string()).unwrap_or_default();
+            found.push((name, self.sparse(&tensor)?));
+        }
+        Ok(found)
+    }
+
     fn attributes_at(
         &self,
         attributes: &[AttributeProto],
         outer: Outer<'_>,
         depth: u64,
     ) -> Result<Hash, OnnxError> {
+        // In an order of their own: `outer` may number names as it meets them.
+        let mut sorted: Vec<&AttributeProto> = attributes.iter().collect();
+        sorted.sort_by_key(|attribute| attribute.name());
         let hashes: Result<Vec<Hash>, OnnxError> =
-            attributes.iter().map(|a| self.attribute_at(a, outer, depth)).collect();
+            sorted.into_iter().map(|a| self.attribute_at(a, outer, depth)).collect();
         Ok(Hasher::new("attributes").set(hashes?).finish())
     }
 
@@ -135,7 +165,7 @@ impl<'g> Canonical<'g> {
     ) -> Result<Hash, OnnxError> {
         let plain = AttributeProto {
             doc_string: None,
-            r#type: None,
+            r#type: attribute.r#type.filter(|_| self.exact),
             t: None,
             g: None,
             sparse_tensor: None,
@@ -154,16 +184,28 @@ impl<'g> Canonical<'g> {
         for graph in attribute.g.as_deref().into_iter().chain(&attribute.graphs) {
             parts.push(self.subgraph(graph, outer, depth + 1)?);
         }
-        Ok(Hasher::new("attribute").bytes(&plain.encode_to_vec()).list(&parts).finish())
+        let mut hasher = Hasher::new("attribute").bytes(&plain.encode_to_vec()).list(&parts);
+        if self.exact {
+            let single = [attribute.t.is_some(), attribute.sparse_tensor.is_some(), attribute.g.is_some()];
+            let many = [attribute.tensors.len(), attribute.sparse_tensors.len(), attribute.graphs.len()];
+            hasher = single.into_iter().map(u64::from).fold(hasher, Hasher::number);
+            hasher = many.into_iter().map(|n| n as u64).fold(hasher, Hasher::number);
+        }
+        Ok(hasher.finish())
     }
 
     fn subgraph(&self, graph: &GraphProto, outer: Outer<'_>, depth: u64) -> Result<Hash, OnnxError> {
         let names =
             |list: &'_ [ValueInfoProto]| list.iter().map(|io| io.name().to_string()).collect::<Vec<_>>();
         let (inputs, outputs) = (names(&graph.input), names(&graph.output));
+        let declared = |io: &ValueInfoProto| {
+            ValueInfoProto { name: None, doc_string: None, metadata_props: Vec::new(), ..io.clone() }
+                .encode_to_vec()
+        };
         let body = Body {
             inputs: inputs.iter().map(String::as_str).collect(),
             outputs: outputs.iter().map(String::as_str).collect(),
+            declared: graph.input.iter().chain(&graph.output).map(declared).collect(),
             nodes: &graph.node,
             initializers: &graph.initializer,
             sparse: &graph.sparse_initializer,
@@ -175,6 +217,7 @@ impl<'g> Canonical<'g> {
         let body = Body {
             inputs: function.input.iter().map(String::as_str).collect(),
             outputs: function.output.iter().map(String::as_str).collect(),
+            declared: Vec::new(),
             nodes: &function.node,
             initializers: &[],
             sparse: &[],
@@ -203,7 +246,10 @@ impl<'g> Canonical<'g> {
             }
         }
         for (index, name) in body.inputs.iter().enumerate() {
-            known.insert(name, Hasher::new("parameter").number(depth).number(index as u64).finish());
+            let hasher = Hasher::new("parameter").number(depth).number(index as u64);
+            // A tensor of its name is its default.
+            let default = known.get(name).filter(|_| self.exact);
+            known.insert(name, default.into_iter().fold(hasher, |hasher, hash| hasher.bytes(hash)).finish());
         }
         let unknown = || Hasher::new("outside").finish();
         let mut nodes = Vec::with_capacity(body.nodes.len());
@@ -217,11 +263,23 @@ impl<'g> Canonical<'g> {
                     name => lookup(name).unwrap_or_else(unknown),
                 })
                 .collect();
-            let hash = Hasher::new("node")
+            let mut hasher = Hasher::new("node")
                 .bytes(&self.operator(node.domain(), node.op_type()))
                 .bytes(&self.attributes_at(&node.attribute, &lookup, depth)?)
-                .list(&operands)
-                .finish();
+                .list(&operands);
+            if self.exact {
+                let rest = NodeProto {
+                    overload: node.overload.clone(),
+                    device_configurations: node.device_configurations.clone(),
+                    ..NodeProto::default()
+                };
+                let results = node.output.iter().map(|name| u64::from(!name.is_empty()));
+                hasher = results.fold(hasher.bytes(&rest.encode_to_vec()), Hasher::number);
+                if is_random(node.op_type(), node.domain()) || any_random(&node.attribute) {
+                    hasher = hasher.number(depth).number(nodes.len() as u64);
+                }
+            }
+            let hash = hasher.finish();
             for (slot, name) in node.output.iter().enumerate() {
                 known.insert(name, result(&hash, slot));
             }
@@ -229,7 +287,11 @@ impl<'g> Canonical<'g> {
         }
         let output = |name: &&str| known.get(name).copied().or_else(|| outer(name)).unwrap_or_else(unknown);
         let outputs: Vec<Hash> = body.outputs.iter().map(output).collect();
-        Ok(Hasher::new("body").number(body.inputs.len() as u64).list(&outputs).set(nodes).finish())
+        let mut hasher = Hasher::new("body").number(body.inputs.len() as u64).list(&outputs).set(nodes);
+        if self.exact {
+            hasher = body.declared.iter().fold(hasher, |hasher, declared| hasher.bytes(declared));
+        }
+        Ok(hasher.finish())
     }
 }
 
@@ -241,4 +303,26 @@ pub fn result(node: &Hash, slot: usize) -> Hash {
 /// The domain with one name for the standard one.
 pub fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
+}
+
+/// Whether an operator may compute something else each time: ONNX's random ones, and all that are not ONNX's own.
+pub fn is_random(op_type: &str, domain: &str) -> bool {
+    const RANDOM: [&str; 7] = [
+        "Bernoulli",
+        "Dropout",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    ];
+    !matches!(domain, "" | "ai.onnx") || RANDOM.contains(&op_type)
+}
+
+/// Whether a node in the bodies among `attributes` may.
+pub fn any_random(attributes: &[AttributeProto]) -> bool {
+    let mut bodies = attributes.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs));
+    bodies.any(|body| {
+        body.node.iter().any(|node| is_random(node.op_type(), node.domain()) || any_random(&node.attribute))
+    })
 }
