@@ -56,6 +56,8 @@ pub mod ir;
 pub mod onnx;
 pub mod passes;
 pub mod plan;
+#[cfg(feature = "runner")]
+pub mod plan_cache;
 pub mod report;
 pub mod rules;
 pub mod verify;

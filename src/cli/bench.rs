@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     DONE, Failure, Json, Size, columns,
-    compiled::{Compiled, Place, compiled},
+    compiled::compiled,
     engine_args::{EngineArgs, Memory},
     progress::{Visibility, interruptible},
 };
@@ -23,6 +23,7 @@ use crate::{
         pipeline::{Folder, Request, Timings, Unets},
     },
     plan::{self, Amplify, AmplifyWeight, Mode, Runtime},
+    plan_cache::{Compiled, Place},
     report,
 };
 

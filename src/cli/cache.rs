@@ -7,11 +7,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{
-    DONE, Failure, Json, about,
-    compiled::{ABOUT, COPY, FOLDER},
+use super::{DONE, Failure, Json, about};
+use crate::{
+    engine::fetch::user_cache,
+    plan_cache::{ABOUT, COPY, FOLDER},
+    report::text::bytes,
 };
-use crate::{engine::fetch::user_cache, report::text::bytes};
 
 const EXAMPLES: &str = "\
 Examples:

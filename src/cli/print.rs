@@ -5,20 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use prost::Message;
-use rustc_hash::FxHashSet;
-
 use super::{DONE, Failure};
 use crate::{
-    analysis::{modules, shapes},
-    ir::Graph,
-    onnx::{
-        self,
-        proto::ModelProto,
-        text::{PrintOptions, print_model_with},
-    },
-    plan::{Glob, join, nearest},
-    report::slice::slice,
+    onnx,
+    report::print::{PrintError, print},
 };
 
 /// Print a graph, or the part of it that some modules are, in ONNX's textual syntax.
@@ -43,29 +33,14 @@ pub struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
-    let about = |e| Failure::Message(super::about(&args.model, &e));
-    let source = onnx::open(&args.model).map_err(about)?;
-    let decoded = ModelProto::decode(source.bytes.clone());
-    let graph = Graph::load(source).map_err(about)?;
-    let mut model = decoded.map_err(|e| Failure::Message(super::about(&args.model, &e)))?;
-    if let Some(text) = &args.module {
-        let glob = Glob::module(text, (0, text.len()).into())
-            .map_err(|e| Failure::Message(format!("--module {text}: {}", e.reason)))?;
-        let modules = modules::modules(&graph);
-        let matching = modules.iter().filter(|(_, module)| glob.matches(&module.path));
-        let nodes: FxHashSet<_> = matching.flat_map(|(id, _)| modules.nodes(id)).collect();
-        if nodes.is_empty() {
-            let near = nearest(text, modules.iter().map(|(_, module)| module.path.as_str()));
-            let hint = if near.is_empty() {
-                String::new()
-            } else {
-                format!("; did you mean {}?", join(&near, "or"))
-            };
-            return Err(Failure::Message(format!("--module {text}: no module matches{hint}")));
+    let source =
+        onnx::open(&args.model).map_err(|error| Failure::Message(super::about(&args.model, &error)))?;
+    let text = print(source, args.module.as_deref(), args.elements).map_err(|error| match error {
+        PrintError::Module(what) => {
+            Failure::Message(format!("--module {}: {what}", args.module.as_deref().unwrap_or_default()))
         }
-        model = slice(model, &graph, &shapes::shapes(&graph), &nodes);
-    }
-    let text = print_model_with(&model, PrintOptions { max_elements: args.elements, one_a_line: true });
+        other => Failure::Message(super::about(&args.model, &other)),
+    })?;
     match writeln!(std::io::stdout().lock(), "{text}") {
         // A pager that has seen enough.
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(DONE),

@@ -20,7 +20,7 @@ use self::{
 };
 use super::{
     DONE, Failure, Json,
-    compiled::{Compiled, compiled},
+    compiled::compiled,
     engine_args::{EngineArgs, Memory},
     image_file::{self, Tile, sheet},
     progress::Visibility,
@@ -33,6 +33,7 @@ use crate::{
     },
     engine::Chosen,
     plan::{Amplify, AmplifyWeight, Plan, Runtime},
+    plan_cache::Compiled,
 };
 
 const EXAMPLES: &str = "\

@@ -11,10 +11,7 @@ use crate::{
     ir::Graph,
     onnx,
     plan::{self, Target},
-    report::{
-        self,
-        outcome::{self, Finding},
-    },
+    report::{self, outcome},
     verify::conformance::{self, Required, VerifyError},
 };
 
@@ -87,9 +84,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     if !args.quiet {
         let (original, compiled) = (args.original.display().to_string(), args.compiled.display().to_string());
         let mut outcome = report::verify::outcome(&original, &compiled, &plan.source, &verdict);
-        if is_untouched && !verdict.is_proven() {
-            let message = "the plan was not applied: the model is the original, byte for byte".to_string();
-            outcome.findings.insert(0, Finding { message, ..Finding::default() });
+        if is_untouched {
+            report::verify::say_untouched(&mut outcome);
         }
         out!("{}", outcome::render(&outcome, args.format.into()));
     }

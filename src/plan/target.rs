@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
-use super::{AmplifyWeight, During, Mode, On, Plan};
+use super::{Amplify, AmplifyWeight, During, Mode, On, Plan};
 use crate::rules::{Edit, Edits};
 
 /// Which graph is made of a plan.
@@ -47,13 +47,15 @@ impl Target {
     pub fn weight(self, plan: &Plan, edits: &Edits) -> Result<Option<f64>, String> {
         match self {
             Self::Pruned | Self::FusedWithInput | Self::Dense => Ok(None),
-            Self::Fused => constant(plan)
+            Self::Fused => plan
+                .amplify
+                .constant()
                 .map(Some)
                 .map_err(|why| refusal("a fused graph with w baked in cannot follow this plan", why)),
             Self::Amplified => {
                 masks_alone(edits)?;
                 let refuse = |why| refusal("an amplified graph cannot follow this plan", why);
-                constant(plan).map(Some).map_err(refuse)
+                plan.amplify.constant().map(Some).map_err(refuse)
             }
         }
     }
@@ -125,20 +127,24 @@ impl Serialize for Target {
     }
 }
 
-/// Returns w, if it is the same at every step and on both branches of guidance.
-fn constant(plan: &Plan) -> Result<f64, &'static str> {
-    let amplify = &plan.amplify;
-    let w = match amplify.weight.value {
-        AmplifyWeight::Constant(w) => w,
-        AmplifyWeight::Ramp { .. } | AmplifyWeight::Steps(_) => {
-            return Err("amplify.weight changes from step to step");
+impl Amplify {
+    /// Returns w, if it is the same at every step and on both branches of guidance.
+    ///
+    /// # Errors
+    /// In what it is not.
+    pub fn constant(&self) -> Result<f64, &'static str> {
+        let w = match self.weight.value {
+            AmplifyWeight::Constant(w) => w,
+            AmplifyWeight::Ramp { .. } | AmplifyWeight::Steps(_) => {
+                return Err("amplify.weight changes from step to step");
+            }
+        };
+        match (self.during, self.every.value.get(), self.on) {
+            (During::Fraction { from, to }, 1, On::Both) if from <= 0.0 && to >= 1.0 => Ok(w),
+            (_, 1, On::Both) => Err("amplify.during limits the steps"),
+            (_, 1, On::Cond) => Err("amplify.on: cond treats the two branches of guidance differently"),
+            _ => Err("amplify.every skips steps"),
         }
-    };
-    match (&amplify.during, amplify.every.value.get(), amplify.on) {
-        (During::Fraction { from, to }, 1, On::Both) if *from <= 0.0 && *to >= 1.0 => Ok(w),
-        (_, 1, On::Both) => Err("amplify.during limits the steps"),
-        (_, 1, On::Cond) => Err("amplify.on: cond treats the two branches of guidance differently"),
-        _ => Err("amplify.every skips steps"),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod diff;
 pub mod html;
 pub mod inspect;
 pub mod outcome;
+pub mod print;
 pub mod slice;
 pub mod text;
 pub mod verify;

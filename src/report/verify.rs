@@ -38,6 +38,14 @@ pub fn outcome(original: &str, compiled: &str, plan: &PlanSource, verdict: &Verd
     }
 }
 
+/// Says first that the compiled file is the original, byte for byte, if that is not what the plan comes to.
+pub fn say_untouched(outcome: &mut Outcome) {
+    if !outcome.holds {
+        let message = "the plan was not applied: the model is the original, byte for byte".to_string();
+        outcome.findings.insert(0, Finding { message, ..Finding::default() });
+    }
+}
+
 fn finding(plan: &PlanSource, difference: &Violation) -> Finding {
     let node = match (&difference.found, &difference.expected) {
         (Some(found), Some(expected)) if found != expected => {

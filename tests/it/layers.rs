@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Each module and those that it may use, the lower ones first. `onnx/write` stands above `ir`: it writes graphs.
-const LAYERS: [(&str, &[&str]); 18] = [
+const LAYERS: [(&str, &[&str]); 19] = [
     ("hex", &[]),
     ("onnx", &["hex"]),
     ("ir", &["hex", "onnx"]),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
     ("numeric", &["analysis", "diffusion", "engine", "ir", "onnx", "verify"]),
     ("report", &["analysis", "ir", "numeric", "onnx", "passes", "plan", "rules", "verify"]),
     ("compile", &["analysis", "ir", "onnx", "passes", "plan", "report", "rules"]),
+    ("plan_cache", &["compile", "engine", "hex", "ir", "onnx", "passes", "plan", "report", "verify"]),
     ("deploy", &["analysis", "diffusion", "engine", "hex", "ir", "onnx", "passes", "plan"]),
     (
         "search",
@@ -41,6 +42,7 @@ const LAYERS: [(&str, &[&str]); 18] = [
             "onnx",
             "passes",
             "plan",
+            "plan_cache",
             "report",
             "rules",
             "search",

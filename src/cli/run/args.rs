@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::settings::{Random, SchedulerName};
-use crate::cli::{Size, compiled::Place, number};
+use crate::{
+    cli::{Size, number},
+    plan_cache::Place,
+};
 
 /// Which networks run.
 #[derive(Debug, clap::Args)]

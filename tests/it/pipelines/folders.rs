@@ -104,7 +104,7 @@ fn a_download_cache_runs_and_nothing_is_written_into_it() {
     let pixels = |name: &str| crate::pipelines::command::Picture::open(&folder.join(name)).pixels;
     assert!(pixels("a.png") == pixels("b.png"));
     let (code, said) = run(snapshot, &["-o", "d.png", "--compiled", "beside"]);
-    assert!(code == Some(2) && said.contains("leave out `--compiled beside`"), "{said}");
+    assert!(code == Some(2) && said.contains("keep compiled plans in the cache"), "{said}");
 
     // A search's trials too.
     let plan = plan::load(folder.join("plan.yaml")).unwrap();
