@@ -1,31 +1,22 @@
-"""CR-Diff for exported ONNX diffusion UNets: the programs `crdiff` and `crdiff-compile`.
+"""Compiles, verifies and runs plans for diffusion networks exported to ONNX: CR-Diff and other changes that need no training.
 
-There is no Python API: `python -m crdiff ...` is `crdiff ...`, and `find_program` tells where a program is.
+    >>> import crdiff
+    >>> plan = {"version": 1, "rules": [{"bypass": "mid_block.attentions.0"}]}
+    >>> report = crdiff.compile("unet.onnx", plan)
+    >>> report.outputs[0].path
+    'unet.pruned.onnx'
+    >>> crdiff.verify("unet.onnx", "unet.pruned.onnx", plan).proven
+    True
+
+Functions take models as files or bytes, and plans as files, YAML text or dicts. They release the GIL, Ctrl-C stops them, and
+their results are what the program `crdiff` prints as JSON. Warnings go to the logger `crdiff`.
 """
 
-import os
-import sys
-import sysconfig
-from importlib.metadata import version
+from crdiff import _compiler, _errors, _pipeline, _report
+from crdiff._compiler import *
+from crdiff._crdiff import __version__
+from crdiff._errors import *
+from crdiff._pipeline import *
+from crdiff._report import *
 
-__all__ = ["find_program"]
-__version__ = version("crdiff")
-
-
-def find_program(name="crdiff"):
-    """The path of a program that came with this package.
-
-    Raises FileNotFoundError if it is in none of the places where pip puts programs.
-    """
-    file = name + (sysconfig.get_config_var("EXE") or "")
-    user = sysconfig.get_preferred_scheme("user") if hasattr(sysconfig, "get_preferred_scheme") else None
-    places = [sysconfig.get_path("scripts"), os.path.join(sys.prefix, "bin")]
-    if user:
-        places.append(sysconfig.get_path("scripts", user))
-    # `pip install --target FOLDER` puts programs into FOLDER/bin.
-    places.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "bin"))
-    for place in places:
-        path = os.path.join(place, file)
-        if os.path.isfile(path):
-            return path
-    raise FileNotFoundError(f"{file} is in none of {', '.join(places)}: was crdiff installed with pip?")
+__all__ = ["__version__", *_compiler.__all__, *_errors.__all__, *_pipeline.__all__, *_report.__all__]

@@ -6,5 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    crdiff::cli::crdiff_compile()
+    crdiff::cli::crdiff_compile(std::env::args_os()).into()
 }

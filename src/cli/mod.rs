@@ -40,7 +40,7 @@ pub mod search;
 pub mod verify;
 mod version;
 
-use std::{fmt, io::Write, path::Path, process::ExitCode};
+use std::{ffi::OsString, fmt, io::Write, path::Path};
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -89,9 +89,9 @@ enum Command {
     Man(completions::ManArgs),
 }
 
-/// Runs `crdiff` with the arguments of this process.
-pub fn crdiff() -> ExitCode {
-    let Cli { command } = Cli::parse();
+/// Runs `crdiff` with `arguments`, the program's name first. Returns its exit code.
+pub fn crdiff(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let Cli { command } = Cli::parse_from(arguments);
     finish(match command {
         Command::Compile(args) => compile::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -118,14 +118,15 @@ pub fn crdiff() -> ExitCode {
     })
 }
 
-/// Runs `crdiff-compile` with the arguments of this process.
-pub fn crdiff_compile() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(command) = words.first().filter(|word| is_command(word) && !Path::new(word).exists()) {
+/// Runs `crdiff-compile` with `arguments`, the program's name first. Returns its exit code.
+pub fn crdiff_compile(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let words: Vec<_> = arguments.iter().skip(1).map(|word| word.to_string_lossy()).collect();
+    if let Some(command) = words.first().filter(|word| is_command(word) && !Path::new(&***word).exists()) {
         let what = format!("`{command}` is a command of `crdiff`, not a model: crdiff {}", words.join(" "));
         return finish(Err(Failure::Message(what)));
     }
-    finish(compile::run(&compile::Standalone::parse().args))
+    finish(compile::run(&compile::Standalone::parse_from(arguments).args))
 }
 
 /// Returns whether `word` is a subcommand of `crdiff`.
@@ -353,9 +354,10 @@ impl fmt::Display for Size {
     }
 }
 
-fn finish(result: Result<u8, Failure>) -> ExitCode {
+/// Says what ended a command early, if anything did. Returns the exit code.
+fn finish(result: Result<u8, Failure>) -> u8 {
     let (code, message) = match result {
-        Ok(code) => return code.into(),
+        Ok(code) => return code,
         Err(Failure::Interrupted) => (INTERRUPTED, "interrupted; nothing was written".to_string()),
         Err(Failure::Paused(message)) => (INTERRUPTED, message),
         Err(Failure::Message(message)) => (BAD_INPUT, format!("error: {message}")),
@@ -365,5 +367,5 @@ fn finish(result: Result<u8, Failure>) -> ExitCode {
     };
     // Nobody is left to report to.
     writeln!(anstream::stderr(), "{message}").ok();
-    code.into()
+    code
 }

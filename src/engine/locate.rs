@@ -6,6 +6,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -58,8 +59,9 @@ pub struct Places {
     pub environment: Option<PathBuf>,
     /// Folders that a fetched library lies in.
     pub cache: Vec<PathBuf>,
-    /// Python environments: the folders that hold `lib/python3.x`. First the one that this program was installed into
-    /// with pip, then those that VIRTUAL_ENV and CONDA_PREFIX name.
+    /// The folder of Python packages that `onnxruntime` is in, where a Python runs this library.
+    pub packages: Option<PathBuf>,
+    /// Python environments: the folders that hold `lib/python3.x`, those that VIRTUAL_ENV and CONDA_PREFIX name.
     pub python_prefixes: Vec<PathBuf>,
     /// The Python to ask for its onnxruntime package.
     pub python: Option<PathBuf>,
@@ -84,14 +86,20 @@ impl Places {
             given,
             environment: variable("ORT_DYLIB_PATH"),
             cache: fetch::cache_folder().into_iter().collect(),
-            python_prefixes: own_environment()
-                .into_iter()
-                .chain(["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable))
-                .collect(),
+            packages: PACKAGES.get().cloned(),
+            python_prefixes: ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable).collect(),
             python: Some("python3".into()),
             system,
         }
     }
+}
+
+static PACKAGES: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has every [`Places::from_environment`] look in a folder of Python packages: that of the Python that runs this library.
+/// The first call counts.
+pub fn set_packages(folder: PathBuf) {
+    PACKAGES.get_or_init(|| folder);
 }
 
 /// Finds a libonnxruntime that this crate can speak to: the newest in the first place that has one.
@@ -111,6 +119,9 @@ pub fn locate(places: &Places) -> Result<Located, EngineError> {
         if let Some(path) = newest(folder, &mut tried) {
             return Ok(Located { path, origin: Origin::Cache });
         }
+    }
+    if let Some(path) = places.packages.as_deref().and_then(|packages| newest(&capi(packages), &mut tried)) {
+        return Ok(Located { path, origin: Origin::Python });
     }
     for prefix in &places.python_prefixes {
         let packages = site_packages(prefix);
@@ -192,12 +203,6 @@ fn library_version(name: &str) -> Option<Vec<u32>> {
         return Some(Vec::new());
     }
     version.strip_prefix('.')?.split('.').map(|part| part.parse().ok()).collect()
-}
-
-/// Returns the Python environment that this program lies in the `bin` of, if it does: pip puts it there.
-fn own_environment() -> Option<PathBuf> {
-    let prefix = env::current_exe().ok()?.parent()?.parent()?.to_path_buf();
-    (!site_packages(&prefix).is_empty()).then_some(prefix)
 }
 
 /// Returns `lib/python3.x/site-packages` of a Python environment, the newest Python first.

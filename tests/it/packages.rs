@@ -15,15 +15,14 @@ fn root() -> &'static Path {
 /// What a command prints, if it succeeds.
 fn said(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?} cannot be run: {e}"));
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{errors}", output.status);
+    let [text, errors] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
+    assert!(output.status.success(), "{command:?}: {}\n{text}\n{errors}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Builds the wheel as `maturin build` does, but without optimisation.
 fn wheel(folder: &Path) -> PathBuf {
-    // What the tests were built from is taken from their build folder. The programs go elsewhere: other tests run the
-    // ones there, and maturin moves those that it packs.
+    // What the tests were built from is taken from their build folder, and what maturin moves or packs lies elsewhere.
     let built = Path::new(env!("CARGO_TARGET_TMPDIR"));
     said(
         Command::new(node::python_packages().join("bin/maturin"))
@@ -53,55 +52,32 @@ fn the_wheel_in_a_fresh_environment() {
             .args(["install", "--quiet", "--no-input", "--no-index"])
             .arg(&wheel),
     );
-
-    let version = said(Command::new(environment.join("bin/crdiff")).arg("-V"));
-    assert_eq!(version.trim(), concat!("crdiff ", env!("CARGO_PKG_VERSION")));
-    let module = |arguments: &[&str]| {
-        let mut command = Command::new(&python);
-        command.args(["-m", "crdiff"]).args(arguments).current_dir(folder.path());
-        command
-    };
-    assert_eq!(said(&mut module(&["-V"])), version);
     let asked = said(Command::new(&python).args(["-c", "import crdiff; print(crdiff.__version__)"]));
     assert_eq!(asked.trim(), env!("CARGO_PKG_VERSION"));
+    let unpacked = said(Command::new(&python).args(["-c", "import crdiff; print(crdiff.__path__[0])"]));
+    let libraries = fs::read_dir(unpacked.trim()).unwrap().filter_map(|entry| {
+        let path = entry.unwrap().path();
+        path.extension().is_some_and(|e| e == "so" || e == "dylib").then_some(path)
+    });
+    assert_eq!(libraries.count(), 1, "one library is the module and both programs");
 
-    // Exit codes and both programs come through.
-    let code = module(&["inspect", "no-such.onnx"]).output().unwrap().status.code();
-    assert_eq!(code, Some(2));
-    let model = folder.path().join("unet.onnx");
-    fs::copy(root().join("fixtures/sd15/torchscript/unet.onnx"), &model).unwrap();
+    // Its tests, where there is no Rust.
+    let tests = crate::search::python::python("python-tests", "python/tests/requirements.txt");
+    let tests = said(Command::new(tests).args(["-c", "import pytest; print(pytest.__path__[0])"]));
+    let packages = [Path::new(tests.trim()).parent().unwrap(), node::python_packages()];
     said(
-        Command::new(environment.join("bin/crdiff-compile"))
-            .arg(&model)
-            .arg(root().join("configs/crdiff-0.2.yaml"))
-            .args(["--quiet", "-o", "pruned.onnx"])
+        Command::new(&python)
+            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
+            .arg(root().join("python/tests"))
+            .env("PYTHONPATH", std::env::join_paths(packages).unwrap())
+            .env(
+                "PATH",
+                std::env::join_paths([environment.join("bin"), "/usr/bin".into(), "/bin".into()]).unwrap(),
+            )
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env_remove("COLUMNS")
             .current_dir(folder.path()),
     );
-    let plan = root().join("configs/crdiff-0.2.yaml");
-    said(&mut module(&["verify", "unet.onnx", "pruned.onnx", "--plan", plan.to_str().unwrap()]));
-}
-
-#[test]
-fn a_wheel_finds_the_onnxruntime_beside_it() {
-    // As pip lays them out: PREFIX/bin/crdiff and PREFIX/lib/python3.x/site-packages/onnxruntime.
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("bin/crdiff");
-    fs::create_dir_all(program.parent().unwrap()).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_crdiff"), &program).unwrap();
-    let packages = folder.path().join("lib/python3.11/site-packages");
-    fs::create_dir_all(&packages).unwrap();
-    let installed = node::python_packages().join("onnxruntime");
-    std::os::unix::fs::symlink(&installed, packages.join("onnxruntime")).unwrap();
-    let report = said(
-        Command::new(&program)
-            .args(["doctor", "--json"])
-            .env_remove("ORT_DYLIB_PATH")
-            .env_remove("VIRTUAL_ENV")
-            .env("XDG_CACHE_HOME", folder.path()),
-    );
-    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    let library = Path::new(report["library"]["path"].as_str().unwrap());
-    assert!(library.starts_with(installed.canonicalize().unwrap()), "{}", library.display());
 }
 
 #[test]

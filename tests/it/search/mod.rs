@@ -5,7 +5,7 @@ mod command;
 mod fed;
 mod objectives;
 mod optuna;
-mod python;
+pub mod python;
 mod shapes;
 mod spaces;
 mod strategies;

@@ -1,0 +1,72 @@
+"""Where ONNX Runtime is, and how engines are asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from crdiff import _crdiff
+
+log = logging.getLogger("crdiff")
+
+Provider = str | tuple[str, Mapping[str, Any]]
+Memory = Literal["fast", "low"]
+Compiled = Literal["cache", "beside"]
+
+
+def look_for_onnxruntime() -> None:
+    """Has the engine look for ONNX Runtime where this Python would import it from, without importing it."""
+    spec = find_spec("onnxruntime")
+    if spec is not None and spec.origin:
+        _crdiff.look_for_onnxruntime_in(os.path.dirname(os.path.dirname(spec.origin)))
+
+
+def engine_options(
+    engine: str | None,
+    library: str | os.PathLike[str] | None,
+    providers: Sequence[Provider] | None,
+    memory: Memory,
+    threads: int | None,
+) -> dict[str, Any]:
+    """The arguments that say on what to run."""
+    look_for_onnxruntime()
+    if memory not in ("fast", "low"):
+        raise ValueError(f"memory must be 'fast' or 'low', not {memory!r}")
+    if isinstance(providers, str):
+        raise TypeError(f"providers is a list: [{providers!r}]")
+    named = None
+    if providers is not None:
+        pairs = [(provider, {}) if isinstance(provider, str) else provider for provider in providers]
+        named = [(name, {key: str(value) for key, value in options.items()}) for name, options in pairs]
+    return {"engine": engine, "library": library, "providers": named, "memory": memory, "threads": threads}
+
+
+def array(value: Any, what: str) -> tuple[list[int], bytes]:
+    """The dimensions and the float32 elements of an array of numpy, or of anything that becomes one."""
+    import numpy as np
+
+    try:
+        if hasattr(value, "__array__") or not hasattr(value, "__dlpack__"):
+            found = np.asarray(value)
+        else:
+            found = np.from_dlpack(value)
+        found = np.ascontiguousarray(found, dtype=np.float32)
+    except (TypeError, ValueError, BufferError) as error:
+        raise TypeError(f"{what} must be an array of numbers in the host's memory: {error}") from error
+    return list(found.shape), found.tobytes()
+
+
+def optional_array(value: Any, what: str) -> tuple[list[int], bytes] | None:
+    """The same, or nothing."""
+    return None if value is None else array(value, what)
+
+
+def from_native(made: tuple[list[int], bytes]) -> Any:
+    """An array of numpy from dimensions and float32 elements."""
+    import numpy as np
+
+    dims, elements = made
+    return np.frombuffer(elements, dtype="<f4").reshape(dims).copy()

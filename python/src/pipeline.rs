@@ -1,0 +1,287 @@
+//! Pipelines: from a prompt to images.
+
+use std::{
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{Mutex, PoisonError, atomic::Ordering},
+};
+
+use crdiff::{
+    compile::Hooks,
+    diffusion::{
+        self,
+        interleave::Batching,
+        pipeline::{Event, Folder, Request, Stage, Unets},
+        sampler::Preset,
+        vae::Tiling,
+    },
+    passes::MaskForm,
+    plan::{Amplify, AmplifyWeight, Mode, Runtime, Target},
+    plan_cache::{Compiled, Place, PlanCache, PlanCacheError},
+};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
+
+use crate::{
+    array::{Array, to_python},
+    engine::EngineOptions,
+    failure::Failure,
+    input::Plan,
+    work::{Observer, Told, work},
+};
+
+/// What is asked of a pipeline.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Asked {
+    prompt: String,
+    negative_prompt: Option<String>,
+    height: Option<usize>,
+    width: Option<usize>,
+    steps: usize,
+    guidance: f64,
+    guidance_rescale: f64,
+    batch: usize,
+    seeds: Vec<u64>,
+    latents: Option<Array>,
+    scheduler: Option<String>,
+    eta: f64,
+    clip_skip: Option<usize>,
+    weight: Option<f64>,
+    tile: bool,
+}
+
+/// The cache of compiled plans at `place`.
+pub fn plan_cache<T>(
+    place: Place,
+    masks: MaskForm,
+    observer: &Observer<'_>,
+    then: impl FnOnce(&PlanCache<'_>) -> Result<T, PlanCacheError>,
+) -> Result<T, Failure> {
+    let progress = |stage, bytes| observer.advance(crate::compiler::named(stage), bytes);
+    let cache = PlanCache {
+        place,
+        masks,
+        hooks: Hooks { progress: &progress, stop: observer.stop },
+        notice: &|what| observer.tell("notice", Told::Text(what.to_string())),
+    };
+    Ok(then(&cache)?)
+}
+
+/// Where compiled plans are kept.
+pub fn place(name: &str) -> Result<Place, Failure> {
+    match name {
+        "cache" => Ok(Place::Cache),
+        "beside" => Ok(Place::Beside),
+        other => Err(Failure::value(format!("compiled must be \"cache\" or \"beside\", not {other:?}"))),
+    }
+}
+
+/// Returns the file of the one graph that runs a plan, and the weight to begin with, if it is an input.
+#[pyfunction]
+#[pyo3(signature = (model, plan, *, runtime_weight, compiled, listener))]
+fn one_graph(
+    py: Python<'_>,
+    model: PathBuf,
+    plan: &Plan,
+    runtime_weight: bool,
+    compiled: &str,
+    listener: Option<Py<PyAny>>,
+) -> PyResult<(PathBuf, Option<f64>)> {
+    let plan = &plan.0;
+    let target = match (plan.amplify.mode, plan.rules.is_empty(), runtime_weight) {
+        (Mode::Outputs, false, true) => Target::FusedWithInput,
+        (Mode::Outputs, false, false) => Target::Fused,
+        (_, _, true) => {
+            let what = "runtime_weight is for a dense and a pruned network; this plan makes one network";
+            return Err(Failure::value(what).into_py(py));
+        }
+        (Mode::Outputs, true, false) => Target::Dense,
+        (Mode::Weights, ..) => Target::Amplified,
+    };
+    let path = work(py, listener.as_ref(), |observer| {
+        let place = place(compiled)?;
+        plan_cache(place, MaskForm::Stored, observer, |cache| cache.graph(&model, plan, target))
+    })?;
+    let first = match &plan.amplify.weight.value {
+        AmplifyWeight::Constant(weight) | AmplifyWeight::Ramp { from: weight, .. } => *weight,
+        AmplifyWeight::Steps(weights) => weights.first().copied().unwrap_or_default(),
+    };
+    Ok((path, runtime_weight.then_some(first)))
+}
+
+/// A pipeline.
+#[pyclass(frozen, module = "crdiff._crdiff")]
+pub struct Pipeline {
+    pipeline: Mutex<diffusion::Pipeline>,
+    folder: Folder,
+    amplify: Amplify,
+    /// Whether two networks are mixed when it runs.
+    mixes: bool,
+    low: bool,
+    engine: String,
+}
+
+#[pymethods]
+impl Pipeline {
+    /// Opens the pipeline in a folder, with the networks that a plan makes.
+    #[staticmethod]
+    #[pyo3(signature = (folder, plan, *, engine, compiled, listener))]
+    fn open(
+        py: Python<'_>,
+        folder: PathBuf,
+        plan: Option<&Plan>,
+        engine: EngineOptions,
+        compiled: &str,
+        listener: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let plan = plan.map(|plan| plan.0.clone());
+        work(py, listener.as_ref(), |observer| {
+            let place = place(compiled)?;
+            let opened = Folder::open(&folder).map_err(Failure::pipeline)?;
+            let networks = match &plan {
+                None => Compiled::of(Unets::Dense),
+                Some(plan) => {
+                    plan_cache(place, engine.masks(), observer, |cache| cache.networks(&opened.unet(), plan))?
+                }
+            };
+            let runtime = plan.as_ref().map_or_else(Runtime::default, |plan| plan.runtime.clone());
+            let (chosen, options) = engine.open(&runtime)?;
+            let mixes = networks.unets.are_mixed();
+            let pipeline = diffusion::Pipeline::open(&folder, chosen.engine, options, networks.unets);
+            let mut pipeline = pipeline.map_err(Failure::pipeline)?;
+            if let Some(dense) = networks.dense {
+                pipeline.set_dense(dense);
+            }
+            Ok(Self {
+                pipeline: Mutex::new(pipeline),
+                folder: opened,
+                amplify: plan.map(|plan| plan.amplify).unwrap_or_default(),
+                mixes,
+                low: engine.is_low(),
+                engine: chosen.why,
+            })
+        })
+    }
+
+    /// The engine that runs, and why it.
+    #[getter]
+    fn engine(&self) -> &str {
+        &self.engine
+    }
+
+    /// Height and width of the images that it was made for, in pixels.
+    #[getter]
+    fn default_size(&self) -> (usize, usize) {
+        self.folder.default_size
+    }
+
+    /// Makes images. `listener` is called with `"loading"`, `"text"`, `"sampling"`, `"decoding"` when a stage begins, with
+    /// `"step"` and the step and its timestep, and with `"warning"` and a text.
+    #[pyo3(signature = (asked, *, listener))]
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        asked: Asked,
+        listener: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let request = self.request(&asked).map_err(|failure| failure.into_py(py))?;
+        let output = work(py, listener.as_ref(), |observer| {
+            let mut pipeline = self.pipeline.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = None;
+            let output = pipeline.run(&request, &mut |event| {
+                match event {
+                    Event::Stage(stage) => observer.advance(named(stage), 0),
+                    Event::Call { step, timestep, .. } => {
+                        // Some samplers call the networks more than once in a step.
+                        if last.replace(step) != Some(step) {
+                            observer.tell("step", Told::Step(step, timestep));
+                        }
+                    }
+                    Event::Warning(warning) => observer.tell("warning", Told::Text(warning)),
+                }
+                match observer.stop.load(Ordering::Relaxed) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            });
+            output.map_err(Failure::pipeline)
+        })?;
+        let made = PyDict::new(py);
+        let images = output.images.iter();
+        let images: Vec<_> =
+            images.map(|image| (image.height, image.width, PyBytes::new(py, &image.pixels))).collect();
+        made.set_item("images", images)?;
+        made.set_item("latents", to_python(py, output.latents.dims(), &output.latents.to_f32()))?;
+        made.set_item("scheduler", output.scheduler.to_string())?;
+        let timings = PyDict::new(py);
+        let times = &output.timings;
+        for (name, time) in [
+            ("loading", times.loading),
+            ("text", times.text),
+            ("sampling", times.sampling),
+            ("dense", times.networks.dense),
+            ("pruned", times.networks.pruned),
+            ("decoding", times.decoding),
+        ] {
+            timings.set_item(name, time.as_secs_f64())?;
+        }
+        timings.set_item("dense_runs", times.networks.dense_runs)?;
+        timings.set_item("pruned_runs", times.networks.pruned_runs)?;
+        made.set_item("timings", timings)?;
+        Ok(made)
+    }
+}
+
+impl Pipeline {
+    fn request(&self, asked: &Asked) -> Result<Request, Failure> {
+        let (height, width) = self.folder.default_size;
+        let mut request =
+            Request::new(asked.prompt.clone(), asked.height.unwrap_or(height), asked.width.unwrap_or(width));
+        request.negative_prompt.clone_from(&asked.negative_prompt);
+        request.steps = asked.steps;
+        request.guidance = asked.guidance;
+        request.guidance_rescale = asked.guidance_rescale;
+        request.batch = asked.batch;
+        request.seeds.clone_from(&asked.seeds);
+        request.latents = asked.latents.as_ref().map(Array::tensor).transpose()?;
+        if let Some(name) = &asked.scheduler {
+            request.set_scheduler(name.parse::<Preset>().map_err(Failure::value)?);
+        }
+        request.eta = asked.eta;
+        request.clip_skip = asked.clip_skip;
+        request.amplify = self.amplify.clone();
+        match asked.weight {
+            None => {}
+            Some(weight) if self.mixes => request.amplify.weight.value = AmplifyWeight::Constant(weight),
+            Some(_) => {
+                let what = "`weight` is for a dense and a pruned network; here one network runs, which has its weight \
+                            compiled in or none";
+                return Err(Failure::value(what));
+            }
+        }
+        if self.low {
+            request.batching = Batching::InTurn;
+        }
+        if asked.tile {
+            request.tiling = Tiling::Tiles;
+        }
+        Ok(request)
+    }
+}
+
+fn named(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Loading => "loading",
+        Stage::Text => "text",
+        Stage::Sampling => "sampling",
+        Stage::Decoding => "decoding",
+    }
+}
+
+pub fn add(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Pipeline>()?;
+    module.add_function(wrap_pyfunction!(one_graph, module)?)
+}

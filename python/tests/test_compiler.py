@@ -1,0 +1,250 @@
+"""Compiling and checking: against torch's outputs, and against what the command line prints."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import crdiff
+import numpy as np
+import onnxruntime
+import pytest
+
+BYPASS = {"version": 1, "rules": [{"bypass": "mid_block.attentions.0"}]}
+PRUNE = {"version": 1, "crdiff": {"down": 0.3, "mid": 0.5, "up": 0.1}}
+
+
+def run(*arguments, code=0, **options):
+    """What the command line prints."""
+    command = [sys.executable, "-m", "crdiff", *map(os.fspath, arguments)]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+    assert done.returncode == code, done.stderr
+    return done.stderr if code == 2 else done.stdout
+
+
+def case(golden, kind):
+    """The first case of a kind, whose plan is a dict."""
+    return next(case for case in golden.index["cases"] if case["kind"] == kind and golden.size in case["outputs"])
+
+
+@pytest.mark.parametrize("kind", ["bypass", "prune"])
+def test_a_compiled_model_computes_what_torch_does(sd15, tmp_path, kind):
+    chosen = case(sd15, kind)
+    output = tmp_path / "unet.onnx"
+    report = crdiff.compile(sd15.model, chosen["plan"], output)
+    assert [written.path for written in report.outputs] == [str(output)]
+    (found,) = onnxruntime.InferenceSession(output).run(None, sd15.inputs())
+    assert np.abs(found - sd15.output(chosen["name"])).max() < 1e-4
+    assert np.abs(found - sd15.output("dense")).max() > 1e-3
+    assert crdiff.verify(sd15.model, output, chosen["plan"]).proven
+
+
+def test_a_plan_is_the_same_in_every_form(unet, tmp_path):
+    text = "version: 1\ncrdiff: { down: 0.3, mid: 0.5, up: 0.1 }\n"
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    numpy_numbers = {**PRUNE, "crdiff": dict(PRUNE["crdiff"], down=np.float64(0.3))}
+    forms = [PRUNE, text, path, str(path), json.dumps(PRUNE), crdiff.Plan.load(path), numpy_numbers]
+    contents = set()
+    for form in forms:
+        output = tmp_path / "out.onnx"
+        crdiff.compile(unet, form, output, weights="copy")
+        contents.add(output.read_bytes())
+    assert len(contents) == 1
+
+
+def test_reports_are_the_command_lines(unet, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(json.dumps(PRUNE))
+    output = tmp_path / "out.onnx"
+    printed = run("compile", unet, plan, "-o", output, "--at", "8x8", "--report", "-")
+    report = crdiff.compile(unet, plan, output, at="8x8")
+    assert report.to_dict() == json.loads(printed)
+    assert str(report) == run("compile", unet, plan, "-o", output, "--at", "8x8")
+    assert report.graph.macs_before == report.to_dict()["graph"]["macs_before"] > 0
+    assert crdiff.compile(unet, plan, output, at=(8, 8)) == report
+
+    assert crdiff.inspect(unet).to_dict() == json.loads(run("inspect", unet, "--json"))
+    assert str(crdiff.inspect(unet, filter="mid_block.**")) == run("inspect", unet, "--filter", "mid_block.**")
+    assert crdiff.digest(unet) == json.loads(run("digest", unet, "--json"))
+    assert crdiff.print(unet, "mid_block.**.attn1") + "\n" == run("print", unet, "--module", "mid_block.**.attn1")
+
+    found = crdiff.diff(unet, output)
+    assert not found and not found.same
+    assert found.to_dict() == json.loads(run("diff", unet, output, "--json", code=1))
+    assert str(found) == run("diff", unet, output, code=1)
+
+    def timeless(report):
+        report["summary"] = [pair for pair in report["summary"] if pair[0] != "time"]
+        return report
+
+    proven = crdiff.verify(unet, output, plan)
+    printed = json.loads(run("verify", unet, output, "--plan", plan, "--json"))
+    assert timeless(proven.to_dict()) == timeless(printed)
+
+
+def test_what_is_not_the_plan_is_not_proven(unet, tmp_path):
+    output = tmp_path / "out.onnx"
+    crdiff.compile(unet, BYPASS, output)
+    assert crdiff.verify(unet, output, BYPASS, emit="pruned")
+    verdict = crdiff.verify(unet, output, PRUNE)
+    assert not verdict and not verdict.proven and verdict.findings
+    untouched = crdiff.verify(unet, unet, BYPASS)
+    assert not untouched and "was not applied" in untouched.findings[0].message
+
+
+def test_models_as_content(unet, fixtures, tmp_path):
+    content = unet.read_bytes()
+    report = crdiff.compile(content, BYPASS)
+    assert report.outputs[0].path == "" and report.model == "model.onnx"
+    crdiff.compile(unet, BYPASS, tmp_path / "out.onnx", weights="copy")
+    assert report.onnx == (tmp_path / "out.onnx").read_bytes()
+    assert crdiff.verify(content, report.onnx, BYPASS).proven
+    assert crdiff.digest(content) == crdiff.digest(unet)
+    assert crdiff.inspect(content).nodes == crdiff.inspect(unet).nodes
+    assert crdiff.compile(content, BYPASS, dry_run=True).onnx is None
+    compact = crdiff.compile(content, PRUNE, weights="compact").onnx
+    assert b"Where" in compact and crdiff.verify(content, compact, PRUNE).proven
+    with pytest.raises(ValueError, match="share"):
+        crdiff.compile(content, PRUNE, weights="share")
+    with pytest.raises(crdiff.ModelError, match="unet.onnx.data.*give its path"):
+        crdiff.compile((fixtures / "sd15-mini/dynamo/unet.onnx").read_bytes(), BYPASS)
+
+
+def test_a_plans_mistakes_have_places(unet, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("version: 1\nrules:\n  - bypass: mid_block.atentions.0\n")
+    with pytest.raises(crdiff.PlanError) as caught:
+        crdiff.compile(unet, plan)
+    error = caught.value
+    assert isinstance(error, ValueError) and not isinstance(error, crdiff.NotLegal)
+    assert (error.path, error.line, error.column, error.code) == (str(plan), 3, 13, "plan::no_match")
+    assert "mid_block.attentions.0" in error.help
+    assert str(error) == run("compile", unet, plan, code=2).rstrip()
+    assert not list(tmp_path.glob("*.pruned.onnx"))
+
+    with pytest.raises(crdiff.PlanError) as caught:
+        crdiff.compile(unet, {"version": 1, "rules": [{"bypas": "mid_block"}, {"bypass": 3}]})
+    assert [problem["line"] for problem in caught.value.problems] == [5, 8]
+    with pytest.raises(crdiff.PlanError, match="can't be read"):
+        crdiff.compile(unet, tmp_path / "nowhere.yaml")
+
+
+def test_what_cannot_be_bypassed_is_not_legal(unet):
+    with pytest.raises(crdiff.NotLegal) as caught:
+        crdiff.compile(unet, {"version": 1, "rules": [{"bypass": "down_blocks.0"}]})
+    assert caught.value.code == "plan::illegal_bypass" and caught.value.line == 5
+
+
+def test_models_that_are_none(tmp_path):
+    path = tmp_path / "unet.onnx"
+    path.write_bytes(b"no model")
+    for model in [path, tmp_path / "nowhere.onnx", b"no model"]:
+        with pytest.raises(crdiff.ModelError) as caught:
+            crdiff.inspect(model)
+        assert caught.value.path is not None and caught.value.path in str(caught.value)
+    with pytest.raises(TypeError):
+        crdiff.inspect(3)
+
+
+def test_arguments_that_mean_nothing(unet):
+    for wrong in [{"emit": "prunned"}, {"weights": "all"}, {"poa_weight": "input"}, {"at": "large"}]:
+        with pytest.raises(ValueError, match=next(iter(wrong)) + "|HEIGHTxWIDTH"):
+            crdiff.compile(unet, BYPASS, **wrong)
+    with pytest.raises(ValueError, match="no module matches"):
+        crdiff.print(unet, "nothing.**")
+
+
+def test_pages_for_notebooks(unet, tmp_path):
+    report = crdiff.compile(unet, BYPASS, tmp_path / "out.onnx")
+    run("compile", unet, tmp_path / "nowhere.yaml", code=2)
+    page = report.to_html()
+    assert page.startswith("<!") and "mid_block.attentions.0" in page
+    shown = report._repr_html_()
+    assert shown.startswith("<iframe") and "srcdoc" in shown and "<script" not in shown
+    assert crdiff.inspect(unet).to_html().startswith("<!")
+    assert crdiff.diff(unet, tmp_path / "out.onnx").to_html().startswith("<!")
+    assert crdiff.verify(unet, tmp_path / "out.onnx", BYPASS)._repr_html_().startswith("<pre>")
+    unet.unlink()
+    assert report._repr_html_().startswith("<pre>")
+
+
+def test_progress_and_how_it_stops(unet, tmp_path):
+    heard = []
+    crdiff.compile(unet, PRUNE, tmp_path / "out.onnx", weights="copy", progress=lambda *told: heard.append(told))
+    assert {stage for stage, _ in heard} == {"ranking weights", "writing"} and sum(done for _, done in heard) > 0
+
+    class Bar:
+        described, total = [], 0
+
+        def update(self, n):
+            self.total += n
+
+        def set_description(self, text):
+            self.described.append(text)
+
+    bar = Bar()
+    assert crdiff.verify(unet, tmp_path / "out.onnx", PRUNE, progress=bar)
+    assert bar.described == ["checking weights"] and bar.total > 0
+
+    def refuse(stage, done):
+        raise RuntimeError("enough")
+
+    for stopped in [
+        lambda: crdiff.compile(unet, PRUNE, tmp_path / "stopped.onnx", weights="copy", progress=refuse),
+        lambda: crdiff.verify(unet, tmp_path / "out.onnx", PRUNE, progress=refuse),
+        lambda: crdiff.diff(unet, tmp_path / "out.onnx", progress=refuse),
+        lambda: crdiff.digest(unet, progress=refuse),
+    ]:
+        with pytest.raises(RuntimeError, match="enough"):
+            stopped()
+    assert not list(tmp_path.glob("stopped*"))
+    # Nothing is left in a state that a later call would feel.
+    assert crdiff.verify(unet, tmp_path / "out.onnx", PRUNE)
+
+    def interrupt(stage, done):
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        crdiff.compile(unet, PRUNE, tmp_path / "stopped.onnx", progress=interrupt)
+    assert not list(tmp_path.glob("stopped*"))
+
+
+def test_calls_from_several_threads(unet, tmp_path):
+    proven = []
+
+    def one(number):
+        output = tmp_path / f"{number}.onnx"
+        crdiff.compile(unet, PRUNE, output)
+        proven.append(crdiff.verify(unet, output, PRUNE).proven)
+
+    threads = [threading.Thread(target=one, args=[number]) for number in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert proven == [True] * 4
+
+
+def test_results_are_objects(unet):
+    report = crdiff.compile(unet, PRUNE, dry_run=True)
+    assert report.outputs == [] and report.prune[0].per_tensor[0].zeros > 0
+    assert "graph" in dir(report) and "CompileReport(" in repr(report)
+    report.to_dict()["prune"].clear()
+    assert report.prune
+    with pytest.raises(AttributeError, match="it has"):
+        report.nothing
+    with pytest.raises(AttributeError, match="to_dict"):
+        report.model = "another"
+
+
+def test_importing_is_light():
+    code = "import sys, crdiff; print([name for name in ('numpy', 'PIL', 'onnxruntime', 'torch') if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_types_are_there():
+    folder = Path(crdiff.__file__).parent
+    assert (folder / "py.typed").is_file() and (folder / "_crdiff.pyi").is_file()

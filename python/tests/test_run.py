@@ -1,0 +1,206 @@
+"""Running: against diffusers' images and torch's outputs."""
+
+import signal
+
+import crdiff
+import numpy as np
+import pytest
+
+PRUNE = {"version": 1, "crdiff": {"down": 0.3, "mid": 0.5, "up": 0.1}}
+
+
+def call(pipe, case, defaults, **more):
+    """Runs a case of the goldens."""
+    said = {**defaults, **case}
+    return pipe(
+        said["prompt"],
+        said["height"],
+        said["width"],
+        num_inference_steps=said["steps"],
+        guidance_scale=said["guidance"],
+        guidance_rescale=said["guidance_rescale"],
+        negative_prompt=said["negative"],
+        num_images_per_prompt=said["batch"],
+        seed=said["seeds"],
+        eta=said["eta"],
+        **more,
+    )
+
+
+CASES = ["amplify/every", "amplify/cond", "amplify/during", "amplify/ramp", "guidance/rescale", "batch/one_seed"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_images_are_those_of_diffusers(pipeline, name):
+    folder, index, golden = pipeline
+    case = next(case for case in index["cases"] if case["name"] == name)
+    plan = {"version": 1, "crdiff": index["prune"], "amplify": case["amplify"]}
+    pipe = crdiff.Pipeline(folder, plan)
+    made = call(pipe, case, index["defaults"], scheduler="dpm++_2m_karras", output_type="np")
+    expected = golden[f"{name}/latents"]
+    assert np.abs(made.latents - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
+    pixels = np.rint(made.images * 255).astype(int)
+    assert np.abs(pixels - golden[f"{name}/image"]).max() <= 1
+    assert made.timings["pruned_runs"] > 0
+
+
+def test_forms_of_output(fixtures):
+    pipe = crdiff.Pipeline(fixtures / "pipelines/sd15", PRUNE, engine="rten")
+    arguments = dict(height=32, width=48, num_inference_steps=2, seed=[3, 4], num_images_per_prompt=2)
+    images = pipe("the cat", **arguments).images
+    assert [image.size for image in images] == [(48, 32)] * 2 and images[0].mode == "RGB"
+    arrays = pipe("the cat", **arguments, output_type="np").images
+    assert arrays.shape == (2, 32, 48, 3) and arrays.dtype == np.float32
+    assert (np.asarray(images[1]) == np.rint(arrays[1] * 255)).all()
+    made = pipe("the cat", **arguments, output_type="latent")
+    assert made.images is made.latents and made.latents.shape == (2, 4, 8, 12)
+    assert made.seeds == [3, 4] and "rten" in pipe.engine and pipe.default_size[0] % 8 == 0
+
+    # A seed alone makes the image that it made in a batch.
+    alone = pipe("the cat", **{**arguments, "seed": 4, "num_images_per_prompt": 1}, output_type="latent").images
+    assert np.abs(alone[0] - made.latents[1]).max() < 1e-4
+
+    class Generator:
+        """As torch's, freshly seeded."""
+
+        def initial_seed(self):
+            return 4
+
+    by_generator = dict(arguments, seed=None, generator=Generator(), num_images_per_prompt=1)
+    assert (pipe("the cat", **by_generator, output_type="latent").images == alone).all()
+    again = pipe("the cat", height=32, width=48, num_inference_steps=1)
+    repeated = pipe("the cat", height=32, width=48, num_inference_steps=1, seed=again.seeds)
+    assert (again.latents == repeated.latents).all()
+
+
+def test_given_latents_and_weights(fixtures):
+    pipe = crdiff.Pipeline(fixtures / "pipelines/sd15", PRUNE, engine="rten")
+    latents = np.random.default_rng(0).standard_normal((1, 4, 8, 8))
+    arguments = dict(height=32, width=32, num_inference_steps=1, latents=latents, output_type="latent", guidance_scale=1.0)
+    dense, pruned, mixed = (pipe("x", **arguments, weight=weight) for weight in (0, 1, 3))
+    assert dense.timings["pruned_runs"] == 0 and pruned.timings["dense_runs"] == 0
+    # One step without guidance is linear in the network's output.
+    expected = dense.latents + 3 * (pruned.latents - dense.latents)
+    assert np.abs(mixed.latents - expected).max() < 1e-3
+    plain = crdiff.Pipeline(fixtures / "pipelines/sd15", engine="rten")
+    assert (plain("x", **arguments).latents == dense.latents).all()
+    with pytest.raises(ValueError, match="weight"):
+        plain("x", **arguments, weight=2)
+
+
+def test_callbacks_hear_of_steps_and_can_stop(fixtures):
+    pipe = crdiff.Pipeline(fixtures / "pipelines/sd15", engine="rten")
+    steps, advanced = [], []
+
+    def heard(pipeline, step, timestep, more):
+        assert pipeline is pipe and more == {}
+        steps.append((step, timestep))
+
+    small = dict(height=32, width=32, seed=0, scheduler="ddim")
+    pipe("x", num_inference_steps=3, callback_on_step_end=heard, progress=lambda *told: advanced.append(told), **small)
+    assert [step for step, _ in steps] == [0, 1, 2] and steps[0][1] > steps[1][1] > steps[2][1]
+    assert advanced == [("sampling", 1)] * 3
+
+    def stop(pipeline, step, timestep, more):
+        steps.append(step)
+        if step == 1:
+            raise LookupError("enough")
+
+    steps.clear()
+    with pytest.raises(LookupError, match="enough"):
+        pipe("x", num_inference_steps=500, callback_on_step_end=stop, **small)
+    assert steps == [0, 1]
+    with pytest.raises(KeyboardInterrupt):
+        pipe("x", num_inference_steps=500, callback_on_step_end=lambda *_: signal.raise_signal(signal.SIGINT), **small)
+    assert len(pipe("x", num_inference_steps=1, **small).images) == 1
+
+
+def test_mistakes_of_a_call(fixtures, tmp_path):
+    pipe = crdiff.Pipeline(fixtures / "pipelines/sd15", engine="rten")
+    for wrong, said in [
+        (dict(height=33, width=32), "divisible by"),
+        (dict(num_inference_steps=0), "step"),
+        (dict(scheduler="best"), "best"),
+        (dict(output_type="jpeg"), "output_type"),
+        (dict(seed=1, generator=2), "not both"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            pipe("x", **{"num_inference_steps": 1, **wrong})
+    with pytest.raises(TypeError, match="for each prompt"):
+        pipe(["x", "y"])
+    with pytest.raises(TypeError, match="latents must be an array"):
+        pipe("x", latents="noise")
+    with pytest.raises(crdiff.ModelError, match="no pipeline"):
+        crdiff.Pipeline(tmp_path)
+    with pytest.raises(crdiff.EngineError, match="quantum"):
+        crdiff.Pipeline(fixtures / "pipelines/sd15", engine="quantum")
+    with pytest.raises(crdiff.EngineError, match="NoSuch"):
+        crdiff.Pipeline(fixtures / "pipelines/sd15", providers=["NoSuchExecutionProvider"])
+    with pytest.raises(crdiff.PlanError):
+        crdiff.Pipeline(fixtures / "pipelines/sd15", {"version": 1, "rules": [{"bypass": "nothing"}]})
+
+
+@pytest.mark.parametrize("engine", ["ort", "rten"])
+def test_a_loop_of_ones_own(sd15, engine):
+    case = next(case for case in sd15.index["cases"] if case["kind"] == "prune")
+    inputs = sd15.inputs()
+    net = crdiff.Interleave(sd15.model, {**case["plan"], "amplify": {"weight": 1.8}}, engine=engine)
+    found = net(inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"])
+    assert found.dtype == np.float32
+    assert np.abs(found - sd15.amplified(case["name"], 1.8)).max() < 5e-4
+    for weight, expected in [(0, sd15.output("dense")), (1, sd15.output(case["name"]))]:
+        assert np.abs(net(*inputs.values(), weight=weight) - expected).max() < 1e-4
+
+
+def test_a_loop_of_ones_own_for_sdxl(sdxl):
+    case = next(case for case in sdxl.index["cases"] if case["kind"] == "bypass" and sdxl.size in case["outputs"])
+    inputs = sdxl.inputs()
+    net = crdiff.Interleave(sdxl.model, {**case["plan"], "amplify": {"weight": 2}})
+
+    class Tensor:
+        """An array that says so by DLPack alone."""
+
+        def __init__(self, array):
+            self.__dlpack__, self.__dlpack_device__ = array.__dlpack__, array.__dlpack_device__
+
+    class Boxed:
+        """An array that becomes one of numpy."""
+
+        def __init__(self, array):
+            self.array = array
+
+        def __array__(self, dtype=None, copy=None):
+            return self.array
+
+    found = net(
+        Tensor(inputs["sample"]),
+        inputs["timestep"],
+        Boxed(inputs["encoder_hidden_states"]),
+        text_embeds=inputs["text_embeds"],
+        time_ids=inputs["time_ids"],
+    )
+    assert np.abs(found - sdxl.amplified(case["name"], 2)).max() < 5e-4
+    with pytest.raises(crdiff.ModelError, match="text_embeds"):
+        net(inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"])
+
+
+def test_a_weight_that_changes_must_be_given(sd15):
+    inputs = sd15.inputs()
+    for amplify in [{"weight": {"from": 1, "to": 2}}, {"every": 2}, {"on": "cond"}]:
+        net = crdiff.Interleave(sd15.model, {**PRUNE, "amplify": amplify}, engine="rten")
+        with pytest.raises(ValueError, match="weight of this call"):
+            net(*inputs.values())
+        assert net(*inputs.values(), weight=1.5).shape == inputs["sample"].shape
+
+
+def test_compiled_plans_are_kept(unet, cache):
+    before = set(unet.parent.iterdir())
+    crdiff.Interleave(unet, PRUNE, engine="rten")
+    assert set(unet.parent.iterdir()) == before
+    kept = list(cache.rglob("*.onnx"))
+    assert len(kept) == 2
+    times = [path.stat().st_mtime_ns for path in kept]
+    crdiff.Interleave(unet, PRUNE, engine="rten")
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    crdiff.Interleave(unet, PRUNE, engine="rten", compiled="beside")
+    assert len(set(unet.parent.glob("unet.crdiff-*.onnx"))) == 1
