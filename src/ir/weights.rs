@@ -24,7 +24,7 @@ pub enum WeightReader {
 }
 
 impl WeightReader {
-    /// Returns number of bytes.
+    /// Returns the number of bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::File { len, .. } => *len,
@@ -62,7 +62,7 @@ pub type TransformRun = Box<dyn FnMut(&mut [u8]) -> u64 + Send>;
 /// A change of a tensor's elements on their way through: called with one piece after the other, in order. Pieces are
 /// whole multiples of [`Transform::granularity`] bytes (but the last may be shorter).
 pub trait Transform: Send + Sync + fmt::Debug {
-    /// Returns number of bytes that must be seen together.
+    /// Returns the number of bytes that must be seen together.
     fn granularity(&self) -> usize;
 
     /// Returns the threshold, if all that it does is to set elements of magnitude up to some threshold to 0.

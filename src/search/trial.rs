@@ -254,7 +254,7 @@ impl Worker {
         time.loading += timings.loading.saturating_sub(timings.loading_given);
         time.loading_trials += timings.loading_given;
         time.lookups.add(timings.lookups);
-        let none = || SearchError::Values("the pipeline made no picture".to_string());
+        let none = || SearchError::Values("the pipeline made no image".to_string());
         output.images.into_iter().next().ok_or_else(none)
     }
 

@@ -43,7 +43,7 @@ pub fn open_graph(
                 (Some(one), None) => one.clone(),
                 _ => {
                     let what = format!(
-                        "which input is the picture's? name one of {} in `image.input`",
+                        "which input is the image's? name one of {} in `image.input`",
                         listed(session.inputs())
                     );
                     return Err(failed(what));
@@ -141,7 +141,7 @@ fn image_tensor(image: &Image, spec: &ImageSpec) -> Result<HostTensor, String> {
         Crop::Center(h, w) if h <= height && w <= width => ((height - h) / 2, (width - w) / 2, h, w),
         Crop::Center(h, w) => {
             return Err(format!(
-                "a crop of {h}x{w} is larger than the picture, {height}x{width}; see `resize`"
+                "a crop of {h}x{w} is larger than the image, {height}x{width}; see `resize`"
             ));
         }
     };

@@ -34,7 +34,7 @@ impl<'a> Picture<'a> {
         if let Some(path) = self.written.get() {
             return Ok(path);
         }
-        write_png(self.path, self.image).map_err(|e| SearchError::io("write the picture", self.path, e))?;
+        write_png(self.path, self.image).map_err(|e| SearchError::io("write the image", self.path, e))?;
         Ok(self.written.get_or_init(|| self.path.to_path_buf()))
     }
 }
