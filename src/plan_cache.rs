@@ -49,7 +49,7 @@ pub enum PlanCacheError {
     /// A file or folder cannot be used.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The attempt, as a verb.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -196,7 +196,7 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// A digest of what the plan does to the weights, and of how this release writes it.
+    /// Returns a digest of what the plan does to the weights, and of how this release writes it.
     fn key(&self) -> String {
         let masks = match self.cache.masks {
             MaskForm::Stored => "stored",

@@ -115,7 +115,7 @@ impl<T> Unets<T> {
         dense.into_iter().chain(last)
     }
 
-    /// Whether a dense and a pruned network are mixed.
+    /// Returns whether a dense and a pruned network are mixed.
     pub fn are_mixed(&self) -> bool {
         matches!(self, Self::WithPruned(_) | Self::Pair { .. })
     }
@@ -131,7 +131,7 @@ impl Amplify {
     /// Returns w, if it is the same at every step and on both branches of guidance.
     ///
     /// # Errors
-    /// In what it is not.
+    /// The reason why it is not constant.
     pub fn constant(&self) -> Result<f64, &'static str> {
         let w = match self.weight.value {
             AmplifyWeight::Constant(w) => w,

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// What a name outside of a subgraph stands for.
+/// The meaning of a name outside of a subgraph.
 pub type Outer<'a> = &'a dyn Fn(&str) -> Option<Hash>;
 
 /// Hashes the attributes and operators of one model.
@@ -33,7 +33,7 @@ pub struct Canonical<'g> {
     exact: bool,
 }
 
-/// What a subgraph and a function's body have in common.
+/// The parts that a subgraph and a function's body have in common.
 struct Body<'a> {
     inputs: Vec<&'a str>,
     outputs: Vec<&'a str>,
@@ -71,13 +71,13 @@ impl<'g> Canonical<'g> {
         Ok(this)
     }
 
-    /// The canonical form in which everything counts that a reader of the file may look at. Functions are known by
-    /// their names alone.
+    /// Returns the canonical form in which everything counts that a reader of the file may look at. Functions are known
+    /// by their names alone.
     pub fn exact(graph: &'g Graph) -> Self {
         Self { graph, functions: BTreeMap::new(), exact: true }
     }
 
-    /// Hash of an operator: its name and domain, and what it does if it is a function of the model.
+    /// Returns the hash of an operator: its name and domain, and what it does if it is a function of the model.
     pub fn operator(&self, domain_name: &str, op_type: &str) -> Hash {
         let hasher = Hasher::new("operator").text(domain(domain_name)).text(op_type);
         match self.functions.get(&(domain(domain_name).to_string(), op_type.to_string())) {
@@ -86,7 +86,7 @@ impl<'g> Canonical<'g> {
         }
     }
 
-    /// Hash of a node's attributes, in which names from outside stand for what `outer` says.
+    /// Returns the hash of a node's attributes, in which names from outside stand for what `outer` says.
     ///
     /// # Errors
     /// [`OnnxError`] if a tensor in them cannot be read.
@@ -94,7 +94,7 @@ impl<'g> Canonical<'g> {
         self.attributes_at(attributes, outer, 0)
     }
 
-    /// Hash of one attribute, names from outside left out.
+    /// Returns the hash of one attribute, names from outside left out.
     ///
     /// # Errors
     /// [`OnnxError`] if a tensor in it cannot be read.
@@ -102,7 +102,7 @@ impl<'g> Canonical<'g> {
         self.attribute_at(attribute, &|_| None, 0)
     }
 
-    /// Hash of a tensor: type, dimensions and elements.
+    /// Returns the hash of a tensor: type, dimensions and elements.
     ///
     /// # Errors
     /// [`OnnxError`] if its elements cannot be read.
@@ -115,7 +115,7 @@ impl<'g> Canonical<'g> {
             .finish())
     }
 
-    /// Hash of a sparse tensor.
+    /// Returns the hash of a sparse tensor.
     ///
     /// # Errors
     /// As [`Self::tensor`].
@@ -295,17 +295,18 @@ impl<'g> Canonical<'g> {
     }
 }
 
-/// Hash of a node's result.
+/// Returns the hash of a node's result.
 pub fn result(node: &Hash, slot: usize) -> Hash {
     Hasher::new("result").bytes(node).number(slot as u64).finish()
 }
 
-/// The domain with one name for the standard one.
+/// Returns the domain with one name for the standard one.
 pub fn domain(name: &str) -> &str {
     if name == "ai.onnx" { "" } else { name }
 }
 
-/// Whether an operator may compute something else each time: ONNX's random ones, and all that are not ONNX's own.
+/// Returns whether an operator may compute something else each time: ONNX's random ones, and all that are not ONNX's
+/// own.
 pub fn is_random(op_type: &str, domain: &str) -> bool {
     const RANDOM: [&str; 7] = [
         "Bernoulli",
@@ -319,7 +320,7 @@ pub fn is_random(op_type: &str, domain: &str) -> bool {
     !matches!(domain, "" | "ai.onnx") || RANDOM.contains(&op_type)
 }
 
-/// Whether a node in the bodies among `attributes` may.
+/// Returns whether a node in the bodies among `attributes` may.
 pub fn any_random(attributes: &[AttributeProto]) -> bool {
     let mut bodies = attributes.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs));
     bodies.any(|body| {

@@ -16,12 +16,13 @@ pub const PIECE: usize = 1 << 20;
 /// Text, whose elements have no fixed size.
 pub const STRING: DataType = DataType(8);
 
-/// Whether `node` is a Constant node whose value is taken for a constant here (all but sparse ones).
+/// Returns whether `node` is a Constant node whose value is taken for a constant here (all but sparse ones).
 pub fn is_constant(node: &Node) -> bool {
     node.is("Constant") && node.attribute("sparse_value").is_none()
 }
 
-/// The tensor `name` that `node` makes, if it is such a node. Its elements are not copied where they are raw data.
+/// Returns the tensor `name` that `node` makes, if it is such a node. Its elements are not copied where they are raw
+/// data.
 ///
 /// # Errors
 /// [`OnnxError`] if it has no value, or a broken one.
@@ -64,7 +65,7 @@ pub fn of_node(node: &Node, name: &str) -> Result<Option<TensorHeader>, OnnxErro
     header(&proto).map(Some)
 }
 
-/// The header of a decoded tensor. Its elements are not copied where they are raw data.
+/// Returns the header of a decoded tensor. Its elements are not copied where they are raw data.
 ///
 /// # Errors
 /// [`OnnxError`] if it is broken.
@@ -84,7 +85,7 @@ pub fn header(tensor: &TensorProto) -> Result<TensorHeader, OnnxError> {
     }
 }
 
-/// The elements of a tensor of a type without a fixed size, as the model writes them.
+/// Returns the elements of a tensor of a type without a fixed size, as the model writes them.
 ///
 /// # Errors
 /// [`OnnxError`] if they are broken.
@@ -94,7 +95,7 @@ pub fn written(header: &TensorHeader) -> Result<TensorProto, OnnxError> {
     Ok(TensorProto { name: None, doc_string: None, metadata_props: Vec::new(), ..tensor })
 }
 
-/// SHA-256 of a tensor's elements, read in pieces. `read` is told how many bytes each has.
+/// Returns the SHA-256 of a tensor's elements, read in pieces. `read` is told how many bytes each has.
 ///
 /// # Errors
 /// [`OnnxError`] if they cannot be read.

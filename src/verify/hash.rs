@@ -48,7 +48,7 @@ impl Hasher {
         self.list(&hashes)
     }
 
-    /// The hash.
+    /// Returns the hash.
     pub fn finish(self) -> Hash {
         self.0.finalize().into()
     }

@@ -31,12 +31,12 @@ pub struct Difference {
     /// The node, as messages name it: the first graph's, or the second's if it was added.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// What is different.
+    /// The kind of difference.
     #[serde(flatten)]
     pub what: What,
 }
 
-/// What is different. `from` is the first graph's, `to` the second's.
+/// A kind of difference. `from` is the first graph's, `to` the second's.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
@@ -65,13 +65,13 @@ pub enum What {
     },
     /// A model-local function that a node calls does something else.
     Function,
-    /// What a node reads, or what a graph output yields.
+    /// A node reads, or a graph output yields, another value.
     Rewired {
         /// Which operand or output.
         what: String,
-        /// What was read.
+        /// The first graph's value.
         from: String,
-        /// What is read.
+        /// The second graph's value.
         to: String,
     },
     /// Type or dimensions of a constant.
@@ -128,7 +128,7 @@ struct Suspect {
 }
 
 impl Comparison<'_, '_> {
-    /// Every difference.
+    /// Returns every difference.
     ///
     /// # Errors
     /// [`OnnxError`] if a tensor cannot be read.
@@ -159,7 +159,7 @@ impl Comparison<'_, '_> {
         self.modules[side].get(self.modules[side].of_node(node)).path.clone()
     }
 
-    /// Operator sets, inputs and outputs.
+    /// Compares operator sets, inputs and outputs.
     fn interface(&self) -> Vec<Difference> {
         let mut found = Vec::new();
         let mut tell = |what: String, from: Option<String>, to: Option<String>| {
@@ -218,7 +218,7 @@ impl Comparison<'_, '_> {
         found
     }
 
-    /// The outermost modules of one graph in which no node has a partner, with the number of their nodes.
+    /// Returns the outermost modules of one graph in which no node has a partner, with the number of their nodes.
     fn whole_modules(&self, side: usize) -> BTreeMap<ModuleId, usize> {
         let partners = [&self.matching.of_a, &self.matching.of_b][side];
         let modules = self.modules[side];
@@ -386,13 +386,13 @@ impl Comparison<'_, '_> {
         Ok(())
     }
 
-    /// Whether two values are the same: computed by a pair, or in the same way from the inputs on.
+    /// Returns whether two values are the same: computed by a pair, or in the same way from the inputs on.
     fn same(&self, x: ValueId, y: ValueId) -> bool {
         let hash = |side: usize, value: ValueId| self.fingerprints[side].values.get(value.index());
         self.class(A, x) == self.class(B, y) || hash(A, x) == hash(B, y)
     }
 
-    /// What a value is, in terms that both graphs share.
+    /// Returns the class of a value, in terms that both graphs share.
     fn class(&self, side: usize, value: ValueId) -> Hash {
         if let Some(constant) = constant(self.constants[side], value) {
             return constant.hash(self.contents[side].get(value.index()).and_then(Option::as_ref));

@@ -25,15 +25,15 @@ pub struct Constant {
 }
 
 impl Constant {
-    /// Whether its elements are part of the structure: shapes, axes and indices (integers, booleans, text) and single
-    /// numbers are; weights are not.
+    /// Returns whether its elements are part of the structure: shapes, axes and indices (integers, booleans, text) and
+    /// single numbers are; weights are not.
     pub fn is_structural(&self) -> bool {
         let whole =
             matches!(self.header.data_type, DataType::INT32 | DataType::INT64 | DataType::BOOL | STRING);
         whole || self.header.elements() <= 1
     }
 
-    /// Hash of its type and dimensions, and of its `content` if that counts.
+    /// Returns the hash of its type and dimensions, and of its `content` if that counts.
     pub fn hash(&self, content: Option<&Hash>) -> Hash {
         let hasher = Hasher::new("constant")
             .number(u64::from(self.overridable))
@@ -43,7 +43,7 @@ impl Constant {
     }
 }
 
-/// The constants of a graph that anything uses, by value.
+/// Returns the constants of a graph that anything uses, by value.
 ///
 /// # Errors
 /// [`OnnxError`] if a Constant node's tensor is broken.
@@ -81,7 +81,7 @@ fn range(graph: &Graph, header: &TensorHeader) -> Option<Range> {
     }
 }
 
-/// Content hashes of every constant of one graph, read in parallel.
+/// Returns the content hashes of every constant of one graph, read in parallel.
 ///
 /// # Errors
 /// As [`content`].
@@ -93,7 +93,7 @@ pub fn contents(
     constants.par_iter().map(|c| c.as_ref().map(|c| content(graph, &c.header, read)).transpose()).collect()
 }
 
-/// Content hashes of the structural constants of one graph.
+/// Returns the content hashes of the structural constants of one graph.
 ///
 /// # Errors
 /// As [`content`].
@@ -163,7 +163,7 @@ pub fn shared_contents(
     Ok([one_side(0)?, one_side(1)?])
 }
 
-/// Whether `value` is a constant among `constants`.
+/// Returns whether `value` is a constant among `constants`.
 pub fn constant(constants: &[Option<Constant>], value: ValueId) -> Option<&Constant> {
     constants.get(value.index())?.as_ref()
 }

@@ -32,7 +32,7 @@ pub struct Fingerprints {
     pub outputs: Vec<Hash>,
 }
 
-/// What hashing needs to know about a graph.
+/// The facts about a graph that hashing needs.
 pub struct Hashed<'a, 'g> {
     /// The graph.
     pub graph: &'g Graph,
@@ -86,7 +86,7 @@ impl Hashed<'_, '_> {
         Ok(Fingerprints { forward, values, backward, local, outputs })
     }
 
-    /// Hash of the whole graph: operator sets, inputs, outputs and all nodes, in any order.
+    /// Returns the hash of the whole graph: operator sets, inputs, outputs and all nodes, in any order.
     pub fn whole(&self, fingerprints: &Fingerprints) -> Hash {
         let graph = self.graph;
         let nodes = graph.nodes().filter(|(_, n)| !is_constant(n));
@@ -161,14 +161,14 @@ impl Hashed<'_, '_> {
     }
 }
 
-/// The operator sets of the domains that nodes of the graph are in.
+/// Returns the operator sets of the domains that nodes of the graph are in.
 pub fn used_opsets(graph: &Graph) -> BTreeMap<String, i64> {
     let domains = graph.nodes().map(|(_, node)| domain(&node.domain));
     domains.filter_map(|domain| Some((domain.to_string(), graph.opset(domain)?))).collect()
 }
 
-/// The inputs that must be fed, each with the hash of its name and type. A named dimension counts by the places that
-/// have the same name, not by the name.
+/// Returns the inputs that must be fed, each with the hash of its name and type. A named dimension counts by the places
+/// that have the same name, not by the name.
 pub fn inputs(graph: &Graph) -> Vec<(ValueId, Hash)> {
     let mut inputs: Vec<&GraphIo> =
         graph.inputs().filter(|io| matches!(graph.value(io.value).origin, Origin::Input(_))).collect();
@@ -214,7 +214,7 @@ fn element_type(io: &GraphIo) -> u64 {
     }
 }
 
-/// The nodes that are compared: all but Constant nodes.
+/// Returns the nodes that are compared: all but Constant nodes.
 pub fn compared(graph: &Graph) -> impl Iterator<Item = (NodeId, &Node)> {
     graph.nodes().filter(|(_, node)| !is_constant(node))
 }

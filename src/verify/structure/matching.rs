@@ -32,7 +32,7 @@ pub struct Side<'a> {
 }
 
 impl Side<'_> {
-    /// The path of the module that `node` is in; empty for the root.
+    /// Returns the path of the module that `node` is in; empty for the root.
     pub fn path(&self, node: NodeId) -> &str {
         &self.modules.get(self.modules.of_node(node)).path
     }
@@ -174,7 +174,7 @@ fn free_readers(uses: &[Use], partners: &[Option<NodeId>]) -> Vec<(NodeId, usize
     uses.iter().filter_map(operand).collect()
 }
 
-/// Whether two nodes could be the same: one operator, and no two known modules.
+/// Returns whether two nodes could be the same: one operator, and no two known modules.
 fn alike(a: &Side<'_>, x: NodeId, b: &Side<'_>, y: NodeId) -> bool {
     let (Some(our_node), Some(their_node)) = (a.graph.get(x), b.graph.get(y)) else { return false };
     let (ours, theirs) = (a.path(x), b.path(y));

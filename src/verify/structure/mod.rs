@@ -70,7 +70,7 @@ pub fn digests(graph: &Graph, read: Read<'_>) -> Result<Digests, OnnxError> {
     Ok(Digests { structure: digest(&structural)?, weights: digest(&contents)? })
 }
 
-/// What is different between two graphs.
+/// The differences between two graphs.
 #[derive(Clone, Debug)]
 pub struct Diff {
     /// Number of nodes of the first graph, Constant nodes not counted.
@@ -88,7 +88,7 @@ pub struct Diff {
 }
 
 impl Diff {
-    /// Whether the graphs compute the same in the same way.
+    /// Returns whether the graphs compute the same in the same way.
     pub fn is_same(&self) -> bool {
         self.differences.is_empty()
     }

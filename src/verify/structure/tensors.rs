@@ -73,13 +73,13 @@ pub fn difference(
     Ok(found)
 }
 
-/// How many elements of `bits` bits in a byte are not zero.
+/// Returns how many elements of `bits` bits in a byte are not zero.
 fn differing_parts(byte: u8, bits: u64) -> u64 {
     let mask = (1u8 << bits) - 1;
     (0..8).step_by(bits as usize).filter(|shift| (byte >> shift) & mask != 0).count() as u64
 }
 
-/// The first elements of a small tensor as text: `[1, 2, 3]`; `None` if it has more than eight.
+/// Returns the first elements of a small tensor as text: `[1, 2, 3]`; `None` if it has more than eight.
 pub fn elements_text(data_type: DataType, reader: &WeightReader) -> Option<String> {
     let number = number(data_type)?;
     let size = (data_type.bits()? / 8) as usize;
