@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::documents::root;
 
 /// Plans, the networks that each is for, and the network that is left where it has a name of its own.
-const PLANS: [(&str, &[&str], Option<&str>); 15] = [
+const PLANS: [(&str, &[&str], Option<&str>); 17] = [
     ("attention-shapes", &["shapes"], None),
     ("bk-sdm-base", &["sd15"], Some("bk-sdm-base")),
     ("bk-sdm-small", &["sd15"], Some("bk-sdm-small")),
@@ -24,6 +24,8 @@ const PLANS: [(&str, &[&str], Option<&str>); 15] = [
     ("crdiff-sd21", &["sd21"], None),
     ("crdiff-sdxl", &["sdxl"], None),
     ("crdiff-shapes", &["shapes"], None),
+    ("dilate-attention-48x48-shapes", &["shapes"], None),
+    ("dilate-attention-64x64-shapes", &["shapes"], None),
     ("dilate-shapes", &["shapes"], None),
     ("scalecrafter-sd15", &["sd15"], None),
     ("scalecrafter-sd21", &["sd21"], None),
@@ -117,15 +119,25 @@ fn the_plan_for_shapes_fits_it() {
     assert_eq!(weights, [466_944, 401_408, 933_888], "as torch counts them");
 }
 
-/// In the trained network a resnet on the way down, two in the middle and two on the way up, and all attentions.
+/// Of the trained network's deep stage: a resnet on the way down, two in the middle and two on the way up; all attentions.
 #[test]
 fn the_plans_for_larger_and_smaller_shapes_fit_it() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.onnx");
     fs::copy(root().join("fixtures/shapes/pipeline/unet/model.onnx"), &model).unwrap();
-    assert_eq!(report(&model, "dilate-shapes")["dilate"].as_array().unwrap().len(), 2 * (1 + 2 + 2));
-    for rule in report(&model, "attention-shapes")["prune"].as_array().unwrap() {
-        assert_eq!(rule["zeros"], rule["weights"], "every weight is multiplied");
+    for (plan, resnets, factors) in [
+        ("attention-shapes", 0, 2),
+        ("dilate-shapes", 1 + 2 + 2, 0),
+        ("dilate-attention-48x48-shapes", 1 + 2, 2),
+        ("dilate-attention-64x64-shapes", 1 + 2 + 2, 2),
+    ] {
+        let report = report(&model, plan);
+        assert_eq!(report["dilate"].as_array().unwrap().len(), 2 * resnets, "{plan}");
+        let rules = report["prune"].as_array().unwrap();
+        assert_eq!(rules.len(), factors, "{plan}");
+        for rule in rules {
+            assert_eq!(rule["zeros"], rule["weights"], "{plan}: every weight is multiplied");
+        }
     }
 }
 
