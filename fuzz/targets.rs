@@ -1,4 +1,4 @@
-//! What is fuzzed, for the fuzzer and for the test that runs the committed corpus. Each function ends quietly for bytes
+//! Fuzz targets, for the fuzzer and for the test that runs the committed corpus. Each function ends quietly for bytes
 //! that are refused, and panics for a defect.
 #![allow(dead_code, reason = "a program of the fuzzer runs one of them")]
 

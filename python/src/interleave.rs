@@ -37,7 +37,7 @@ pub struct Interleave {
     engine: String,
 }
 
-/// What a call is fed.
+/// The inputs of a call.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Fed {

@@ -32,7 +32,7 @@ use crate::{
     work::{Observer, Told, work},
 };
 
-/// What is asked of a pipeline.
+/// A request to a pipeline.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Asked {

@@ -1,4 +1,4 @@
-//! What a command found, in its three forms.
+//! Findings of a command, in their three forms.
 
 use pyo3::prelude::*;
 

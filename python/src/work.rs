@@ -24,7 +24,7 @@ pub struct Observer<'a> {
     sender: Sender<(&'static str, Told)>,
 }
 
-/// What is told beside the name of what it is about.
+/// The event's data beside its name.
 pub enum Told {
     /// So many more bytes are done.
     Bytes(u64),
@@ -55,7 +55,7 @@ impl Observer<'_> {
     }
 }
 
-/// What work is unwound with that was told to stop.
+/// The payload with which stopped work is unwound.
 struct Stopped;
 
 /// Does `work`. `listener`, if there is one, is called with what is told; what it raises, and what a signal's handler

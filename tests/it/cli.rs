@@ -15,7 +15,7 @@ fn sessions() {
     for folder in ["help", "mistakes", "done"] {
         cases.case(format!("tests/cli/{folder}/*.trycmd"));
     }
-    // What only `crdiff` with the runner in it has, and its list of subcommands.
+    // Cases that only `crdiff` with the runner in it has, and its list of subcommands.
     if cfg!(feature = "runner") {
         cases.case("tests/cli/help/runner/*.trycmd");
     }

@@ -91,7 +91,7 @@ fn ctrl_c_leaves_nothing_behind(work: &Work, old: &Found, new: &Found, took: Dur
 /// A folder with a model, two plans, and the output of the first plan to put under the output's name.
 struct Work(PathBuf);
 
-/// What is under the output's names: digests of the model and of its data.
+/// Returns the digests of the model and of its data under the output's names.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Found {
     model: Option<String>,
@@ -126,7 +126,7 @@ impl Work {
             .unwrap()
     }
 
-    /// What `plan` makes when nobody disturbs it, and how long that takes. The files are kept aside.
+    /// Returns the output of `plan` when nobody disturbs it, and how long that takes. The files are kept aside.
     fn outcome(&self, plan: &str) -> (Found, Duration) {
         let started = Instant::now();
         let Output { status, stderr, .. } = self.start(plan).wait_with_output().unwrap();

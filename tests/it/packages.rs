@@ -1,4 +1,4 @@
-//! What people install: the wheel in a fresh environment, completions in a shell, manual pages.
+//! Packages as people install them: the wheel in a fresh environment, completions in a shell, manual pages.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What a command prints, if it succeeds.
+/// Returns the output of a command, which must succeed.
 fn said(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?} cannot be run: {e}"));
     let [text, errors] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
@@ -22,7 +22,8 @@ fn said(command: &mut Command) -> String {
 
 /// Builds the wheel as `maturin build` does, but without optimisation.
 fn wheel(folder: &Path) -> PathBuf {
-    // What the tests were built from is taken from their build folder, and what maturin moves or packs lies elsewhere.
+    // Crates that the tests were built from are taken from their build folder, and files that maturin moves or packs
+    // lie elsewhere.
     let built = Path::new(env!("CARGO_TARGET_TMPDIR"));
     said(
         Command::new(node::python_packages().join("bin/maturin"))

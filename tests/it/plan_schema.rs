@@ -67,7 +67,7 @@ fn keys(root: &Value, at: &Value, path: &str, rows: &mut Vec<[String; 3]>) {
     }
 }
 
-/// What a value may be, in words.
+/// Describes the values of a schema in words.
 fn describe(root: &Value, at: &Value) -> String {
     let at = follow(root, at);
     if let Some(constant) = at.get("const") {

@@ -43,7 +43,7 @@ fn cases() -> Vec<Case> {
     serde_json::from_str(&fs::read_to_string(fixture("cases.json")).unwrap()).unwrap()
 }
 
-/// What stands in for a network, as in the script.
+/// A stand-in for a network, as in the script.
 fn network(row: &Row, input: &[f32], output: &mut [f32]) -> Result<(), Infallible> {
     let factor = (0.3 * (row.timestep / 500.0).cos()) as f32;
     for (output, &x) in output.iter_mut().zip(input) {

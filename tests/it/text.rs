@@ -28,7 +28,7 @@ fn decode(path: &Path) -> ModelProto {
     ModelProto::decode(fs::read(path).unwrap().as_slice()).unwrap()
 }
 
-/// What the printer writes though the text that it came from may not have said it.
+/// Parts that the printer writes though the text that it came from may not have said them.
 fn with_header(mut model: ModelProto) -> ModelProto {
     model.ir_version.get_or_insert_default();
     for function in &mut model.functions {

@@ -1,4 +1,4 @@
-//! What suites share: models, compilations, and what is fetched to judge them with.
+//! Parts that suites share: models, compilations, and what is fetched to judge them with.
 
 pub mod backend;
 pub mod compiled;

@@ -74,7 +74,7 @@ impl Golden {
         &self.tensors.iter().find(|(known, _)| known == name).unwrap().1
     }
 
-    /// What a request for a case looks like; what it feeds as files goes to `work`.
+    /// Returns the request for a case; tensors that it feeds as files go to `work`.
     fn request(&self, name: &str, work: &Path) -> Value {
         let case = self.index["cases"].as_array().unwrap().iter().find(|case| case["name"] == name).unwrap();
         let get = |key: &str| case.get(key).unwrap_or(&self.index["defaults"][key]);

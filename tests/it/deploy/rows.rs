@@ -154,7 +154,7 @@ fn a_scalar_timestep_becomes_one_a_row() {
         let timestep = port(&config, "input", "timestep");
         assert_eq!((numbers(&timestep["dims"]), &timestep["reshape"]), (vec![1], &json!({})), "{model}");
         assert_eq!(config["dynamicBatching"], json!({}));
-        // What was edited goes by another name, or engines that are cached by name would be taken for it.
+        // The edited graph has another name, or engines that are cached by name would be taken for it.
         let names = [&original, &file].map(|path| Graph::load(onnx::open(path).unwrap()).unwrap());
         assert_ne!(names[0].name(), names[1].name());
     }

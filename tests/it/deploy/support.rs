@@ -110,7 +110,7 @@ pub fn python(script: &str) -> Command {
     command
 }
 
-/// What a command prints; it must succeed.
+/// Returns the output of a command, which must succeed.
 pub fn printed(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?} cannot be run: {e}"));
     let said = String::from_utf8_lossy(&output.stderr);

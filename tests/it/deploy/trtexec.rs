@@ -96,7 +96,7 @@ fn the_shapes_are_those_of_the_pictures() {
     assert!(command.contains(&"--fp16".to_string()));
 }
 
-/// What ONNX Runtime runs at a size (`export_check` of the goldens) is accepted, what it fails at is refused.
+/// A size at which ONNX Runtime runs (`export_check` of the goldens) is accepted, one at which it fails is refused.
 #[test]
 fn impossible_sizes_are_those_at_which_the_graph_fails() {
     let (mut accepted, mut refused) = (0, 0);

@@ -1,4 +1,4 @@
-//! What differs, and where.
+//! Differences, and their places.
 
 use std::{collections::BTreeMap, fs};
 

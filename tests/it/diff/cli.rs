@@ -29,7 +29,7 @@ fn same_models() {
     assert_eq!(text(&found.stdout), expected);
 }
 
-/// What is printed for a changed weight, a changed attribute and a rewired operand, grouped by module and without
+/// The output for a changed weight, a changed attribute and a rewired operand, grouped by module and without
 /// colours in a pipe.
 #[test]
 fn different_models() {

@@ -1,4 +1,4 @@
-//! What is the same, and what the digests ignore.
+//! Equal graphs, and what the digests ignore.
 
 use std::{fs, path::Path};
 

@@ -11,9 +11,9 @@ pub struct Block {
     pub file: String,
     /// The line of its opening fence, from 1.
     pub line: usize,
-    /// What follows the opening fence: `sh`, `yaml`.
+    /// The word after the opening fence: `sh`, `yaml`.
     pub language: String,
-    /// What is between the fences.
+    /// The text between the fences.
     pub text: String,
     /// The reason of a comment `<!-- not run: REASON -->` in the line before it.
     pub not_run: Option<String>,

@@ -54,7 +54,7 @@ fn network(name: &str, folder: &Path) -> PathBuf {
     path
 }
 
-/// What the compiler reports of a plan on a model, without writing a graph.
+/// Returns the compiler's report of a plan on a model, without writing a graph.
 fn report(model: &Path, plan: &str) -> Value {
     let path = model.with_file_name("report.json");
     let compiled = Command::new(env!("CARGO_BIN_EXE_crdiff-compile"))

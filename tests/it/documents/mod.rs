@@ -1,4 +1,4 @@
-//! What README and docs print works as printed: every command runs, every plan and space is one, every key and flag
+//! README and docs as printed: every command runs, every plan and space is one, every key and flag
 //! exists.
 
 mod blocks;
@@ -22,7 +22,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What is printed but not for a shell or a parser: output, file trees, names.
+/// The language of blocks that are not for a shell or a parser: output, file trees, names.
 const FOR_EYES_ONLY: &str = "text";
 
 #[test]

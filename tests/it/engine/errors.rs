@@ -1,4 +1,4 @@
-//! What engines say when something is wrong: who, which model, what, and what would be right.
+//! Errors of engines: who, which model, what, and what would be right.
 
 use std::{fs, path::Path};
 

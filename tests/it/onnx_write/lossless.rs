@@ -1,4 +1,4 @@
-//! What no edit touches comes out as it went in.
+//! Losslessness: bytes that no edit touches come out as they went in.
 
 use std::{
     fs,

@@ -53,7 +53,7 @@ fn write(graph: &Graph, output: &Path, policy: WeightPolicy) -> Result<Written, 
     onnx::write(graph, &WriteOptions { output, policy, progress: None, cancelled: None, protected: &[] })
 }
 
-/// What is in `folder`: files, also those in folders in it, and empty folders.
+/// Returns the contents of `folder`: files, also those in folders in it, and empty folders.
 fn listing(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -112,7 +112,7 @@ fn mask(graph: &mut Graph, at_least: u64, transform: Arc<dyn Transform>) -> Vec<
     chosen.into_iter().map(|(id, header)| (id, header.name)).collect()
 }
 
-/// What [`UpTo`] makes of elements.
+/// Returns the elements that [`UpTo`] makes of others.
 fn zeroed(elements: &[u8], limit: f32) -> Vec<u8> {
     let mut out = Vec::new();
     for element in elements.chunks_exact(4) {

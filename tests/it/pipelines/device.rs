@@ -133,7 +133,7 @@ fn engines_without_device_memory_say_so() {
     assert!(error.contains("device memory"), "{error}");
 }
 
-/// What a run read and wrote.
+/// The buffers that a run read and wrote.
 #[derive(Clone, Debug)]
 struct Run {
     network: bool,

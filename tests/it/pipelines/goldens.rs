@@ -173,7 +173,7 @@ fn perturbed_attention_guidance() {
     }
 }
 
-/// What a plan changes in both networks is in the dense one too: two graphs that the runner mixes give what one fused graph
+/// Changes of both networks are in the dense one too: two graphs that the runner mixes give what one fused graph
 /// gives.
 #[test]
 fn both_networks_changed() {

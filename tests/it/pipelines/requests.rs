@@ -1,4 +1,4 @@
-//! What can be asked of a pipeline, and what is refused.
+//! Requests to a pipeline, and those that are refused.
 
 use std::{fs, ops::ControlFlow, path::Path};
 

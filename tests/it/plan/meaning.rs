@@ -1,4 +1,4 @@
-//! What plans mean once they are read.
+//! Meanings of plans once they are read.
 
 use crdiff::plan::{
     Amplify, AmplifyWeight, Curve, During, Group, Mask, Mode, On, Plan, Pool, PruneRule, Rule, Selector,

@@ -1,4 +1,4 @@
-//! What globs and CR-Diff's groups select. The groups are held against the modules that the authors' rule selects
+//! Selections by globs and by CR-Diff's groups. The groups are held against the modules that the authors' rule selects
 //! in torch, as stored with the fixtures.
 
 use crdiff::plan::{BadGlob, Glob, Group, Selector, nearest};

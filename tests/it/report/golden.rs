@@ -1,4 +1,4 @@
-//! What torch says of a fixture; `fixtures/README.md` tells what is where.
+//! Torch's numbers of a fixture; `fixtures/README.md` says what is where.
 
 use std::{
     collections::BTreeMap,

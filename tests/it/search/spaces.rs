@@ -29,7 +29,7 @@ fn compiler() -> Compiler {
     Compiler::open(&model).unwrap()
 }
 
-/// What is wrong with a space, by itself or for the model.
+/// Returns the fault of a space, by itself or for the model.
 fn mistake(name: &str, text: &str, compiler: &Compiler) -> SpaceError {
     let space = match space::parse(name, text, Path::new(".")) {
         Ok(space) => space,

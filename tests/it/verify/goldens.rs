@@ -39,7 +39,7 @@ fn check(model: &str, golden: &str, least: usize) {
         for target in [Target::Fused, Target::FusedWithInput, Target::Amplified] {
             let compiled = match copy.compile_to(target, &plan, Weights::Share) {
                 Ok(compiled) => compiled,
-                // What cannot be in one graph is tested with the compiler.
+                // A plan that cannot be in one graph is tested with the compiler.
                 Err(CompileError::Plan(_) | CompileError::Target(_)) => continue,
                 Err(error) => panic!("{name}: {error}"),
             };

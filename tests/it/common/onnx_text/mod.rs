@@ -17,7 +17,7 @@ pub struct TextError {
     pub line: usize,
     /// The character of that line, from 1.
     pub column: usize,
-    /// What was expected and what was found.
+    /// The expected and the found token.
     pub what: String,
 }
 

@@ -1,4 +1,4 @@
-//! What a test can do: one file a kind.
+//! Kinds of filetests, one file each.
 
 mod compile;
 mod load;
@@ -11,8 +11,8 @@ pub struct Kind {
     name: &'static str,
     /// The sections that it reads, besides `expect`.
     pub sections: &'static [&'static str],
-    /// What `expect` should say. An error is a test that makes no sense; an error of the library that is under test
-    /// is part of the text.
+    /// Returns the text that `expect` should have. An error is a test that makes no sense; an error of the library that
+    /// is under test is part of the text.
     pub run: fn(&Case) -> Result<String, String>,
 }
 

@@ -158,7 +158,7 @@ fn an_interrupt_stops_between_steps_and_leaves_nothing() {
         Duration::from_secs(started.elapsed().as_secs())
     );
     let mut after = files(&folder);
-    // What the models' digests are is kept.
+    // The models' digests are kept.
     after.retain(|name| name != "cache");
     assert_eq!(after, before);
 }

@@ -30,7 +30,7 @@ use self::tree::{Entry, Path as Way, Value};
 use super::support::plan;
 use crate::common::{onnx_text::parse_model, ort::ort_library};
 
-/// What is done to an entry.
+/// The mutation of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Mutation {
     Change,

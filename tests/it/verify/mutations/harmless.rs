@@ -1,4 +1,4 @@
-//! What changes nothing that counts.
+//! Changes that don't count.
 
 use super::*;
 

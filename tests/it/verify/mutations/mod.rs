@@ -202,7 +202,7 @@ fn masked_by_operators(m: &mut ModelProto, original: &ModelProto, form: &str) {
     graph(m).node.splice(0..0, nodes);
 }
 
-/// What another plan makes of the model, with the metadata of the bench's plan.
+/// Returns the model as another plan makes it, with the metadata of the bench's plan.
 fn compiled_with(bench: &Bench, text: &str) -> ModelProto {
     let mut other = decode(&bench.model.compile(&plan(text), Weights::Copy).unwrap());
     claim(&mut other, &bench.plan, "pruned");

@@ -294,7 +294,7 @@ fn one_element_that_is_read_as_such() {
     }
 }
 
-/// What the plan has modules read in place of others is followed too.
+/// Replacements by the plan are followed too.
 #[test]
 fn one_element_that_stands_in_for_a_module() {
     let text = r#"<ir_version: 10, opset_import: ["" : 21]>
