@@ -70,6 +70,72 @@ g (float[1,4,H,W] sample, float[3] scale, bool flag) => (float[1,4,H,W] out, flo
 }
 "#;
 
+/// A graph with convolutions that reach, an attention, and a timestep that is spread over the batch.
+pub fn denoiser() -> String {
+    let weights = |dims: &str, name: &str, count: usize, seed: f32| {
+        let value = |i: usize| format!("{:.3}", ((i as f32 + seed) * 0.7371).sin());
+        format!("  float[{dims}] {name} = {{{}}}", (0..count).map(value).collect::<Vec<_>>().join(", "))
+    };
+    let weights = [
+        weights("4,4,3,3", "w_in", 144, 0.0),
+        weights("4,4,3,3", "w_conv1", 144, 5.0),
+        weights("4,4,3,3", "w_conv2", 144, 9.0),
+        weights("4,4", "w_q", 16, 2.0),
+        weights("4,4", "w_k", 16, 3.0),
+        weights("4,4", "w_v", 16, 4.0),
+        weights("4,4", "w_o", 16, 6.0),
+        weights("4", "b_o", 4, 7.0),
+        weights("1,4", "w_time", 4, 8.0),
+    ];
+    DENOISER.replace("WEIGHTS", &weights.join(",\n"))
+}
+
+const DENOISER: &str = r#"<ir_version: 10, opset_import: ["" : 21], producer_name: "hand">
+g (float[N,4,H,W] sample, float timestep) => (float[N,4,H,W] out)
+<
+WEIGHTS,
+  float scale = {0.5},
+  int64[3] tokens = {0, 4, -1}, int64[1] first = {0}, int64[1] second = {1}, int64[2] last = {2, 3}, int64 zero = {0}
+>
+{
+  ["/Shape"] s = Shape(sample)
+  ["/Gather"] n = Gather(s, zero)
+  ["/Unsqueeze"] rows = Unsqueeze(n, first)
+  ["/Expand"] t = Expand(timestep, rows)
+  ["/time_embedding/Unsqueeze"] tu = Unsqueeze(t, second)
+  ["/time_embedding/MatMul"] te = MatMul(tu, w_time)
+  ["/time_embedding/Unsqueeze_1"] tr = Unsqueeze(te, last)
+  ["/conv_in/Conv"] x0 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (sample, w_in)
+  ["/conv_in/Add"] x = Add(x0, tr)
+  ["/mid_block/resnets.0/Relu"] a = Relu(x)
+  ["/mid_block/resnets.0/conv1/Conv"] c1 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], dilations = [1, 1]> (a, w_conv1)
+  ["/mid_block/resnets.0/conv2/Conv"] c2 = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], dilations = [1, 1]> (c1, w_conv2)
+  ["/mid_block/resnets.0/Add"] r = Add(x, c2)
+  ["/mid_block/attentions.0/Reshape"] f = Reshape(r, tokens)
+  ["/mid_block/attentions.0/Transpose"] u = Transpose <perm = [0, 2, 1]> (f)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/to_q/MatMul"] q = MatMul(u, w_q)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/to_k/MatMul"] k = MatMul(u, w_k)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/to_v/MatMul"] v = MatMul(u, w_v)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/Transpose"] kt = Transpose <perm = [0, 2, 1]> (k)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/MatMul"] qk = MatMul(q, kt)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/Mul"] sc = Mul(qk, scale)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/Softmax"] p = Softmax <axis = -1> (sc)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/MatMul_1"] pv = MatMul(p, v)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/to_out.0/MatMul"] o = MatMul(pv, w_o)
+  ["/mid_block/attentions.0/transformer_blocks.0/attn1/to_out.0/Add"] ob = Add(o, b_o)
+  ["/mid_block/attentions.0/transformer_blocks.0/Add"] h = Add(ob, u)
+  ["/mid_block/attentions.0/Transpose_1"] b = Transpose <perm = [0, 2, 1]> (h)
+  ["/conv_out/Reshape"] out = Reshape(b, s)
+}
+"#;
+
+/// Convolutions that reach further.
+pub const DILATE: &str = "version: 1\nrules:\n  - dilate: { modules: \"mid_block.**.conv{1,2}\", by: 2 }\n";
+/// An attention that is its values, and masks.
+pub const ATTENTION: &str = "version: 1\nrules:\n  - attention: { modules: \"**.attn1\", map: identity }\n  - prune: { weights: \"**.conv1\", ratio: 0.4 }\n";
+/// Changes of both networks.
+pub const ALWAYS: &str = "version: 1\nalways:\n  - dilate: { modules: \"mid_block.**.conv1\", by: 2 }\nrules:\n  - prune: { weights: \"**.attn1.**\", ratio: 0.4 }\n";
+
 /// A bypass and masks.
 pub const BOTH: &str = "version: 1\nrules:\n  - bypass: mid_block.resnets.0\n  - prune: { weights: \"**.attn1.**\", ratio: 0.4 }\n";
 /// Masks alone.
