@@ -72,7 +72,7 @@ pub fn compile(data: &[u8]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let output = folder.path().join("compiled.onnx");
     let policy = WeightPolicy::Inline;
-    let options = WriteOptions { output: &output, policy, progress: None, cancelled: None, protected: &[] };
+    let options = WriteOptions::new(&output, policy);
     if onnx::write(&graph, &options).is_err() {
         return;
     }

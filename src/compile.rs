@@ -236,13 +236,9 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
         return Ok(report);
     };
     let policy = job.weights.unwrap_or_else(|| default_weights(job.model, output));
-    let options = WriteOptions {
-        output,
-        policy,
-        progress: Some(&|bytes| (hooks.progress)(Stage::Writing, bytes)),
-        cancelled: Some(hooks.stop),
-        protected: &job.protected,
-    };
+    let progress = |bytes| (hooks.progress)(Stage::Writing, bytes);
+    let options =
+        WriteOptions::new(output, policy).progress(&progress).cancelled(hooks.stop).protected(&job.protected);
     let written = match onnx::write(&graph, &options) {
         Err(OnnxError::Cancelled) => return Err(CompileError::Stopped),
         other => other?,

@@ -275,13 +275,8 @@ impl Entry<'_> {
         let file = copy.with_file_name(ABOUT);
         fs::write(&file, format!("{about}\n")).map_err(|e| cannot("write", &file, e))?;
         let hooks = self.cache.hooks;
-        let options = WriteOptions {
-            output: copy,
-            policy: WeightPolicy::Copy,
-            progress: Some(&|bytes| (hooks.progress)(Stage::Writing, bytes)),
-            cancelled: Some(hooks.stop),
-            protected: &[],
-        };
+        let progress = |bytes| (hooks.progress)(Stage::Writing, bytes);
+        let options = WriteOptions::new(copy, WeightPolicy::Copy).progress(&progress).cancelled(hooks.stop);
         onnx::write(&model.graph, &options)?;
         Ok(())
     }

@@ -46,13 +46,11 @@ impl EngineOptions {
         let failed = |error: EngineError| Failure::engine(&error);
         let kind = self.engine.as_deref().map(str::parse).transpose().map_err(failed)?;
         let chosen = choose(&EngineRequest { kind, library: self.library.clone() }).map_err(failed)?;
-        let options = SessionOptions {
-            intra_threads: self.threads.and_then(NonZeroUsize::new),
-            memory: if self.is_low() { MemoryMode::Low } else { MemoryMode::Fast },
-            providers: self.providers(runtime).map_err(failed)?,
-            engine_cache: user_cache().map(|folder| folder.join("engines")),
-            ..SessionOptions::default()
-        };
+        let options = SessionOptions::default()
+            .intra_threads(self.threads.and_then(NonZeroUsize::new))
+            .memory(if self.is_low() { MemoryMode::Low } else { MemoryMode::Fast })
+            .providers(self.providers(runtime).map_err(failed)?)
+            .engine_cache(user_cache().map(|folder| folder.join("engines")));
         Ok((chosen, options))
     }
 

@@ -82,13 +82,7 @@ pub fn export(job: &WebJob<'_>) -> Result<Bundle, DeployError> {
     let name = name.ok_or_else(|| fail("its name is not valid UTF-8".to_string()))?;
     let staging = Staging::beside(job.output)?;
     let model = staging.path(name)?;
-    let options = |policy| WriteOptions {
-        output: &model,
-        policy,
-        progress: Some(job.progress),
-        cancelled: Some(job.stop),
-        protected: &[],
-    };
+    let options = |policy| WriteOptions::new(&model, policy).progress(job.progress).cancelled(job.stop);
     // The model file is small without its weights; where it isn't, the writer's own limit decides.
     let whole = weights.saturating_add(graph_bytes(&graph));
     let written = match whole <= job.file_limit {

@@ -145,6 +145,7 @@ impl FromStr for EngineKind {
 
 /// How to load a model. The default is ONNX Runtime's own: all optimisations, all cores, fast, on the CPU.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct SessionOptions {
     /// Threads within one operator; `None` for the engine's default, which is one for each core.
     pub intra_threads: Option<NonZeroUsize>,
@@ -169,6 +170,42 @@ pub struct SessionOptions {
 }
 
 impl SessionOptions {
+    /// Sets the threads within one operator.
+    #[must_use]
+    pub fn intra_threads(self, intra_threads: Option<NonZeroUsize>) -> Self {
+        Self { intra_threads, ..self }
+    }
+
+    /// Sets how far the graph is optimised.
+    #[must_use]
+    pub fn optimization(self, optimization: Optimization) -> Self {
+        Self { optimization, ..self }
+    }
+
+    /// Sets how weights are kept in memory.
+    #[must_use]
+    pub fn memory(self, memory: MemoryMode) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// Sets execution providers, the preferred one first.
+    #[must_use]
+    pub fn providers(self, providers: Vec<Provider>) -> Self {
+        Self { providers, ..self }
+    }
+
+    /// Sets concrete dimensions, by input.
+    #[must_use]
+    pub fn fixed_dims(self, fixed_dims: BTreeMap<String, Vec<usize>>) -> Self {
+        Self { fixed_dims, ..self }
+    }
+
+    /// Sets the folder that TensorRT's engines are kept in.
+    #[must_use]
+    pub fn engine_cache(self, engine_cache: Option<PathBuf>) -> Self {
+        Self { engine_cache, ..self }
+    }
+
     /// Returns whether sessions compute in memory of their own, apart from the host's.
     pub fn runs_on_a_device(&self) -> bool {
         self.providers.first().is_some_and(|provider| provider.kind != ProviderKind::Cpu)

@@ -65,6 +65,6 @@ impl Probe {
 }
 
 fn write(graph: &Graph, output: &Path, policy: WeightPolicy) -> Result<(), NumericError> {
-    onnx::write(graph, &WriteOptions { output, policy, progress: None, cancelled: None, protected: &[] })?;
+    onnx::write(graph, &WriteOptions::new(output, policy))?;
     Ok(())
 }

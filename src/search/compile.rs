@@ -127,13 +127,7 @@ impl Compiler {
                 let copy = tempfile::Builder::new().prefix("crdiff-search-").tempdir();
                 let copy = copy.map_err(|e| SearchError::io("write beside", &path, e))?;
                 let model = copy.path().join(name);
-                let options = WriteOptions {
-                    output: &model,
-                    policy: WeightPolicy::Copy,
-                    progress: None,
-                    cancelled: None,
-                    protected: &[],
-                };
+                let options = WriteOptions::new(&model, WeightPolicy::Copy);
                 onnx::write(&graph, &options)?;
                 (model, Some(copy))
             }
@@ -268,13 +262,7 @@ impl Compiler {
         let mut output = self.stem.clone().into_os_string();
         output.push(format!("-{}.onnx", self.next));
         let output = PathBuf::from(output);
-        let options = WriteOptions {
-            output: &output,
-            policy: WeightPolicy::Share,
-            progress: None,
-            cancelled: Some(stop),
-            protected: &[],
-        };
+        let options = WriteOptions::new(&output, WeightPolicy::Share).cancelled(stop);
         let written = match onnx::write(graph, &options) {
             Err(OnnxError::Cancelled) => return Err(SearchError::Stopped),
             other => other?,

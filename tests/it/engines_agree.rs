@@ -46,7 +46,7 @@ fn add_tract(_: &mut Vec<Box<dyn Engine>>) {}
 
 fn run(engine: &dyn Engine, model: &Path, inputs: &BTreeMap<String, HostTensor>) -> Vec<f32> {
     let fixed_dims = inputs.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
-    let options = SessionOptions { fixed_dims, ..Default::default() };
+    let options = SessionOptions::default().fixed_dims(fixed_dims);
     let mut session = engine.load(model, &options).unwrap();
     let types: Vec<_> = session.inputs().to_vec();
     let cast: Vec<(String, HostTensor)> = types

@@ -182,13 +182,7 @@ fn serve(entry: &Entry, job: &TritonJob<'_>, staging: &Staging) -> Result<Served
     let model = folder.join("1").join(MODEL);
     staging.write(&folder.join("config.pbtxt"), &config.text())?;
     std::fs::create_dir_all(folder.join("1")).map_err(DeployError::io("create", &folder))?;
-    let options = WriteOptions {
-        output: &model,
-        policy: layout(&graph),
-        progress: Some(job.progress),
-        cancelled: Some(job.stop),
-        protected: &[],
-    };
+    let options = WriteOptions::new(&model, layout(&graph)).progress(job.progress).cancelled(job.stop);
     onnx::write(&graph, &options)?;
     Ok(Served { name: entry.name.clone(), max_batch, widened, notes, config })
 }

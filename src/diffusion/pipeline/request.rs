@@ -13,6 +13,7 @@ use crate::{engine::HostTensor, plan::Amplify};
 
 /// One run of a pipeline.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Request {
     /// The prompt.
     pub prompt: String,

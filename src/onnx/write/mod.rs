@@ -51,6 +51,7 @@ pub enum WeightPolicy {
 
 /// The graph to write, and how.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct WriteOptions<'a> {
     /// The model file. New weights go to a data file beside it, named like it with `_data` after it.
     pub output: &'a Path,
@@ -62,6 +63,31 @@ pub struct WriteOptions<'a> {
     pub cancelled: Option<&'a AtomicBool>,
     /// Files that must not be written over, besides the source model and its data: the plan.
     pub protected: &'a [PathBuf],
+}
+
+impl<'a> WriteOptions<'a> {
+    /// Returns the options of writing to `output`, which tell nobody and protect nothing but the source.
+    pub fn new(output: &'a Path, policy: WeightPolicy) -> Self {
+        Self { output, policy, progress: None, cancelled: None, protected: &[] }
+    }
+
+    /// Sets what is called with the number of bytes written.
+    #[must_use]
+    pub fn progress(self, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
+        Self { progress: Some(progress), ..self }
+    }
+
+    /// Sets what stops it.
+    #[must_use]
+    pub fn cancelled(self, cancelled: &'a AtomicBool) -> Self {
+        Self { cancelled: Some(cancelled), ..self }
+    }
+
+    /// Sets files that must not be written over.
+    #[must_use]
+    pub fn protected(self, protected: &'a [PathBuf]) -> Self {
+        Self { protected, ..self }
+    }
 }
 
 /// The written files.

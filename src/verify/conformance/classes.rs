@@ -1,7 +1,7 @@
 //! Classes of values: two values have one class exactly if the same operators compute them from the same inputs and
 //! from tensors of the same types and dimensions. What the tensors hold is compared later.
 
-use std::collections::hash_map::Entry;
+use std::num::NonZeroU32;
 
 use rustc_hash::FxHashMap;
 
@@ -19,7 +19,13 @@ use crate::{
 
 /// A class, the same number in every graph of one [`Interner`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Class(u32);
+pub(super) struct Class(NonZeroU32);
+
+impl Class {
+    fn index(self) -> usize {
+        self.0.get() as usize
+    }
+}
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Key {
@@ -28,7 +34,7 @@ enum Key {
     Sparse(Hash),
     Result {
         signature: u32,
-        slot: usize,
+        slot: u32,
         operands: Box<[Option<Class>]>,
     },
     /// The elements of rows as `[rows, 1, ..., 1]` of so many dimensions.
@@ -48,7 +54,7 @@ pub(super) struct Interner {
 
 impl Interner {
     fn class(&mut self, key: Key) -> Class {
-        let next = Class(self.keys.len() as u32);
+        let next = Class(NonZeroU32::MIN.saturating_add(self.keys.len() as u32));
         *self.keys.entry(key).or_insert(next)
     }
 
@@ -251,7 +257,7 @@ impl Classes {
             operands.sort_unstable_by_key(|class| class.map(|c| c.0));
         }
         let signature = substitution.signature(node).unwrap_or(shape.signature);
-        let key = Key::Result { signature, slot, operands: operands.into() };
+        let key = Key::Result { signature, slot: slot as u32, operands: operands.into() };
         self.values[value.index()] = Some(interner.class(key));
         None
     }
@@ -267,15 +273,26 @@ impl Classes {
     }
 
     /// For each class, the first value that has it.
-    pub fn first_values(&self) -> FxHashMap<Class, ValueId> {
-        let mut first = FxHashMap::default();
+    pub fn first_values(&self) -> FirstValues {
+        let mut first = Vec::new();
         for (index, class) in self.values.iter().enumerate() {
-            if let Some(class) = class
-                && let Entry::Vacant(entry) = first.entry(*class)
-            {
-                entry.insert(ValueId::new(index));
+            let Some(class) = class.map(Class::index) else { continue };
+            if first.len() <= class {
+                first.resize(class + 1, None);
             }
+            first[class].get_or_insert(ValueId::new(index));
         }
-        first
+        FirstValues(first)
+    }
+}
+
+/// For each class, the first value of a graph that has it.
+#[derive(Debug)]
+pub(super) struct FirstValues(Vec<Option<ValueId>>);
+
+impl FirstValues {
+    /// The first value of `class`.
+    pub fn get(&self, class: Class) -> Option<ValueId> {
+        self.0.get(class.index()).copied().flatten()
     }
 }

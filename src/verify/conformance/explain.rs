@@ -1,10 +1,8 @@
 //! Saying what a mismatch is, with the names of both graphs.
 
-use rustc_hash::FxHashMap;
-
 use super::{
     Violation,
-    classes::{Class, Side},
+    classes::{Class, FirstValues, Side},
     per_row::Reading,
     value::{self, ValueKind},
     walk::{Cause, Cone, Mismatch, Reader},
@@ -26,7 +24,7 @@ pub(super) struct Names<'a, 'g> {
     /// Position of each node of the original in its file, by node id.
     pub order: &'a [usize],
     /// Values of the original as it was, by class.
-    pub dense: &'a FxHashMap<Class, ValueId>,
+    pub dense: &'a FirstValues,
 }
 
 impl Names<'_, '_> {
@@ -117,8 +115,8 @@ impl Names<'_, '_> {
                 difference.module = self.module_of(mismatch.reader).or_else(made_in);
             }
             Cause::Unexpected => {
-                let known = compiled_class.and_then(|class| self.dense.get(&class));
-                let node = known.and_then(|value| original.producer(*value));
+                let known = compiled_class.and_then(|class| self.dense.get(class));
+                let node = known.and_then(|value| original.producer(value));
                 difference.message = match node {
                     Some(_) => format!("{reader} is {have}, which the plan takes out, expected {want}"),
                     None => format!("{reader} is {have}, which is not in the original, expected {want}"),

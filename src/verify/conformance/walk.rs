@@ -1,9 +1,11 @@
 //! Walking the compiled graph back from its outputs beside the original, read through the plan's substitution.
 
+use std::num::NonZeroU32;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    classes::{Class, Classes, Overrides, Side},
+    classes::{Class, Classes, FirstValues, Overrides, Side},
     masks::MaskedOperands,
     per_row::Reading,
     reach::Reach,
@@ -137,9 +139,10 @@ pub(super) fn walk(sides: Sides<'_, '_>, cone: &Cone, found: &mut Walk) {
 struct Walker<'a, 'g> {
     sides: Sides<'a, 'g>,
     cone: &'a Cone,
-    expected: FxHashMap<Class, ValueId>,
-    present: FxHashMap<Class, ValueId>,
-    pairs: FxHashSet<(NodeId, NodeId, Option<usize>)>,
+    expected: FirstValues,
+    present: FirstValues,
+    /// With the mask, as a smaller number.
+    pairs: FxHashSet<(NodeId, NodeId, Option<NonZeroU32>)>,
     differing: FxHashSet<(ValueId, ValueId)>,
     tensors: FxHashSet<TensorPair>,
     open: Vec<Item>,
@@ -186,7 +189,8 @@ impl Walker<'_, '_> {
                 if original.is_random(b) && !self.is_only_pair(a, b) {
                     return self.mismatch(item, have, want, Cause::Merged);
                 }
-                if self.pairs.insert((a, b, item.mask)) {
+                let mask = item.mask.map(|mask| NonZeroU32::MIN.saturating_add(mask as u32));
+                if self.pairs.insert((a, b, mask)) {
                     self.found.matched.insert(a);
                     self.descend(a, b, item.mask);
                 }
@@ -272,8 +276,8 @@ impl Walker<'_, '_> {
     fn differ(&mut self, item: &Item, have: ValueId, want: ValueId) {
         let Sides { original, compiled, classes, .. } = self.sides;
         let class = classes.get(have);
-        let known = class.is_some_and(|class| self.expected.contains_key(&class));
-        let present = self.cone.classes.get(want).is_some_and(|class| self.present.contains_key(&class));
+        let known = class.is_some_and(|class| self.expected.get(class).is_some());
+        let present = self.cone.classes.get(want).is_some_and(|class| self.present.get(class).is_some());
         let tensors = (compiled.kind(have), original.kind(want)) == (ValueKind::Tensor, ValueKind::Tensor);
         let cause = match (self.bypass_not_done(item.original, class), known, present) {
             (Some(bypass), ..) => Cause::NotBypassed(bypass),

@@ -95,11 +95,8 @@ pub fn session(model: &Path) -> Box<dyn Session> {
     static ENGINE: OnceLock<OrtEngine> = OnceLock::new();
     let engine = ENGINE.get_or_init(|| OrtEngine::open(&ort_library()).unwrap());
     // Small networks load longer than they run.
-    let options = SessionOptions {
-        intra_threads: NonZeroUsize::new(1),
-        optimization: Optimization::Disabled,
-        ..SessionOptions::default()
-    };
+    let options =
+        SessionOptions::default().intra_threads(NonZeroUsize::new(1)).optimization(Optimization::Disabled);
     engine.load(model, &options).unwrap()
 }
 

@@ -135,7 +135,7 @@ fn a_provider_that_is_not_there_is_never_replaced_by_the_cpu() {
         if ort().has_provider(kind) {
             continue;
         }
-        let options = SessionOptions { providers: vec![Provider::from(kind)], ..SessionOptions::default() };
+        let options = SessionOptions::default().providers(vec![Provider::from(kind)]);
         for engine in engines() {
             let error = engine.load(&path, &options).map(|_| ()).unwrap_err();
             assert!(matches!(error, EngineError::Provider { provider, .. } if provider == kind), "{error:?}");
@@ -148,7 +148,7 @@ fn a_provider_that_is_not_there_is_never_replaced_by_the_cpu() {
     }
     let mut cpu = Provider::from(ProviderKind::Cpu);
     cpu.options.insert("device_id".into(), "0".into());
-    let options = SessionOptions { providers: vec![cpu], ..SessionOptions::default() };
+    let options = SessionOptions::default().providers(vec![cpu]);
     let error = ort().load(&path, &options).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("this provider has no options"), "{error}");
 }
@@ -158,7 +158,7 @@ fn dimensions_that_contradict_the_model() {
     let path = fixture("sd15-mini/torchscript/unet.onnx");
     let error = |input: &str, dims: &[usize]| {
         let fixed_dims = [(input.to_string(), dims.to_vec())].into();
-        let options = SessionOptions { fixed_dims, ..SessionOptions::default() };
+        let options = SessionOptions::default().fixed_dims(fixed_dims);
         ort().load(&path, &options).map(|_| ()).unwrap_err().to_string()
     };
     assert!(error("sample", &[1, 5, 8, 8]).contains("cannot be fixed to [1, 5, 8, 8]"));

@@ -49,11 +49,10 @@ fn dynamo_exports_with_external_data() {
 
 #[test]
 fn every_option_gives_the_same_result() {
-    let low = SessionOptions { memory: MemoryMode::Low, ..SessionOptions::default() };
-    let one_thread = SessionOptions { intra_threads: NonZeroUsize::new(1), ..SessionOptions::default() };
-    let plain = SessionOptions { optimization: Optimization::Disabled, ..SessionOptions::default() };
-    let cpu =
-        SessionOptions { providers: vec![Provider::from(ProviderKind::Cpu)], ..SessionOptions::default() };
+    let low = SessionOptions::default().memory(MemoryMode::Low);
+    let one_thread = SessionOptions::default().intra_threads(NonZeroUsize::new(1));
+    let plain = SessionOptions::default().optimization(Optimization::Disabled);
+    let cpu = SessionOptions::default().providers(vec![Provider::from(ProviderKind::Cpu)]);
     for engine in engines() {
         for options in [&low, &one_thread, &plain, &cpu] {
             assert_golden(&*engine, "sd15-mini", "dynamo", &["8x8"], options);
@@ -65,7 +64,7 @@ fn every_option_gives_the_same_result() {
 fn dimensions_can_be_fixed_when_loading() {
     let (inputs, _) = golden("sd15-mini", "8x8");
     let fixed_dims = inputs.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
-    let options = SessionOptions { fixed_dims, ..SessionOptions::default() };
+    let options = SessionOptions::default().fixed_dims(fixed_dims);
     for engine in engines() {
         assert_golden(&*engine, "sd15-mini", "torchscript", &["8x8"], &options);
     }
@@ -133,8 +132,7 @@ fn a_later_run_leaves_earlier_outputs_and_the_inputs_alone() {
 #[test]
 fn where_nodes_run_is_told_when_a_provider_is_asked_for() {
     let path = fixture("sd15-mini/torchscript/unet.onnx");
-    let options =
-        SessionOptions { providers: vec![Provider::from(ProviderKind::Cpu)], ..SessionOptions::default() };
+    let options = SessionOptions::default().providers(vec![Provider::from(ProviderKind::Cpu)]);
     let session = ort().load(&path, &options).unwrap();
     let [placement] = session.placement() else { panic!("{:?}", session.placement()) };
     assert_eq!(placement.provider, "CPUExecutionProvider");

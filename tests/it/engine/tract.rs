@@ -11,7 +11,7 @@ fn both_exports_at_two_sizes() {
             let (inputs, expected) = golden("sd15-mini", size);
             let fixed_dims =
                 inputs.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect();
-            let options = SessionOptions { fixed_dims, ..SessionOptions::default() };
+            let options = SessionOptions::default().fixed_dims(fixed_dims);
             let mut session =
                 TractEngine.load(&fixture(&format!("sd15-mini/{export}/unet.onnx")), &options).unwrap();
             let outputs = session.run(&named(&inputs), Some(&["out_sample"])).unwrap();
@@ -30,7 +30,7 @@ fn what_it_cannot_do_is_said() {
     let error = TractEngine.load(&path, &SessionOptions::default()).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("tract needs concrete dimensions for every input; `sample` float32["), "{error}");
     let providers = vec![Provider::from(ProviderKind::Cuda)];
-    let options = SessionOptions { providers, ..SessionOptions::default() };
+    let options = SessionOptions::default().providers(providers);
     let error = TractEngine.load(&path, &options).map(|_| ()).unwrap_err();
     assert!(matches!(error, EngineError::Provider { .. }), "{error:?}");
 }

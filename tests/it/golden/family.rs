@@ -115,11 +115,9 @@ impl Family {
 
 /// Loads the graph as it was written: the engine's own optimizer would only make loading thousands of graphs slow.
 fn load(model: &Path, engine: &dyn Engine) -> Box<dyn Session> {
-    let options = SessionOptions {
-        intra_threads: Some(1.try_into().unwrap()),
-        optimization: Optimization::Disabled,
-        ..Default::default()
-    };
+    let options = SessionOptions::default()
+        .intra_threads(Some(1.try_into().unwrap()))
+        .optimization(Optimization::Disabled);
     engine.load(model, &options).unwrap()
 }
 

@@ -64,8 +64,7 @@ fn what_the_output_is_made_from_is_not_overwritten() {
         for graph in [load(&source), pruned(&source)] {
             for policy in [WeightPolicy::Share, WeightPolicy::Copy] {
                 let protected = [plan.clone()];
-                let options =
-                    WriteOptions { output, policy, progress: None, cancelled: None, protected: &protected };
+                let options = WriteOptions::new(output, policy).protected(&protected);
                 let error = onnx::write(&graph, &options).unwrap_err();
                 assert!(matches!(error, OnnxError::Output { .. }), "{error}");
                 assert!(error.to_string().contains(reason), "{}: {error}", output.display());
@@ -181,13 +180,7 @@ fn a_cancelled_write_leaves_no_trace() {
                     cancelled.store(true, Ordering::Relaxed);
                 }
             };
-            let options = WriteOptions {
-                output,
-                policy,
-                progress: Some(&stop),
-                cancelled: Some(&cancelled),
-                protected: &[],
-            };
+            let options = WriteOptions::new(output, policy).progress(&stop).cancelled(&cancelled);
             assert!(matches!(onnx::write(&graph, &options), Err(OnnxError::Cancelled)));
             assert!(seen.load(Ordering::Relaxed) > 0);
         });
@@ -203,8 +196,7 @@ fn progress_adds_up_to_what_was_written() {
     };
     let output = source.with_file_name("out.onnx");
     let policy = WeightPolicy::Copy;
-    let options =
-        WriteOptions { output: &output, policy, progress: Some(&count), cancelled: None, protected: &[] };
+    let options = WriteOptions::new(&output, policy).progress(&count);
     let written = onnx::write(&pruned(&source), &options).unwrap();
     assert_eq!(seen.into_inner(), written.bytes_written);
 }

@@ -50,7 +50,7 @@ fn load(path: &Path) -> Graph {
 }
 
 fn write(graph: &Graph, output: &Path, policy: WeightPolicy) -> Result<Written, OnnxError> {
-    onnx::write(graph, &WriteOptions { output, policy, progress: None, cancelled: None, protected: &[] })
+    onnx::write(graph, &WriteOptions::new(output, policy))
 }
 
 /// Returns the contents of `folder`: files, also those in folders in it, and empty folders.

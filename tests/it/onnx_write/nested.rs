@@ -180,13 +180,9 @@ fn folders_made_for_an_output_that_failed_are_removed() {
     fs::create_dir(&elsewhere).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let progress = |n: u64| stop.store(n > 0, std::sync::atomic::Ordering::Relaxed);
-    let options = crdiff::onnx::WriteOptions {
-        output: &elsewhere.join("m.onnx"),
-        policy: WeightPolicy::Copy,
-        progress: Some(&progress),
-        cancelled: Some(&stop),
-        protected: &[],
-    };
+    let output = elsewhere.join("m.onnx");
+    let options =
+        crdiff::onnx::WriteOptions::new(&output, WeightPolicy::Copy).progress(&progress).cancelled(&stop);
     crdiff::onnx::write(&load(&folder.join("m.onnx")), &options).unwrap_err();
     assert_eq!(super::listing(&elsewhere), [""; 0]);
 }

@@ -60,7 +60,7 @@ impl Engine for OpenDimensions {
     }
 
     fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
-        self.0.load(path, &SessionOptions { fixed_dims: Default::default(), ..options.clone() })
+        self.0.load(path, &options.clone().fixed_dims(Default::default()))
     }
 
     fn load_bytes(&self, model: Bytes, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {

@@ -43,7 +43,7 @@ fn external(pipeline: &Path) {
     let graph = Graph::load(onnx::open(&model).unwrap()).unwrap();
     let output = pipeline.join("unet/other.onnx");
     let policy = WeightPolicy::Split(u64::MAX);
-    let options = WriteOptions { output: &output, policy, progress: None, cancelled: None, protected: &[] };
+    let options = WriteOptions::new(&output, policy);
     onnx::write(&graph, &options).unwrap();
     fs::remove_file(&model).unwrap();
     fs::rename(output, model).unwrap();

@@ -60,7 +60,8 @@ fn check(name: &str, runner: Runner, options: &SessionOptions, place: Place) {
         });
         for case in cases.iter().filter(|case| case.get("amplify").is_some() == amplified) {
             let label = case["name"].as_str().unwrap();
-            let request = Request { place, ..request(&golden, case) };
+            let mut request = request(&golden, case);
+            request.place = place;
             let output = pipeline.run(&request, &mut ignore).unwrap_or_else(|e| panic!("{label}: {e}"));
             let expected = golden.tensor(&format!("{label}/latents"));
             assert_eq!(output.latents.dims(), expected.dims(), "{label}");
@@ -159,7 +160,8 @@ fn perturbed_attention_guidance() {
         .unwrap();
         for case in cases {
             let label = case["name"].as_str().unwrap();
-            let mut request = Request { place, ..request(&golden, case) };
+            let mut request = request(&golden, case);
+            request.place = place;
             request.amplify = plan.amplify.clone();
             let output = pipeline.run(&request, &mut ignore).unwrap_or_else(|e| panic!("{label}: {e}"));
             let expected = golden.tensor(&format!("{label}/latents")).to_f32();

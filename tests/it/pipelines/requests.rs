@@ -104,7 +104,7 @@ fn given_latents_and_noise_are_used() {
 fn branches_in_turn_and_low_memory_change_nothing_but_the_last_bits() {
     let prepared = prepare("sdxl");
     let run = |memory: MemoryMode, batching: Batching| {
-        let options = SessionOptions { memory, ..SessionOptions::default() };
+        let options = SessionOptions::default().memory(memory);
         let unets = Unets::WithPruned(prepared.pruned.clone());
         let engine = Runner::OnnxRuntime.engine();
         let mut pipeline = Pipeline::open(&prepared.pipeline, engine, options, unets).unwrap();

@@ -41,13 +41,7 @@ pub fn run(case: &Case) -> Result<String, String> {
 fn written(graph: &Graph) -> Result<Vec<u8>, String> {
     let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
     let output = folder.path().join("out.onnx");
-    let options = WriteOptions {
-        output: &output,
-        policy: WeightPolicy::Copy,
-        progress: None,
-        cancelled: None,
-        protected: &[],
-    };
+    let options = WriteOptions::new(&output, WeightPolicy::Copy);
     write(graph, &options).map_err(|e| format!("output: {e}"))?;
     std::fs::read(&output).map_err(|e| e.to_string())
 }

@@ -215,11 +215,9 @@ fn inputs(graph: &Graph, seed: u64) -> Vec<(String, HostTensor)> {
 
 /// The outputs for two sets of inputs, unless ONNX Runtime refuses.
 fn run(engine: &OrtEngine, path: &Path, original: &Graph) -> Result<Vec<Vec<(String, HostTensor)>>, String> {
-    let options = SessionOptions {
-        optimization: Optimization::Disabled,
-        intra_threads: std::num::NonZeroUsize::new(1),
-        ..SessionOptions::default()
-    };
+    let options = SessionOptions::default()
+        .optimization(Optimization::Disabled)
+        .intra_threads(std::num::NonZeroUsize::new(1));
     let mut session = engine.load(path, &options).map_err(|e| e.to_string())?;
     (0..2)
         .map(|seed| {
@@ -271,13 +269,7 @@ impl Subject {
             let mut graph = Graph::load(onnx::open(&compiled).unwrap()).unwrap();
             assert!(matches!(make_rows(&mut graph).unwrap(), Batching::Rows(inputs) if inputs.len() == 2));
             compiled = folder.path().join("exported.onnx");
-            let options = onnx::WriteOptions {
-                output: &compiled,
-                policy: WeightPolicy::Copy,
-                progress: None,
-                cancelled: None,
-                protected: &[],
-            };
+            let options = onnx::WriteOptions::new(&compiled, WeightPolicy::Copy);
             onnx::write(&graph, &options).unwrap();
         }
         let graph = Graph::load(onnx::open(&compiled).unwrap()).unwrap();

@@ -82,13 +82,7 @@ impl Rows {
 
 fn exported(mut graph: Graph, path: &std::path::Path) -> ModelProto {
     let Batching::Rows(_) = make_rows(&mut graph).unwrap() else { panic!("no rows") };
-    let options = onnx::WriteOptions {
-        output: path,
-        policy: WeightPolicy::Copy,
-        progress: None,
-        cancelled: None,
-        protected: &[],
-    };
+    let options = onnx::WriteOptions::new(path, WeightPolicy::Copy);
     onnx::write(&graph, &options).unwrap();
     decode(path)
 }
