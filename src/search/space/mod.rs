@@ -16,44 +16,43 @@
 //! [`load`] gives a [`Space`]; [`Bound::new`] puts a model's modules into its sets, after which points have a meaning.
 
 mod bind;
-mod diagnostics;
-mod digest;
+mod error;
 mod objective;
-mod parse;
-mod schema;
+mod read;
+mod sampling;
+mod strategy;
+mod syntax;
 mod template;
+mod variables;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
-use miette::SourceSpan;
-use serde::Serialize;
-use serde_json::Value;
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
 pub(super) use bind::settings_json;
 pub use bind::{Bound, Setting, Settings};
-pub use diagnostics::SpaceError;
+pub use error::SpaceError;
 pub use objective::{
     ChannelOrder, CommandSpec, Crop, ImageSpec, ObjectiveSpec, OnnxSpec, Over, Part, Resample, Resize,
     TextSpec,
 };
-pub use parse::{load, load_objective, parse};
-pub use schema::json_schema;
+pub use read::{json_schema, load, load_objective, parse};
+pub use sampling::Sampling;
+pub use strategy::{Budget, StrategySpec};
 pub use template::Template;
+pub use variables::{Choose, Member, Variable, VariableKind};
 
-use super::strategy::Schedule;
-use crate::{diffusion::sampler::Class, plan::PlanSource};
+use crate::{hex::hex, plan::PlanSource};
 
-/// A search space: variables, plan and objective, checked as far as that goes without the model.
+/// A search space and how it is judged, checked as far as that goes without the model.
 #[derive(Debug)]
 pub struct Space {
     /// The variables, in the order of the file.
     pub variables: Vec<Variable>,
     /// The plan that the variables go into.
     pub plan: Template,
-    /// The images to draw.
+    /// The prompts.
     pub prompts: Vec<String>,
     /// How it is drawn.
     pub sampling: Sampling,
@@ -75,156 +74,20 @@ pub struct Space {
     pub source: PlanSource,
 }
 
-/// Something that may vary.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Variable {
-    /// Its name, without the `$`.
-    pub name: String,
-    /// Where its name stands.
-    #[serde(skip)]
-    pub span: SourceSpan,
-    /// Its range.
-    pub kind: VariableKind,
-}
-
-/// The range of a variable.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum VariableKind {
-    /// A number of a range.
-    Number {
-        /// The least.
-        low: f64,
-        /// The greatest.
-        high: f64,
-        /// Where the search begins.
-        start: f64,
-        /// How far annealing moves it at most.
-        step: f64,
-        /// How many values a grid has.
-        points: usize,
-    },
-    /// One of several words, numbers or truth values.
-    Choice {
-        /// They.
-        options: Vec<Value>,
-        /// Which one the search begins with.
-        start: usize,
-    },
-    /// Modules of the model.
-    Modules {
-        /// The options.
-        members: Vec<Member>,
-        /// How many of them.
-        choose: Choose,
-    },
-}
-
-/// Something of a set of modules that can be chosen.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Member {
-    /// Each module that the glob matches, on its own.
-    Each {
-        /// The glob.
-        glob: String,
-        /// Where it stands.
-        #[serde(skip)]
-        span: SourceSpan,
-    },
-    /// The modules that these globs match, together.
-    Together {
-        /// The globs.
-        globs: Vec<String>,
-        /// Where they stand.
-        #[serde(skip)]
-        span: SourceSpan,
-    },
-}
-
-/// How many members of a set are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Choose {
-    /// Any number, none too: each is in or out.
-    #[default]
-    Any,
-    /// Exactly one.
-    One,
-    /// One or none.
-    AtMostOne,
-}
-
-/// How images are drawn.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Sampling {
-    /// Heights and widths in pixels; empty for the pipeline's own.
-    pub sizes: Vec<(usize, usize)>,
-    /// Steps of the sampler.
-    pub steps: usize,
-    /// Classifier-free guidance.
-    pub guidance: f64,
-    /// The negative prompt.
-    pub negative_prompt: Option<String>,
-    /// An image for each of them, of each prompt and size.
-    pub seeds: Vec<u64>,
-    /// The scheduler, if it is not the pipeline's.
-    #[serde(serialize_with = "digest::scheduler")]
-    pub scheduler: Option<Class>,
-    /// Settings of the scheduler to change.
-    pub scheduler_options: Vec<(String, Value)>,
-}
-
-impl Default for Sampling {
-    /// Returns 30 steps, guidance 7.5, seed 0: the authors' search, but for its prompts.
-    fn default() -> Self {
-        Self {
-            sizes: Vec::new(),
-            steps: 30,
-            guidance: 7.5,
-            negative_prompt: None,
-            seeds: vec![0],
-            scheduler: None,
-            scheduler_options: Vec::new(),
-        }
-    }
-}
-
-/// When a search ends: at the first of these.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Budget {
-    /// The number of trials.
-    pub trials: Option<u64>,
-    /// So much time in trials.
-    pub time: Option<Duration>,
-}
-
-/// How points are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StrategySpec {
-    /// Simulated annealing.
-    Annealing(Schedule),
-    /// Evenly drawn points.
-    Random,
-    /// Every combination.
-    Grid,
-}
-
-impl StrategySpec {
-    /// Returns its name in a space.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Annealing(_) => "annealing",
-            Self::Random => "random",
-            Self::Grid => "grid",
-        }
-    }
-}
-
 impl Space {
     /// Returns a path of the space, from its folder.
     pub fn path(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
+    }
+
+    /// Returns SHA-256 in hex of what the search does, trial by trial, as JSON. Formatting, comments, defaults written out
+    /// and the budget don't change it, but for what a schedule takes from the budget.
+    pub fn digest(&self) -> String {
+        let Self { variables, plan, prompts, sampling, strategy, seed, objective, over, metrics, .. } = self;
+        let meaning = json!({
+            "version": 2, "variables": variables, "plan": plan.as_json(), "prompts": prompts, "sampling": sampling,
+            "strategy": strategy, "seed": seed, "objective": objective, "over": over, "metrics": metrics,
+        });
+        hex(&Sha256::digest(meaning.to_string().as_bytes()))
     }
 }
