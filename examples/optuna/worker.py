@@ -1,7 +1,7 @@
-"""A worker of an Optuna study whose trials are run by `crdiff search trial`.
+"""A worker of an Optuna study whose trials are drawn and scored by crdiff.
 
     python worker.py --storage postgresql://user@host/optuna --make-study
-    python worker.py --storage postgresql://user@host/optuna --trials 60 -- crdiff search trial sd15-onnx space.yaml
+    python worker.py --storage postgresql://user@host/optuna --trials 60 sd15-onnx space.yaml
 
 Make the study once, then start as many workers as there are machines or accelerators. They share it through its storage: a
 database (PostgreSQL, MySQL, SQLite; redis://HOST), or a file that may lie on a network file system. Each stops when the
@@ -11,9 +11,9 @@ study has its trials, prints the study's best so far, and writes its plan.
 import argparse
 import json
 import os
-import subprocess
 import tempfile
 
+import crdiff.search
 import optuna
 import yaml
 from optuna.storages import JournalStorage
@@ -69,7 +69,11 @@ def main():
     parser.add_argument("--trials", type=int, default=60, help="of all workers together [60]")
     parser.add_argument("--seed", type=int, help="of this worker's sampler; give each another")
     parser.add_argument("--output", default="plan.yaml", help="where the best plan is written [plan.yaml]")
-    parser.add_argument("command", nargs="*", help="-- crdiff search trial PIPELINE SPACE ...")
+    parser.add_argument("--provider", action="append", help="an execution provider, such as cuda [the plan's]")
+    parser.add_argument("--device", type=int, help="the accelerator to run on")
+    parser.add_argument("--engine", help="ort or rten")
+    parser.add_argument("pipeline", nargs="?", help="the pipeline's folder")
+    parser.add_argument("space", nargs="?", help="the space, with its modules written out")
     args = parser.parse_args()
     study = optuna.create_study(
         study_name=args.study,
@@ -81,29 +85,22 @@ def main():
     if args.make_study:
         print(json.dumps({"study": args.study, "trials": len(study.trials)}))
         return
-    if "trial" not in args.command:
-        parser.error("what runs the trials is missing: -- crdiff search trial PIPELINE SPACE ...")
-    space = args.command[args.command.index("trial") + 2]
-    with open(space, encoding="utf-8") as file:
+    if args.space is None:
+        parser.error("a pipeline and a space are needed")
+    with open(args.space, encoding="utf-8") as file:
         variables = yaml.safe_load(file)["variables"]
+    device = {} if args.device is None else {"device_id": args.device}
+    providers = args.provider and [(name, {} if name == "cpu" else device) for name in args.provider]
+    trials = crdiff.search.Trials(args.pipeline, args.space, providers=providers, engine=args.engine)
 
-    with subprocess.Popen(args.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as crdiff:
+    def objective(trial):
+        found = trials({name: suggest(trial, name, variable) for name, variable in variables.items()})
+        trial.set_user_attr("plan", found.plan.to_dict())
+        trial.set_user_attr("failed", found.failed)
+        return found.score
 
-        def objective(trial):
-            values = {name: suggest(trial, name, variable) for name, variable in variables.items()}
-            crdiff.stdin.write(json.dumps(values) + "\n")
-            crdiff.stdin.flush()
-            line = crdiff.stdout.readline()
-            if not line:
-                raise SystemExit(f"crdiff ended with {crdiff.wait()}")
-            answer = json.loads(line)
-            trial.set_user_attr("plan", answer["plan"])
-            trial.set_user_attr("failed", answer.get("failed"))
-            return answer["score"]
-
-        states = (TrialState.COMPLETE, TrialState.RUNNING)
-        study.optimize(objective, callbacks=[MaxTrialsCallback(args.trials, states=states)])
-        crdiff.stdin.close()
+    states = (TrialState.COMPLETE, TrialState.RUNNING)
+    study.optimize(objective, callbacks=[MaxTrialsCallback(args.trials, states=states)])
     best = study.best_trial
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     plan = best.user_attrs["plan"]

@@ -19,4 +19,8 @@ from crdiff._errors import *
 from crdiff._pipeline import *
 from crdiff._report import *
 
-__all__ = ["__version__", *_compiler.__all__, *_errors.__all__, *_pipeline.__all__, *_report.__all__]
+__all__ = ["__version__"]
+__all__ += _compiler.__all__
+__all__ += _errors.__all__
+__all__ += _pipeline.__all__
+__all__ += _report.__all__

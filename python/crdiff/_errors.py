@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["EngineError", "Error", "ModelError", "NotLegal", "PlanError"]
+__all__ = ["EngineError", "Error", "ModelError", "NotLegal", "PlanError", "SpaceError"]
 
 
 class Error(Exception):
@@ -59,3 +59,7 @@ class PlanError(Error, ValueError):
 
 class NotLegal(PlanError):
     """A plan that asks for something that cannot be done to this model, such as a bypass that would change a shape."""
+
+
+class SpaceError(Error, ValueError):
+    """A search space that is wrong, or does not fit the model. `str()` shows the lines."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -213,15 +213,15 @@ class Pipeline:
 def _seeds(seed: int | Sequence[int] | None, generator: Any) -> list[int]:
     if seed is not None and generator is not None:
         raise ValueError("give a seed or a generator, not both")
-    given = seed if generator is None else generator
+    given: Any = seed if generator is None else generator
     if given is None:
-        given = secrets.randbits(32)
+        given = int.from_bytes(os.urandom(4), "little")
     several = given if isinstance(given, (list, tuple)) else [given]
     seeds = [one.initial_seed() if hasattr(one, "initial_seed") else one for one in several]
     for one in seeds:
         if not hasattr(one, "__index__"):
             raise TypeError(f"a seed is a whole number or a torch.Generator, not {type(one).__name__}")
-    return [one.__index__() for one in seeds]
+    return [operator.index(one) for one in seeds]
 
 
 def _images(made: list[tuple[int, int, bytes]], output_type: str) -> Any:

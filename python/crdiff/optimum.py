@@ -112,7 +112,7 @@ def apply(
     import onnxruntime
 
     part = getattr(pipe, "unet", None)
-    session = getattr(part, "session", None)
+    session: Any = getattr(part, "session", None)
     model = getattr(session, "_model_path", None)
     if model is None:
         raise TypeError(f"{type(pipe).__name__} has no unet with a session of ONNX Runtime that was made from a file")

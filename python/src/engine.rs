@@ -41,11 +41,16 @@ impl EngineOptions {
         if self.is_low() { MaskForm::Computed } else { MaskForm::Stored }
     }
 
+    /// The engine.
+    pub fn choose(&self) -> Result<Chosen, EngineError> {
+        let kind = self.engine.as_deref().map(str::parse).transpose()?;
+        choose(&EngineRequest { kind, library: self.library.clone() })
+    }
+
     /// The engine, and how it is to load models.
     pub fn open(&self, runtime: &Runtime) -> Result<(Chosen, SessionOptions), Failure> {
         let failed = |error: EngineError| Failure::engine(&error);
-        let kind = self.engine.as_deref().map(str::parse).transpose().map_err(failed)?;
-        let chosen = choose(&EngineRequest { kind, library: self.library.clone() }).map_err(failed)?;
+        let chosen = self.choose().map_err(failed)?;
         let options = SessionOptions::default()
             .intra_threads(self.threads.and_then(NonZeroUsize::new))
             .memory(if self.is_low() { MemoryMode::Low } else { MemoryMode::Fast })

@@ -9,6 +9,7 @@ use crdiff::{
     onnx::OnnxError,
     plan::{PlanError, Problem},
     plan_cache::PlanCacheError,
+    search::{SearchError, space::SpaceError},
     verify::conformance::VerifyError,
 };
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme};
@@ -77,6 +78,24 @@ impl Failure {
         }
     }
 
+    /// A space's error. Its text is what `crdiff` prints into a file.
+    pub fn space(error: &SpaceError) -> Self {
+        Self::Other("SpaceError", rendered(error), None)
+    }
+
+    /// A search's error.
+    pub fn search(error: SearchError) -> Self {
+        match error {
+            SearchError::Stopped => Self::Stopped,
+            SearchError::Space(error) => Self::space(&error),
+            SearchError::Pipeline(error) => Self::pipeline(error),
+            SearchError::Engine(error) => Self::engine(&error),
+            SearchError::Values(what) => Self::value(what),
+            SearchError::Onnx(error) => Self::Other("ModelError", error.to_string(), None),
+            other => Self::other(other),
+        }
+    }
+
     /// An argument that is wrong.
     pub fn value(message: impl ToString) -> Self {
         Self::Value(message.to_string())
@@ -130,13 +149,18 @@ fn exception(py: Python<'_>, class: &str, message: &str, fields: &Bound<'_, PyDi
     Ok(PyErr::from_value(class.call((message,), Some(fields))?))
 }
 
-/// A plan's error, with the place of its first problem and a list of all. Its text is what `crdiff` prints into a file.
-fn plan_error(py: Python<'_>, error: &PlanError) -> PyResult<PyErr> {
+/// A diagnostic as `crdiff` prints it into a file.
+fn rendered(error: &(impl Diagnostic + std::fmt::Display)) -> String {
     let mut text = String::new();
     let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_width(80);
-    if handler.render_report(&mut text, error).is_err() {
-        text = error.to_string();
+    match handler.render_report(&mut text, error) {
+        Ok(()) => text.trim_end().to_string(),
+        Err(_) => error.to_string(),
     }
+}
+
+/// A plan's error, with the place of its first problem and a list of all. Its text is what `crdiff` prints into a file.
+fn plan_error(py: Python<'_>, error: &PlanError) -> PyResult<PyErr> {
     let problems = error.problems().map(|problem| described(py, error, problem));
     let problems = problems.collect::<PyResult<Vec<_>>>()?;
     let is_legality = |p: &Problem| matches!(p, Problem::IllegalBypass { .. } | Problem::NotEditable { .. });
@@ -144,7 +168,7 @@ fn plan_error(py: Python<'_>, error: &PlanError) -> PyResult<PyErr> {
     let fields = PyDict::new(py);
     fields.set_item("path", error.plan_source().name())?;
     fields.set_item("problems", problems)?;
-    exception(py, class, text.trim_end(), &fields)
+    exception(py, class, &rendered(error), &fields)
 }
 
 /// A problem as a dictionary: `code`, `message`, `line`, `column`, `help`.

@@ -10,6 +10,7 @@ mod interleave;
 mod pipeline;
 mod program;
 mod report;
+mod search;
 mod work;
 
 use pyo3::prelude::*;
@@ -24,6 +25,7 @@ fn _crdiff(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<report::Report>()?;
     pipeline::add(module)?;
     module.add_class::<interleave::Interleave>()?;
+    module.add_class::<search::Trials>()?;
     program::add(module)?;
     compiler::add(module)
 }

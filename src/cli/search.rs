@@ -27,7 +27,7 @@ use crate::{
     passes::MaskForm,
     plan::Runtime,
     search::{
-        SearchError, Space,
+        SearchError,
         compile::Compiler,
         objective::{Objective, check, open_graph},
         outcome::{plan_file, summary},
@@ -36,6 +36,7 @@ use crate::{
         space::{self, Bound, OnnxSpec, StrategySpec},
         strategy::Grid,
         trial::{Shot, Worker, shots},
+        trials::bound,
     },
 };
 
@@ -179,16 +180,6 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         out!("{}\n{}\n{}\n", args.output.display(), plot.display(), journal.display());
     }
     Ok(DONE)
-}
-
-/// Returns the space with the model's modules in it; each option is tried on the model.
-fn bound<'a>(space: &'a Space, compiler: &Compiler) -> Result<Bound<'a>, Failure> {
-    let bound = Bound::new(space, &compiler.analysis())?;
-    for probe in bound.probes() {
-        let plan = bound.plan(&bound.settings(&probe)).map_err(space::SpaceError::from)?;
-        compiler.resolve(&plan).map_err(space::SpaceError::from)?;
-    }
-    Ok(bound)
 }
 
 fn dense(found: &Found) -> Option<f64> {

@@ -15,6 +15,7 @@ pub mod run;
 pub mod space;
 pub mod strategy;
 pub mod trial;
+pub mod trials;
 
 pub use error::SearchError;
 pub use space::Space;

@@ -1,10 +1,15 @@
 //! Packages as people install them: the wheel in a fresh environment, completions in a shell, manual pages.
 
 use std::{
+    env,
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
+
+use tempfile::TempDir;
 
 use crate::common::node;
 
@@ -39,45 +44,61 @@ fn wheel(folder: &Path) -> PathBuf {
     wheels.find(|path| path.extension().is_some_and(|e| e == "whl")).unwrap()
 }
 
+/// The interpreter of a fresh environment with the wheel and nothing else, made once.
+pub fn environment() -> PathBuf {
+    static MADE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, python) = MADE.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let wheel = wheel(folder.path());
+        let environment = folder.path().join("venv");
+        said(Command::new(node::python()).args(["-m", "venv", "--without-pip"]).arg(&environment));
+        let python = environment.join("bin/python");
+        said(
+            Command::new(node::python())
+                .args(["-m", "pip", "--disable-pip-version-check", "--python"])
+                .arg(&python)
+                .args(["install", "--quiet", "--no-input", "--no-index"])
+                .arg(&wheel),
+        );
+        (folder, python)
+    });
+    python.clone()
+}
+
+/// For PYTHONPATH: numpy, onnxruntime, and what other environments have, given their interpreters.
+pub fn packages(others: &[&Path]) -> OsString {
+    let packages = |python: &Path| {
+        let place = "import sysconfig; print(sysconfig.get_path('purelib'))";
+        PathBuf::from(said(Command::new(python).args(["-c", place])).trim())
+    };
+    let others = others.iter().map(|python| packages(python));
+    env::join_paths(others.chain([node::python_packages().to_path_buf()])).unwrap()
+}
+
 #[test]
 fn the_wheel_in_a_fresh_environment() {
-    let folder = tempfile::tempdir().unwrap();
-    let wheel = wheel(folder.path());
-    let environment = folder.path().join("venv");
-    said(Command::new(node::python()).args(["-m", "venv", "--without-pip"]).arg(&environment));
-    let python = environment.join("bin/python");
-    said(
-        Command::new(node::python())
-            .args(["-m", "pip", "--disable-pip-version-check", "--python"])
-            .arg(&python)
-            .args(["install", "--quiet", "--no-input", "--no-index"])
-            .arg(&wheel),
-    );
-    let asked = said(Command::new(&python).args(["-c", "import crdiff; print(crdiff.__version__)"]));
-    assert_eq!(asked.trim(), env!("CARGO_PKG_VERSION"));
-    let unpacked = said(Command::new(&python).args(["-c", "import crdiff; print(crdiff.__path__[0])"]));
-    let libraries = fs::read_dir(unpacked.trim()).unwrap().filter_map(|entry| {
-        let path = entry.unwrap().path();
-        path.extension().is_some_and(|e| e == "so" || e == "dylib").then_some(path)
+    let python = environment();
+    let ask = |what: &str| {
+        let asked = said(Command::new(&python).args(["-c", &format!("import crdiff; print(crdiff.{what})")]));
+        asked.trim().to_string()
+    };
+    assert_eq!(ask("__version__"), env!("CARGO_PKG_VERSION"));
+    let libraries = fs::read_dir(ask("__path__[0]")).unwrap().filter(|entry| {
+        let path = entry.as_ref().unwrap().path();
+        path.extension().is_some_and(|e| e == "so" || e == "dylib")
     });
     assert_eq!(libraries.count(), 1, "one library is the module and both programs");
 
     // Its tests, where there is no Rust.
     let tests = crate::search::python::python("python-tests", "python/tests/requirements.txt");
-    let tests = said(Command::new(tests).args(["-c", "import pytest; print(pytest.__path__[0])"]));
-    let packages = [Path::new(tests.trim()).parent().unwrap(), node::python_packages()];
+    let path = [python.parent().unwrap(), Path::new("/usr/bin"), Path::new("/bin")];
     said(
         Command::new(&python)
             .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
             .arg(root().join("python/tests"))
-            .env("PYTHONPATH", std::env::join_paths(packages).unwrap())
-            .env(
-                "PATH",
-                std::env::join_paths([environment.join("bin"), "/usr/bin".into(), "/bin".into()]).unwrap(),
-            )
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env_remove("COLUMNS")
-            .current_dir(folder.path()),
+            .env("PYTHONPATH", packages(&[&tests]))
+            .env("PATH", env::join_paths(path).unwrap())
+            .env("PYTHONDONTWRITEBYTECODE", "1"),
     );
 }
 

@@ -7,26 +7,24 @@ use std::{
     sync::Arc,
 };
 
-use serde::Serialize;
 use serde_json::Value;
 
-use super::{CACHED, DONE, Engines, Failure, bound};
+use super::{CACHED, DONE, Engines, Failure};
 use crate::{
     cli::{engine_args::EngineArgs, progress::interruptible},
     diffusion::{pipeline::Folder, prediction_cache::PredictionCache},
     search::{
-        SearchError,
         compile::Compiler,
-        run::{networks, run_one},
         space,
-        trial::{Scores, shots},
+        trial::shots,
+        trials::{Trials, bound},
     },
 };
 
 const EXAMPLES: &str = "\
 Examples:
   echo '{\"down\": 0.3, \"up\": 0.2}' | crdiff search trial sd15-onnx space.yaml
-  examples/optuna/worker.py feeds it from a study that several machines share";
+  examples/optuna/worker.py does the same in Python, for a study that several machines share";
 
 /// Run trials for another optimiser.
 ///
@@ -50,15 +48,6 @@ pub struct Args {
     engine: EngineArgs,
 }
 
-/// The answer to one line.
-#[derive(Debug, Serialize)]
-struct Answer {
-    values: Value,
-    plan: Value,
-    #[serde(flatten)]
-    scores: Scores,
-}
-
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let stop = interruptible();
     let mut space = space::load(&args.space)?;
@@ -72,7 +61,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let devices: Vec<u32> = args.device.into_iter().collect();
     let engines = Engines { engine: &args.engine, devices: &devices, jobs: NonZeroUsize::MIN };
     compiler.masks = engines.masks(&bound)?;
-    let mut worker = engines.worker(0, &bound, &folder, &Arc::new(PredictionCache::new(CACHED)))?;
+    let worker = engines.worker(0, &bound, &folder, &Arc::new(PredictionCache::new(CACHED)))?;
+    let mut trials = Trials::new(bound, compiler, worker, shots);
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|e| Failure::Message(format!("stdin: cannot read: {e}")))?;
         if line.trim().is_empty() {
@@ -80,13 +70,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         }
         let values: Value = serde_json::from_str(&line)
             .map_err(|e| Failure::Message(format!("stdin: {line:?} is no JSON object: {e}")))?;
-        let settings = bound.settings_from_json(&values)?;
-        let scores = match networks(&bound, &settings, &mut compiler, stop) {
-            Ok((networks, _graph)) => run_one(&networks, &mut worker, &shots, space.over, stop)?,
-            Err(SearchError::Stopped) => return Err(Failure::Interrupted),
-            Err(error) => Scores::failed(error),
-        };
-        let answer = Answer { values, plan: bound.plan_json(&settings), scores };
+        let answer = trials.run(values, stop)?;
         let text = serde_json::to_string(&answer).map_err(|e| Failure::Message(e.to_string()))?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "{text}")

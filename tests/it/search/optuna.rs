@@ -4,9 +4,12 @@ use std::{fs, process::Command};
 
 use serde_json::Value;
 
-use crate::search::{
-    command::{prepared, repository},
-    python::python,
+use crate::{
+    packages,
+    search::{
+        command::{prepared, repository},
+        python::python,
+    },
 };
 
 const SPACE: &str = r#"version: 1
@@ -33,9 +36,11 @@ fn two_workers_share_a_database() {
 fn two_workers(storage: &str) {
     const TRIALS: u64 = 6;
     let python = python("optuna", "examples/optuna/requirements.txt");
+    let packages = packages::packages(&[&python]);
     let folder = prepared(SPACE);
     let worker = |arguments: &[&str]| {
-        Command::new(&python)
+        Command::new(packages::environment())
+            .env("PYTHONPATH", &packages)
             .current_dir(folder.path())
             .arg(repository().join("examples/optuna/worker.py"))
             .args(["--storage", storage])
@@ -52,11 +57,8 @@ fn two_workers(storage: &str) {
     };
     assert_eq!(done(worker(&["--make-study"]))["trials"], 0);
     let trials = TRIALS.to_string();
-    let program = env!("CARGO_BIN_EXE_crdiff");
-    let run = |seed: &str| {
-        let command = ["search", "trial", "sd15", "space.yaml", "--engine", "rten"];
-        worker(&[&["--trials", &trials, "--seed", seed, "--", program][..], &command].concat())
-    };
+    let run =
+        |seed: &str| worker(&["--trials", &trials, "--seed", seed, "--engine", "rten", "sd15", "space.yaml"]);
     let workers = [run("0"), run("1")];
     let found = workers.map(done);
     // Each stops when the study has its trials, and knows the other's.
