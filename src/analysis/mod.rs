@@ -10,6 +10,7 @@ mod moves;
 pub mod per_row_inputs;
 pub mod shapes;
 pub mod skip;
+pub mod splice;
 pub mod weights;
 
 use std::{ops::Deref, sync::Arc};

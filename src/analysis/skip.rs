@@ -62,7 +62,20 @@ pub struct Redirect {
     pub to: ValueId,
 }
 
-/// Why a module cannot be bypassed.
+/// A Concat of an up-block at which a skip connection ends.
+#[derive(Clone, Debug)]
+pub struct SkipConcat {
+    /// The node.
+    pub node: NodeId,
+    /// The operand that comes from below: its place and its value.
+    pub backbone: (usize, ValueId),
+    /// The operand that comes over the skip connection.
+    pub skip: (usize, ValueId),
+    /// The result.
+    pub result: ValueId,
+}
+
+/// Why a module cannot be changed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct Illegal {
@@ -73,11 +86,11 @@ pub struct Illegal {
 }
 
 impl Illegal {
-    pub(super) fn new(reason: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), node: None }
     }
 
-    pub(super) fn at(graph: &Graph, node: NodeId, reason: &str) -> Self {
+    pub(crate) fn at(graph: &Graph, node: NodeId, reason: &str) -> Self {
         Self { reason: format!("{} {reason}", graph.node(node).describe()), node: Some(node) }
     }
 }
@@ -205,7 +218,7 @@ impl Analysis<'_> {
 
     /// Returns the value that everything else which flows into `module` is computed from: its input. Where the
     /// exporter's scopes are lost, a norm before the first convolution may not be known to lie in the module.
-    fn input(&self, module: ModuleId) -> Result<ValueId, Illegal> {
+    pub(super) fn input(&self, module: ModuleId) -> Result<ValueId, Illegal> {
         let inputs = self.inputs(module);
         let first = inputs.iter().find(|first| {
             inputs.iter().all(|other| other == *first || self.flow.depends(self.graph, *other, **first))
@@ -221,21 +234,47 @@ impl Analysis<'_> {
     }
 
     fn backbone(&self, module: ModuleId) -> Result<ValueId, Illegal> {
-        let input = self.input(module)?;
         let no_concat = || {
             Illegal::new(
                 "its input is not the Concat of an up-block with a skip connection, so there is no backbone",
             )
         };
-        let concat = self.graph.producer(input).map(|p| self.graph.node(p)).filter(|n| n.is("Concat"));
-        let operands: Vec<_> = self.flow.operands(concat.ok_or_else(no_concat)?).collect();
-        let [a, b] = operands[..] else { return Err(no_concat()) };
-        // The skip connection was computed on the way down, so everything on the way up depends on it.
-        match (self.flow.depends(self.graph, a, b), self.flow.depends(self.graph, b, a)) {
-            (true, false) => Ok(a),
-            (false, true) => Ok(b),
-            _ => Err(no_concat()),
+        let concat = self.graph.producer(self.input(module)?).and_then(|node| self.skip_concat(node));
+        concat.map(|concat| concat.backbone.1).ok_or_else(no_concat)
+    }
+
+    /// Returns the Concats at which skip connections end, each with the block that it is the input of: the outermost.
+    pub fn skip_concats(&self) -> Vec<(ModuleId, SkipConcat)> {
+        let mut found: Vec<(ModuleId, SkipConcat)> = Vec::new();
+        for (module, _) in self.modules.iter() {
+            let concat = self.skip_concat_before(module);
+            let concat = concat.filter(|concat| found.iter().all(|(_, known)| known.node != concat.node));
+            found.extend(concat.map(|concat| (module, concat)));
         }
+        found
+    }
+
+    /// Returns the Concat that is the input of the block `module`, if a skip connection ends at it.
+    pub fn skip_concat_before(&self, module: ModuleId) -> Option<SkipConcat> {
+        let is_block = self.modules.get(module).kind.is_block();
+        let input = if is_block { self.input(module).ok()? } else { return None };
+        self.skip_concat(self.graph.producer(input)?)
+    }
+
+    fn skip_concat(&self, id: NodeId) -> Option<SkipConcat> {
+        let node = self.graph.node(id);
+        let operands: Vec<ValueId> = self.flow.operands(node).collect();
+        let ([Some(a), Some(b)], [_, _]) = (node.inputs.as_slice(), operands.as_slice()) else { return None };
+        let (first, second) = ((0, *a), (1, *b));
+        // The skip connection was computed on the way down, so everything on the way up depends on it.
+        let (backbone, skip) =
+            match (self.flow.depends(self.graph, *a, *b), self.flow.depends(self.graph, *b, *a)) {
+                (true, false) => (first, second),
+                (false, true) => (second, first),
+                _ => return None,
+            };
+        let result = node.output(0)?;
+        node.is("Concat").then_some(SkipConcat { node: id, backbone, skip, result })
     }
 
     /// Adds to `illegal` what another tool did to the graph, if that is why.

@@ -55,6 +55,8 @@ pub enum Place {
     Front,
     /// Before all original nodes: for nodes that read only graph inputs, initializers and what is in front.
     First,
+    /// Just before this original node, and after what was added there before.
+    Before(NodeId),
     /// After all original nodes.
     Last,
 }
@@ -221,6 +223,7 @@ impl<'g> Editor<'g> {
                 graph.front += 1;
             }
             Place::First => graph.first.push(id),
+            Place::Before(reader) => graph.before.entry(reader).or_default().push(id),
             Place::Last => graph.last.push(id),
         }
         graph.edits += 1;

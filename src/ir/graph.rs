@@ -13,7 +13,7 @@ use crate::onnx::{
 };
 
 /// A model's top-level graph, with everything else of the model kept as it came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Graph {
     pub(crate) nodes: Vec<Option<Node>>,
     pub(crate) order: Vec<NodeId>,
@@ -29,6 +29,8 @@ pub struct Graph {
     pub(crate) first: Vec<NodeId>,
     /// How many of `first` stand in front.
     pub(crate) front: usize,
+    /// Added nodes by the original node that they stand before.
+    pub(crate) before: FxHashMap<NodeId, Vec<NodeId>>,
     pub(crate) last: Vec<NodeId>,
     pub(crate) added_initializers: Vec<InitializerId>,
     pub(crate) metadata: Vec<(String, String)>,
@@ -124,9 +126,10 @@ pub(crate) enum Item {
 impl Graph {
     /// Returns the nodes in topological order, as the model lists them.
     pub fn node_ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + '_ {
+        let with_those_before = |id| self.before.get(id).into_iter().flatten().chain([id]);
         self.first
             .iter()
-            .chain(&self.order)
+            .chain(self.order.iter().flat_map(with_those_before))
             .chain(&self.last)
             .copied()
             .filter(|id| self.nodes[id.index()].is_some())

@@ -67,6 +67,7 @@ impl Loader {
             layout: Vec::with_capacity(fields.len()),
             first: Vec::new(),
             front: 0,
+            before: FxHashMap::default(),
             last: Vec::new(),
             added_initializers: Vec::new(),
             metadata: Vec::new(),

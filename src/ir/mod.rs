@@ -14,6 +14,7 @@ mod masked;
 mod names;
 mod node;
 mod rename;
+mod template;
 mod weights;
 
 pub use check::CheckError;
@@ -22,6 +23,9 @@ pub(crate) use graph::Item;
 pub use graph::{Graph, GraphIo, Initializer, Origin, Use, Value};
 pub use masked::{count_masked, for_each_piece};
 pub use node::{Node, attribute};
+pub use template::{
+    Template, TemplateNode, TemplateOperand, TemplateTensor, int_attribute, ints_attribute, string_attribute,
+};
 pub use weights::{Masked, NewData, Transform, TransformRun, WeightReader};
 
 macro_rules! id {

@@ -8,7 +8,7 @@ use rustc_hash::FxBuildHasher;
 use super::{Value, ValueId};
 
 /// An index of values by the name that it has in the arena. Take a value out before its name changes there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Names(HashTable<ValueId>);
 
 impl Names {

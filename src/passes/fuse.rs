@@ -9,13 +9,14 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{
     PassError, WeightOutcome,
     prune::{Placing, add_masked, place_all, seen_by},
+    splice::Spliced,
 };
 use crate::{
     analysis::{magnitude::Progress, weights::Weight},
-    ir::{Editor, Graph, InitializerId, Masked, NewData, NodeId, NodeSpec, Place, ValueId},
+    ir::{Editor, Graph, InitializerId, Masked, NewData, NodeId, NodeSpec, Place, ValueId, int_attribute},
     onnx::{
         DataType,
-        proto::{AttributeProto, attribute_proto, type_proto},
+        proto::{AttributeProto, type_proto},
         value_info,
     },
     rules::{Change, Edits, Skips},
@@ -41,13 +42,15 @@ pub struct Sharing {
 pub(super) fn run(
     edits: &Edits,
     weight: Option<f64>,
+    spliced: &Spliced,
     editor: &mut Editor<'_>,
     progress: &Progress<'_>,
 ) -> Result<(Vec<WeightOutcome>, Sharing), PassError> {
     let dense: Vec<NodeId> = editor.graph().node_ids().collect();
     let attributes = edits.other.changes.iter().flat_map(Change::attributes);
     let attributes = attributes.map(|edit| (edit.node, edit.set.as_slice())).collect();
-    let mut branch = Branch { skips: edits.skips(), attributes, ..Branch::default() };
+    let mut branch =
+        Branch { skips: edits.skips(), attributes, operands: spliced.clone(), ..Branch::default() };
     let outcomes = place_all(edits.other.weights(), editor, &mut branch, progress)?;
     let outputs: Vec<ValueId> = editor.graph().outputs().iter().map(|io| io.value).collect();
     let differing = branch.differing(editor.graph(), &dense);
@@ -101,8 +104,8 @@ struct Branch<'a> {
     skips: Skips,
     /// Attributes of nodes.
     attributes: FxHashMap<NodeId, &'a [AttributeProto]>,
-    /// Operands that are masked weights.
-    masked: FxHashMap<(NodeId, usize), ValueId>,
+    /// Operands that are other values: masked weights, results of templates.
+    operands: FxHashMap<(NodeId, usize), ValueId>,
     /// Results of copied nodes.
     values: FxHashMap<ValueId, ValueId>,
 }
@@ -127,7 +130,7 @@ impl Placing for Branch<'_> {
         placed: (InitializerId, bool),
     ) -> Result<(), PassError> {
         for user in &weight.uses {
-            self.masked.insert(*user, seen_by(editor, *user, placed.0)?);
+            self.operands.insert(*user, seen_by(editor, *user, placed.0)?);
         }
         Ok(())
     }
@@ -140,11 +143,16 @@ impl Branch<'_> {
         self.values.get(&skip).copied().unwrap_or(skip)
     }
 
-    fn operands(&self, graph: &Graph, id: NodeId) -> Vec<Option<ValueId>> {
+    /// Returns the operands of `node` where nothing is copied yet.
+    fn reads(&self, graph: &Graph, id: NodeId) -> Vec<Option<ValueId>> {
         let operand = |(slot, value): (usize, &Option<ValueId>)| {
-            value.map(|value| self.masked.get(&(id, slot)).copied().unwrap_or_else(|| self.value(value)))
+            value.map(|value| self.operands.get(&(id, slot)).copied().unwrap_or(value))
         };
         graph.node(id).inputs.iter().enumerate().map(operand).collect()
+    }
+
+    fn operands(&self, graph: &Graph, id: NodeId) -> Vec<Option<ValueId>> {
+        self.reads(graph, id).into_iter().map(|value| value.map(|value| self.value(value))).collect()
     }
 
     /// Returns the nodes that compute something else in the pruned branch.
@@ -152,12 +160,12 @@ impl Branch<'_> {
         let mut differing = FxHashSet::default();
         for id in dense {
             let node = graph.node(*id);
-            let masked = (0..node.inputs.len()).any(|slot| self.masked.contains_key(&(*id, slot)));
+            let replaced = (0..node.inputs.len()).any(|slot| self.operands.contains_key(&(*id, slot)));
             let changed = |value: ValueId| {
                 let skip = self.skips.follow(value);
                 skip != value || graph.producer(skip).is_some_and(|p| differing.contains(&p))
             };
-            let otherwise = masked || self.attributes.contains_key(id);
+            let otherwise = replaced || self.attributes.contains_key(id);
             if otherwise || node.operands().chain(node.captures.iter().copied()).any(changed) {
                 differing.insert(*id);
             }
@@ -172,7 +180,7 @@ impl Branch<'_> {
         for id in dense.iter().rev() {
             if needed.contains(id) {
                 let node = graph.node(*id);
-                let read = node.operands().chain(node.captures.iter().copied());
+                let read = self.reads(graph, *id).into_iter().flatten().chain(node.captures.iter().copied());
                 needed.extend(read.filter_map(|v| graph.producer(self.skips.follow(v))));
             }
         }
@@ -235,10 +243,5 @@ fn add(
 }
 
 fn cast(to: DataType) -> Vec<AttributeProto> {
-    vec![AttributeProto {
-        name: Some("to".to_string()),
-        r#type: Some(attribute_proto::AttributeType::Int as i32),
-        i: Some(to.0.into()),
-        ..AttributeProto::default()
-    }]
+    vec![int_attribute("to", to.0.into())]
 }

@@ -10,6 +10,7 @@ mod mask_selection;
 mod per_row_inputs;
 mod prune;
 mod redirect;
+mod splice;
 mod stamp;
 
 use crate::{
@@ -73,8 +74,24 @@ struct Pass {
 }
 
 /// The passes, in order. Each looks at [`Recipe::target`] for whether it has anything to do.
-const ORDERED: [Pass; 9] = [
-    // First, on values as the plan was resolved: later passes may add values, but never take a skip away. In a fused
+const ORDERED: [Pass; 10] = [
+    // First of all: redirects then move the operands of templates as those of any node. In a fused graph what both
+    // networks have gets readers; the templates of the other network get theirs in copies.
+    Pass {
+        name: "splice",
+        run: |context, editor| {
+            let Recipe { edits, target, .. } = context.recipe;
+            let both = splice::add(edits.always.changes.iter(), editor)?;
+            let other = splice::add(edits.other.changes.iter(), editor)?;
+            splice::connect(&both, editor)?;
+            match target.is_fused() {
+                true => context.spliced = other,
+                false => splice::connect(&other, editor)?,
+            }
+            Ok(())
+        },
+    },
+    // On values as the plan was resolved: later passes may add values, but never take a skip away. In a fused
     // graph only what both networks have: the other one's redirects are followed in copies.
     Pass {
         name: "redirect",
@@ -123,7 +140,7 @@ const ORDERED: [Pass; 9] = [
         run: |context, editor| {
             let Recipe { edits, target, w, .. } = context.recipe;
             if target.is_fused() {
-                let (outcomes, sharing) = fuse::run(edits, *w, editor, context.progress)?;
+                let (outcomes, sharing) = fuse::run(edits, *w, &context.spliced, editor, context.progress)?;
                 context.outcomes.extend(outcomes);
                 context.sharing = sharing;
             }
@@ -169,6 +186,8 @@ struct Context<'a> {
     progress: &'a Progress<'a>,
     unread: dce::Unread,
     outcomes: Vec<WeightOutcome>,
+    /// What operands of the other network of a fused graph are to be.
+    spliced: splice::Spliced,
     sharing: Sharing,
     fed: Vec<FedWeight>,
 }
@@ -240,6 +259,7 @@ pub fn run(graph: &mut Graph, recipe: &Recipe<'_>, progress: &Progress<'_>) -> R
         progress,
         unread,
         outcomes: Vec::new(),
+        spliced: splice::Spliced::default(),
         sharing: Sharing::default(),
         fed: Vec::new(),
     };

@@ -32,7 +32,10 @@ pub(crate) mod yaml;
 
 pub use crate::{
     analysis::skip::Via,
-    rules::{AttentionRule, BypassRule, DilateRule, Map, Mask, Pattern, Pool, PruneRule, Ratio, Rule, Ties},
+    rules::{
+        AttentionRule, BypassRule, DilateRule, FreeuRule, Map, Mask, Pattern, Pool, PruneRule, Ratio, Rule,
+        Size, TemperatureRule, Ties,
+    },
 };
 pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};

@@ -74,4 +74,23 @@ fn refuse_overlaps(source: &PlanSource, edits: &Edits, errors: &mut Vec<PlanErro
         let reason = format!("`always` has a `{}` of it, for both networks", change.rule);
         errors.push(PlanError::not_editable(source, change.span, &change.subject, reason));
     }
+    let mut spliced: FxHashMap<(NodeId, usize), &Change> = FxHashMap::default();
+    let of = |replaced: NodeId, change: &Change| {
+        let readers = change.splices().flat_map(|splice| &splice.at).map(|(node, _)| *node);
+        readers.chain(change.attributes().map(|edit| edit.node)).any(|node| node == replaced)
+    };
+    for change in edits.changes() {
+        let replaced: Vec<NodeId> = change.splices().flat_map(|splice| &splice.replaces).copied().collect();
+        let mut others = edits.changes().filter(|other| !std::ptr::eq(*other, change));
+        if let Some(other) = others.find(|other| replaced.iter().any(|node| of(*node, other))) {
+            let reason = format!("it is made anew, without the `{}` of `{}`", other.rule, other.subject);
+            errors.push(PlanError::not_editable(source, change.span, &change.subject, reason));
+        }
+        let operands = change.splices().flat_map(|splice| &splice.at);
+        let others: Vec<&Change> = operands.filter_map(|operand| spliced.insert(*operand, change)).collect();
+        if let Some(other) = others.first() {
+            let reason = format!("the `{}` of `{}` is in the same place", other.rule, other.subject);
+            errors.push(PlanError::not_editable(source, change.span, &change.subject, reason));
+        }
+    }
 }

@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Change, Edit, Fate, Model, RuleKind, Syntax};
+use super::{Change, Edit, Fate, Model, RuleKind, Syntax, modules};
 use crate::{
     analysis::{
         modules::{Module, ModuleId},
@@ -51,9 +51,7 @@ impl Syntax for BypassRule {
             return Some(Self { span, modules, via: Via::default() });
         }
         let rule = fields(node, "`bypass`", Self::KEYS, problems)?;
-        let modules = rule
-            .require("modules", None, problems)
-            .and_then(|node| selector(node, "`modules`", Glob::module, problems));
+        let modules = modules(&rule, problems);
         let words = [Via::Shortcut, Via::Input, Via::Backbone].map(|via| (via.name(), via));
         let via = or_default(rule.get("via"), |node| choice(node, "`via`", &words, problems));
         Some(Self { span, modules: modules?, via: via? })

@@ -5,14 +5,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Attributes, Change, Edit, Fate, Model, RuleKind, Syntax};
+use super::{Attributes, Change, Edit, Fate, Model, RuleKind, Syntax, modules};
 use crate::{
     analysis::{Analysis, modules::ModuleId},
-    ir::{Node as Operator, NodeId},
-    onnx::proto::{AttributeProto, attribute_proto::AttributeType},
+    ir::{Node as Operator, NodeId, ints_attribute, string_attribute},
     plan::{
         Glob, Located, PlanError, Problem, Selector,
-        read::{fields, number, selector},
+        read::{fields, number},
         yaml::Node,
     },
 };
@@ -47,9 +46,7 @@ impl Syntax for DilateRule {
 
     fn read(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Self> {
         let rule = fields(node, "`dilate`", Self::KEYS, problems)?;
-        let modules = rule
-            .require("modules", None, problems)
-            .and_then(|node| selector(node, "`modules`", Glob::module, problems));
+        let modules = modules(&rule, problems);
         let help = Some("`by: 2` doubles the reach of a convolution");
         let by = rule.require("by", help, problems).and_then(|node| {
             let is_factor = |by: f64| by.fract() == 0.0 && (2.0..=f64::from(u32::MAX)).contains(&by);
@@ -182,14 +179,9 @@ impl DilateRule {
                 pads[side] = pads[side].checked_add(more / 2).ok_or_else(too_large)?;
             }
         }
-        let mut set = vec![ints("dilations", dilations), ints("pads", pads)];
+        let mut set = vec![ints_attribute("dilations", dilations), ints_attribute("pads", pads)];
         if auto_pad == "VALID" {
-            set.push(AttributeProto {
-                name: Some("auto_pad".into()),
-                r#type: Some(AttributeType::String as i32),
-                s: Some("NOTSET".into()),
-                ..AttributeProto::default()
-            });
+            set.push(string_attribute("auto_pad", "NOTSET"));
         }
         Ok(Attributes { node: id, set })
     }
@@ -250,14 +242,5 @@ fn some(paths: &[&str]) -> String {
     match more.len() {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
-fn ints(name: &str, ints: Vec<i64>) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.into()),
-        r#type: Some(AttributeType::Ints as i32),
-        ints,
-        ..AttributeProto::default()
     }
 }

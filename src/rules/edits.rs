@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::prune::Mask;
 use crate::{
-    analysis::{modules::ModuleId, skip::Redirect, weights::Weight},
+    analysis::{modules::ModuleId, skip::Redirect, splice::Splice, weights::Weight},
     ir::{NodeId, ValueId},
     onnx::proto::AttributeProto,
 };
@@ -32,6 +32,7 @@ impl Edits {
         Structure {
             redirects: self.changes().flat_map(Change::redirects).collect(),
             attributes: self.changes().flat_map(Change::attributes).cloned().collect(),
+            splices: self.changes().flat_map(Change::splices).cloned().collect(),
         }
     }
 
@@ -50,7 +51,7 @@ impl Edits {
         for edit in self.other.changes.iter_mut().flat_map(|change| &mut change.edits) {
             match edit {
                 Edit::Transform(weights) => weights.scale = 1.0 - w,
-                Edit::Redirect(_) | Edit::Attributes(_) => {}
+                Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) => {}
             }
         }
     }
@@ -71,6 +72,7 @@ impl Edits {
 pub struct Structure {
     redirects: Vec<Redirect>,
     attributes: Vec<Attributes>,
+    splices: Vec<Splice>,
 }
 
 /// What one network differs by from the graph as it came.
@@ -126,7 +128,7 @@ impl Change {
     pub fn weights(&self) -> impl Iterator<Item = &WeightEdit> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Transform(weights) => Some(weights),
-            Edit::Redirect(_) | Edit::Attributes(_) => None,
+            Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) => None,
         })
     }
 
@@ -134,7 +136,7 @@ impl Change {
     pub fn redirects(&self) -> impl Iterator<Item = Redirect> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Redirect(redirect) => Some(*redirect),
-            Edit::Transform(_) | Edit::Attributes(_) => None,
+            Edit::Transform(_) | Edit::Attributes(_) | Edit::Splice(_) => None,
         })
     }
 
@@ -142,7 +144,15 @@ impl Change {
     pub fn attributes(&self) -> impl Iterator<Item = &Attributes> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Attributes(attributes) => Some(attributes),
-            Edit::Redirect(_) | Edit::Transform(_) => None,
+            Edit::Redirect(_) | Edit::Transform(_) | Edit::Splice(_) => None,
+        })
+    }
+
+    /// Returns which nodes are put between values and those that read them.
+    pub fn splices(&self) -> impl Iterator<Item = &Splice> {
+        self.edits.iter().filter_map(|edit| match edit {
+            Edit::Splice(splice) => Some(splice),
+            Edit::Redirect(_) | Edit::Transform(_) | Edit::Attributes(_) => None,
         })
     }
 }
@@ -156,6 +166,8 @@ pub enum Edit {
     Transform(WeightEdit),
     /// A node gets other attributes.
     Attributes(Attributes),
+    /// Nodes are put between a value and those that read it.
+    Splice(Splice),
 }
 
 /// Attributes of one node.

@@ -5,7 +5,10 @@ mod attention;
 pub(crate) mod bypass;
 mod dilate;
 mod edits;
+mod freeu;
 pub(crate) mod prune;
+mod size;
+mod temperature;
 
 use miette::SourceSpan;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -16,8 +19,11 @@ pub use attention::{AttentionRule, Map};
 pub use bypass::BypassRule;
 pub use dilate::DilateRule;
 pub use edits::{Attributes, Change, Edit, EditSet, Edits, Fate, Skips, Structure, WeightEdit};
+pub use freeu::FreeuRule;
 pub(crate) use prune::no_target;
 pub use prune::{Mask, Pattern, Pool, PruneRule, Ratio, Ties};
+pub use size::Size;
+pub use temperature::TemperatureRule;
 
 use crate::{
     analysis::{
@@ -25,10 +31,10 @@ use crate::{
         modules::{Module, ModuleId},
     },
     plan::{
-        Located, PlanError, PlanSource, Problem, Selector,
+        Glob, Located, PlanError, PlanSource, Problem, Selector,
         diagnostics::join,
         nearest,
-        read::{unknown_key, wrong_type},
+        read::{Fields, selector, unknown_key, wrong_type},
         yaml::{self, Key, Node},
     },
 };
@@ -84,6 +90,10 @@ kinds! {
     Dilate(DilateRule),
     /// Give attentions another map than the softmax of queries and keys.
     Attention(AttentionRule),
+    /// Multiply the logits of attentions, or their results.
+    Temperature(TemperatureRule),
+    /// Multiply halves of the backbone and low frequencies of the skip at skip connections.
+    Freeu(FreeuRule),
 }
 
 /// How a kind is written.
@@ -173,6 +183,12 @@ impl Model<'_> {
     }
 }
 
+/// Reads the key `modules` of a rule.
+fn modules(rule: &Fields<'_>, problems: &mut Vec<Problem>) -> Option<Selector> {
+    let node = rule.require("modules", None, problems)?;
+    selector(node, "`modules`", Glob::module, problems)
+}
+
 /// A kind as the reader knows it.
 struct Words {
     name: &'static str,
@@ -204,7 +220,7 @@ impl Section {
 
 /// Returns the words of the kinds that change modules, not weights alone.
 pub(crate) fn module_kinds() -> impl Iterator<Item = &'static str> {
-    KINDS.iter().filter(|kind| kind.keys.contains(&"modules")).map(|kind| kind.name)
+    KINDS.iter().filter(|kind| !kind.keys.contains(&"weights")).map(|kind| kind.name)
 }
 
 /// Whether a search can choose `module` for a rule of the kind that is called `kind` in plans.

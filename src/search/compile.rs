@@ -282,7 +282,7 @@ impl Compiler {
         for edit in change.edits.drain(..) {
             match edit {
                 Edit::Transform(weights) => self.with_threshold(weights, &mut edits, progress)?,
-                Edit::Redirect(_) | Edit::Attributes(_) => edits.push(edit),
+                Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) => edits.push(edit),
             }
         }
         change.edits = edits;

@@ -9,14 +9,19 @@ use crdiff::{
     plan,
 };
 
-/// Bypass, prune, both, and dilated convolutions.
-const PLANS: [(&str, &str); 4] = [
+/// Bypass, prune, both, dilated convolutions, and kinds that put nodes into the graph.
+const PLANS: [(&str, &str); 5] = [
     ("bypass", "version: 1\nrules: [{bypass: [mid_block.attentions.0, mid_block.resnets.1]}]\n"),
     ("prune", "version: 1\ncrdiff: {down: 0.3, mid: 0.5, up: 0.1}\n"),
     ("both", "version: 1\ncrdiff: {down: 0.2, up: 0.2}\nrules: [{bypass: mid_block}]\n"),
     (
         "dilate",
         "version: 1\nrules: [{dilate: {modules: [\"**.conv{1,2}\", \"down_blocks.**.conv\"], by: 2}}]\n",
+    ),
+    (
+        "templates",
+        "version: 1\nrules:\n  - temperature: {modules: \"**.attn1\", trained: 16x16, output_factor: 0.5}\n  - freeu: {backbone: \
+         [1.5, 1.6], skip: [0.9, 0.2]}\n",
     ),
 ];
 

@@ -7,10 +7,15 @@
 mod einsum;
 mod facts;
 mod identity;
+mod logits;
+mod mean;
 mod structure;
 mod walk;
+mod window;
 
+pub use logits::Logits;
 pub use structure::{Attentions, structure};
+pub use window::Windows;
 
 use crate::{
     analysis::{

@@ -124,7 +124,7 @@ impl Dim {
         self.add(&other.mul(&Self::from(-1))?)
     }
 
-    pub(super) fn mul(&self, other: &Self) -> Option<Self> {
+    pub(in crate::analysis) fn mul(&self, other: &Self) -> Option<Self> {
         match (&self.0, &other.0) {
             (Repr::Constant(a), Repr::Constant(b)) => return a.checked_mul(*b).map(Self::from),
             (Repr::Constant(1), _) => return Some(other.clone()),

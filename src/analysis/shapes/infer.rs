@@ -13,7 +13,7 @@ use super::{
 use crate::ir::{Graph, Node, Origin};
 
 /// Operator set assumed for a model that imports none.
-const DEFAULT_OPSET: i64 = 17;
+pub(super) const DEFAULT_OPSET: i64 = 17;
 
 /// Why a rule has no result.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +166,7 @@ fn finish(
     shapes
 }
 
-fn infer(call: &mut Call<'_>) -> Results {
+pub(super) fn infer(call: &mut Call<'_>) -> Results {
     let node = call.node;
     if !matches!(node.domain.as_str(), "" | "ai.onnx") {
         return Err(Failure::Unsupported(format!("no shape rule for operators of domain `{}`", node.domain)));

@@ -23,6 +23,7 @@ mod reshaping;
 mod rten;
 mod rules;
 mod slicing;
+mod template;
 mod tensor;
 mod types;
 mod values;

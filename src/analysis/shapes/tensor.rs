@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{atom::Atom, dim::Dim};
 use crate::{
-    ir::{Graph, Initializer, NewData},
+    ir::{Graph, Initializer, NewData, TemplateTensor},
     onnx::{DataType, Payload, TensorHeader, proto::TensorProto, tensor::typed_elements},
 };
 
@@ -40,6 +40,11 @@ pub(super) enum Element {
 pub(super) struct Unknowns(u32);
 
 impl Unknowns {
+    /// Makes others than inference over a graph does.
+    pub fn apart() -> Self {
+        Self(u32::MAX / 2)
+    }
+
     pub fn fresh(&mut self) -> Dim {
         self.0 = self.0.saturating_add(1);
         Atom::Unknown(self.0).into()
@@ -131,6 +136,13 @@ impl Tensor {
             tensor.elements = bytes.and_then(|bytes| decode(header.data_type, &header.dims, &bytes));
         }
         tensor
+    }
+
+    /// Returns the tensor of a template, with its elements if they are small.
+    pub fn from_template(tensor: &TemplateTensor) -> Self {
+        let TemplateTensor { data_type, dims, bytes } = tensor;
+        let elements = worth_reading(*data_type, dims).then(|| decode(*data_type, dims, bytes));
+        Self { elements: elements.flatten(), ..Self::from_header(*data_type, dims) }
     }
 
     /// Returns the tensor of an attribute, with its elements if they are small.

@@ -106,7 +106,10 @@ fn graph_message<'g>(graph: &'g Graph, placement: &mut Placement<'g>) -> Result<
         }
         if let (Some(item), Some(field)) = (layout.get(index), fields.get(index)) {
             match item {
-                Item::Node(id) => push_node(&mut out, graph, *id, Some(field), placement)?,
+                Item::Node(id) => {
+                    push_nodes(&mut out, graph, graph.before.get(id).map_or(&[], Vec::as_slice), placement)?;
+                    push_node(&mut out, graph, *id, Some(field), placement)?;
+                }
                 Item::Initializer(id) => push_initializer(&mut out, graph, *id, Some(field), placement)?,
                 Item::Input => push_io(&mut out, inputs.next(), field),
                 Item::Output(index) => push_io(&mut out, graph.outputs.get(*index), field),

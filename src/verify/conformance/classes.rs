@@ -214,12 +214,13 @@ impl Classes {
         value: ValueId,
         interner: &mut Interner,
     ) -> Option<Vec<ValueId>> {
-        let read = |value| substitution.read(value);
+        let read = |node, slot, value| substitution.read(substitution.operand(node, slot, value));
         if let Some(operand) = value::behind_identity(side.graph, value) {
             let node = side.graph.producer(value)?;
-            let class = overrides.reads.get(&(node, 0)).copied().or(self.values[read(operand).index()]);
+            let operand = read(node, 0, operand);
+            let class = overrides.reads.get(&(node, 0)).copied().or(self.values[operand.index()]);
             self.values[value.index()] = class;
-            return if class.is_none() { Some(vec![read(operand)]) } else { None };
+            return if class.is_none() { Some(vec![operand]) } else { None };
         }
         if let Some((operand, rank)) = substitution.column(value) {
             let class = self.values[operand.index()].map(|class| interner.class(Key::Column(class, rank)));
@@ -232,7 +233,7 @@ impl Classes {
         let mut missing = Vec::new();
         let mut operands = Vec::with_capacity(shape.reads.len());
         for (index, operand) in shape.reads.iter().enumerate() {
-            let Some(operand) = operand.map(read) else {
+            let Some(operand) = operand.map(|operand| read(node, index, operand)) else {
                 operands.push(None);
                 continue;
             };

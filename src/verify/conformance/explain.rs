@@ -1,9 +1,12 @@
 //! Saying what a mismatch is, with the names of both graphs.
 
+use miette::SourceSpan;
+
 use super::{
     Violation,
     classes::{Class, FirstValues, Side},
     per_row::Reading,
+    templates::Templates,
     value::{self, ValueKind},
     walk::{Cause, Cone, Mismatch, Reader},
 };
@@ -17,10 +20,15 @@ use crate::{
 
 /// What names are taken from.
 pub(super) struct Names<'a, 'g> {
+    /// The original as it was read.
+    pub source: &'a Graph,
+    /// The original with the templates of the plan beside it.
     pub original: &'a Side<'g>,
     pub compiled: &'a Side<'g>,
     pub modules: &'a Modules,
     pub edits: &'a Edits,
+    /// The nodes of templates.
+    pub templates: &'a Templates,
     /// Position of each node of the original in its file, by node id.
     pub order: &'a [usize],
     /// Values of the original as it was, by class.
@@ -61,8 +69,24 @@ impl Names<'_, '_> {
     }
 
     fn module(&self, node: NodeId) -> Option<String> {
+        if let Some(change) = self.template_change(node) {
+            return Some(change.subject.clone());
+        }
         let path = &self.modules.get(self.modules.of_node(node)).path;
         (!path.is_empty()).then(|| path.clone())
+    }
+
+    /// Returns the change that a node is of, if it is one of a template.
+    fn template_change(&self, node: NodeId) -> Option<&Change> {
+        self.edits.changes().nth(self.templates.change_of(node)?)
+    }
+
+    /// Returns the rule whose template reads something.
+    pub fn rule_of(&self, reader: Reader) -> Option<SourceSpan> {
+        match reader {
+            Reader::Operand { original, .. } => self.template_change(original).map(|change| change.span),
+            Reader::Output(_) => None,
+        }
     }
 
     /// What reads something, in the words of each graph: the original's, the compiled graph's.
@@ -102,7 +126,7 @@ impl Names<'_, '_> {
             ..Violation::default()
         };
         match mismatch.cause {
-            Cause::NotBypassed(index) => {
+            Cause::NotDone(index) => {
                 if let Some(change) = self.edits.changes().nth(index) {
                     let (path, undone) = (&change.subject, change.undone);
                     difference.message = format!("`{path}` {undone}: {reader} still reads its output");
@@ -156,8 +180,10 @@ impl Names<'_, '_> {
             }
             Cause::Different => {
                 difference.message = self.different(mismatch, cone);
-                let change = producer.and_then(|node| cone.substitution.attributes(node));
-                let change = change.and_then(|(_, index)| self.edits.changes().nth(index));
+                let change = producer.and_then(|node| match cone.substitution.attributes(node) {
+                    Some((_, index)) => self.edits.changes().nth(index),
+                    None => self.template_change(node),
+                });
                 difference.rule = change.map(|change| change.span);
                 difference.module = made_in().or_else(|| self.module_of(mismatch.reader));
             }

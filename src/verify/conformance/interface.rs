@@ -85,7 +85,7 @@ impl Stamp {
         differences: &mut Vec<Violation>,
         notes: &mut Vec<String>,
     ) {
-        let (original, compiled) = (names.original.graph, names.compiled.graph);
+        let (original, compiled) = (names.source, names.compiled.graph);
         let mut report = |message: String| differences.push(Violation::last(message));
         let (key, inputs) = ("crdiff.per_row_inputs", rows.inputs.join(","));
         let stated = self.0.get(key).map_or("", String::as_str);

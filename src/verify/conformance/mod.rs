@@ -22,6 +22,7 @@ mod reach;
 mod select;
 mod signature;
 mod substitution;
+mod templates;
 mod tensor_checks;
 mod tensors;
 mod threshold_check;
@@ -189,10 +190,11 @@ pub fn verify(
     // Shapes take as much memory as a graph.
     let modules = analysis.into_modules();
     let mut interner = Interner::default();
-    let original_side = Side::new(original, &mut interner)?;
+    let (expected, templates) = templates::beside(original, &edits)?;
+    let original_side = Side::new(&expected, &mut interner)?;
     let compiled_side = Side::new(compiled, &mut interner)?;
     let none = Overrides::default();
-    let substitution = Substitution::of_dense(&edits, &rows, original, &mut interner)?;
+    let substitution = Substitution::of_dense(&edits, (&rows, &templates), original, &mut interner)?;
     let dense = Cone {
         classes: Classes::of(&original_side, &substitution, &none, &mut interner),
         masks: masks::masked_operands(edits.always.weights()).0,
@@ -201,7 +203,7 @@ pub fn verify(
     };
     let dense_values = dense.classes.first_values();
     let (masked, masks) = masks::masked_operands(edits.weights());
-    let substitution = Substitution::of_other(&edits, &rows, original, &mut interner)?;
+    let substitution = Substitution::of_other(&edits, (&rows, &templates), original, &mut interner)?;
     let mut pruned = Cone {
         classes: Classes::of(&original_side, &substitution, &none, &mut interner),
         substitution,
@@ -209,9 +211,12 @@ pub fn verify(
         ..Cone::default()
     };
     pruned.reach = Reach::of(&original_side, &pruned, &dense);
-    let mut order = vec![usize::MAX - 1; original.node_capacity()];
+    let mut order = vec![usize::MAX - 1; expected.node_capacity()];
     for (at, id) in original.node_ids().enumerate() {
         order[id.index()] = at;
+    }
+    for (node, (_, before)) in &templates.nodes {
+        order[node.index()] = order[before.index()];
     }
     let stamp = Stamp::of(original, compiled);
     let forms = match required {
@@ -221,9 +226,11 @@ pub fn verify(
     let mut cones = [pruned, dense];
     let mut verifier = Verifier {
         names: Names {
+            source: original,
             original: &original_side,
             compiled: &compiled_side,
             modules: &modules,
+            templates: &templates,
             edits: &edits,
             order: &order,
             dense: &dense_values,
@@ -268,7 +275,7 @@ impl Verifier<'_, '_> {
     /// Compares the compiled graph with the plan in this form. `cones` are the original as the plan changes it, and as
     /// it was.
     fn compare(&mut self, form: Target, cones: &mut [Cone; 2]) -> Result<Verdict, VerifyError> {
-        let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
+        let (original, compiled) = (self.names.source, self.names.compiled.graph);
         let (mut differences, mut notes) = (Vec::new(), Vec::new());
         form.fits(self.plan, self.names.edits, &mut differences);
         self.compare_rows(&mut differences);
@@ -407,7 +414,7 @@ fn set_aside(
 ) {
     match mismatch.cause {
         // Nothing in the expected network is like the compiled value: it can stand for the expected one everywhere.
-        Cause::Different | Cause::Unexpected | Cause::NotBypassed(_) => {
+        Cause::Different | Cause::Unexpected | Cause::NotDone(_) => {
             overrides.values.insert(mismatch.compiled, class);
         }
         Cause::WrongOperand | Cause::Missing | Cause::NotATensor | Cause::Merged | Cause::Rows(_) => {

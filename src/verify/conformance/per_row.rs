@@ -11,12 +11,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{interface::WEIGHT_INPUT, signature::is_plain, value};
 use crate::{
     analysis::shapes::{Dim, Shapes},
-    ir::{Graph, Node, NodeId, Origin, Use, ValueId},
+    ir::{Graph, Node, NodeId, Origin, Template, Use, ValueId},
     onnx::{
         DataType,
         proto::{TypeProto, ValueInfoProto, tensor_shape_proto::Dimension, type_proto},
     },
-    rules::{Edit, Edits},
+    rules::{Change, Edit, Edits},
 };
 
 /// The inputs of a compiled graph that have an element for each row, and how the original must read them.
@@ -79,11 +79,16 @@ impl PerRow {
         }
         let redirects = edits.changes().flat_map(|change| &change.edits).filter_map(|edit| match edit {
             Edit::Redirect(redirect) => Some(redirect),
-            Edit::Transform(_) | Edit::Attributes(_) => None,
+            Edit::Transform(_) | Edit::Attributes(_) | Edit::Splice(_) => None,
         });
         for redirect in redirects.filter(|redirect| ones.contains(&redirect.to)) {
             let name = &original.value(redirect.to).name;
             found.refusals.push(format!("the plan makes modules read `{name}`, which has no rows"));
+        }
+        let templates = edits.changes().flat_map(Change::splices).map(|splice| &splice.template);
+        for value in templates.flat_map(Template::values).filter(|value| ones.contains(value)) {
+            let name = &original.value(value).name;
+            found.refusals.push(format!("nodes of the plan read `{name}`, which has rows"));
         }
         let inputs = original.inputs().filter_map(|io| {
             let dim = shapes.of(io.value)?.dims.first().filter(|dim| dim.constant().is_none())?;

@@ -24,9 +24,15 @@ impl Reach {
                 if done[node.index()] {
                     continue;
                 }
-                let reads = || side.reads(node).iter().copied().flatten();
+                let operands = |cone: &Cone| -> Vec<ValueId> {
+                    let read = |(slot, value): (usize, &Option<ValueId>)| {
+                        value.map(|value| cone.substitution.operand(node, slot, value))
+                    };
+                    side.reads(node).iter().enumerate().filter_map(read).collect()
+                };
+                let reads = operands(cone);
                 let producers =
-                    reads().filter_map(|value| side.graph.producer(cone.substitution.read(value)));
+                    reads.iter().filter_map(|value| side.graph.producer(cone.substitution.read(*value)));
                 let missing: Vec<NodeId> = producers.filter(|producer| !done[producer.index()]).collect();
                 if !missing.is_empty() && !std::mem::replace(&mut open[node.index()], true) {
                     stack.push(node);
@@ -39,7 +45,8 @@ impl Reach {
                 let signatures = [cone, dense].map(|cone| cone.substitution.signature(node));
                 if masked
                     || signatures[0] != signatures[1]
-                    || reads().any(|value| reach.has(side.graph, [cone, dense], value))
+                    || reads != operands(dense)
+                    || reads.iter().any(|value| reach.has(side.graph, [cone, dense], *value))
                 {
                     reach.0.insert(node);
                 }

@@ -1,4 +1,4 @@
-//! What the plan says is read in place of what, and which nodes have other attributes.
+//! What the plan says is read in place of what, by all that read it or by some, and which nodes have other attributes.
 
 use rustc_hash::FxHashMap;
 
@@ -6,6 +6,7 @@ use super::{
     classes::Interner,
     per_row::{PerRow, Reading},
     signature::signature,
+    templates::Templates,
     value,
 };
 use crate::{
@@ -19,6 +20,10 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Substitution {
     skips: FxHashMap<ValueId, (ValueId, usize)>,
+    /// Operands that are the results of templates.
+    operands: FxHashMap<(NodeId, usize), ValueId>,
+    /// The results of templates, each with the value that its readers would read without the plan.
+    spliced: FxHashMap<ValueId, (ValueId, usize)>,
     attributes: FxHashMap<NodeId, (Vec<AttributeProto>, usize)>,
     /// The numbers of the signatures of nodes with other attributes.
     signatures: FxHashMap<NodeId, u32>,
@@ -35,11 +40,11 @@ impl Substitution {
     /// [`OnnxError`] if a tensor in an attribute cannot be read.
     pub fn of_dense(
         edits: &Edits,
-        rows: &PerRow,
+        (rows, templates): (&PerRow, &Templates),
         graph: &Graph,
         interner: &mut Interner,
     ) -> Result<Self, OnnxError> {
-        Self::of(edits, rows, edits.always.changes.len(), graph, interner)
+        Self::of(edits, (rows, templates), edits.always.changes.len(), graph, interner)
     }
 
     /// That of the other network.
@@ -48,11 +53,11 @@ impl Substitution {
     /// [`OnnxError`] if a tensor in an attribute cannot be read.
     pub fn of_other(
         edits: &Edits,
-        rows: &PerRow,
+        (rows, templates): (&PerRow, &Templates),
         graph: &Graph,
         interner: &mut Interner,
     ) -> Result<Self, OnnxError> {
-        Self::of(edits, rows, usize::MAX, graph, interner)
+        Self::of(edits, (rows, templates), usize::MAX, graph, interner)
     }
 
     /// That of the compiled graph: nothing but the columns of its inputs that have an element for each row.
@@ -62,13 +67,19 @@ impl Substitution {
 
     fn of(
         edits: &Edits,
-        rows: &PerRow,
+        (rows, templates): (&PerRow, &Templates),
         changes: usize,
         graph: &Graph,
         interner: &mut Interner,
     ) -> Result<Self, OnnxError> {
         let (same, readings) = (rows.same.clone(), rows.readings.clone());
         let mut all = Self { same, readings, ..Self::default() };
+        for ((node, slot), result, change) in
+            templates.operands.iter().filter(|(.., change)| *change < changes)
+        {
+            all.operands.insert((*node, *slot), *result);
+            all.spliced.extend(graph.node(*node).input(*slot).map(|value| (*result, (value, *change))));
+        }
         for (index, change) in edits.changes().enumerate().take(changes) {
             for edit in &change.edits {
                 match edit {
@@ -86,7 +97,7 @@ impl Substitution {
                         all.signatures.insert(edit.node, interner.signature(bytes));
                         all.attributes.insert(edit.node, (attributes, index));
                     }
-                    Edit::Transform(_) => {}
+                    Edit::Transform(_) | Edit::Splice(_) => {}
                 }
             }
         }
@@ -106,6 +117,17 @@ impl Substitution {
     /// What stands in for `value`, and the index of the change that says so.
     pub fn skip(&self, value: ValueId) -> Option<(ValueId, usize)> {
         self.skips.get(&value).copied()
+    }
+
+    /// Returns the value whose readers read the result `value` of a template instead, and the index of the change that
+    /// says so.
+    pub fn spliced(&self, value: ValueId) -> Option<(ValueId, usize)> {
+        self.spliced.get(&value).copied()
+    }
+
+    /// Returns what `node` reads as its operand `slot`, where the original reads `value`.
+    pub fn operand(&self, node: NodeId, slot: usize, value: ValueId) -> ValueId {
+        self.operands.get(&(node, slot)).copied().unwrap_or(value)
     }
 
     /// What is read by whoever reads `value`: followed from skip to skip until one stays.
@@ -135,9 +157,9 @@ impl Substitution {
         let mut value = self.read(value);
         // A skip that leads back through an Identity would go round forever.
         for _ in 0..graph.node_capacity() {
-            match value::behind_identity(graph, value) {
-                Some(operand) => value = self.read(operand),
-                None => break,
+            match (graph.producer(value), value::behind_identity(graph, value)) {
+                (Some(identity), Some(operand)) => value = self.read(self.operand(identity, 0, operand)),
+                _ => break,
             }
         }
         value

@@ -209,6 +209,7 @@ impl Pairs<'_, '_> {
             expected: Some(explain::describe(original, pair.original)),
             found: Some(explain::describe(compiled, pair.compiled)),
             tensor: Some(found.name.clone()),
+            rule: self.names.rule_of(reader),
             rank: self.names.rank_of(reader),
             ..Violation::default()
         };

@@ -59,8 +59,8 @@ pub(super) struct Mismatch {
 /// Why two values are not the same, as far as classes tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// The compiled value is the output of a module that this bypass takes out.
-    NotBypassed(usize),
+    /// The compiled value is what is read without this change of the plan.
+    NotDone(usize),
     /// Both are values of the expected network: the wrong one is read.
     WrongOperand,
     /// The compiled graph computes something that the expected network doesn't, on top of what it should read.
@@ -231,6 +231,7 @@ impl Walker<'_, '_> {
         for (slot, value) in have.iter().enumerate() {
             let other = if swapped { have.len() - 1 - slot } else { slot };
             let (Some(value), Some(wanted)) = (*value, want.get(other).copied().flatten()) else { continue };
+            let wanted = self.cone.substitution.operand(original, other, wanted);
             // A mask asked for at a multiplication is the mask of the tensor behind Transpose and Cast.
             let inherited = if view && other == 0 { mask } else { None };
             self.open.push(Item {
@@ -254,6 +255,8 @@ impl Walker<'_, '_> {
         let ([Some(a), Some(b)], [Some(x), Some(y)]) = (side.reads(compiled), other.reads(original)) else {
             return false;
         };
+        let substitution = &self.cone.substitution;
+        let (x, y) = (&substitution.operand(original, 0, *x), &substitution.operand(original, 1, *y));
         let agree = |have: (ValueId, usize), slot: usize, want: ValueId| {
             let class = self.sides.overrides.reads.get(&(compiled, have.1)).copied();
             let class =
@@ -279,8 +282,8 @@ impl Walker<'_, '_> {
         let known = class.is_some_and(|class| self.expected.get(class).is_some());
         let present = self.cone.classes.get(want).is_some_and(|class| self.present.get(class).is_some());
         let tensors = (compiled.kind(have), original.kind(want)) == (ValueKind::Tensor, ValueKind::Tensor);
-        let cause = match (self.bypass_not_done(item.original, class), known, present) {
-            (Some(bypass), ..) => Cause::NotBypassed(bypass),
+        let cause = match (self.not_done(item.original, class), known, present) {
+            (Some(change), ..) => Cause::NotDone(change),
             _ if tensors => Cause::Different,
             _ if self.go_on(have, want, known) => return,
             (None, true, true) => Cause::WrongOperand,
@@ -313,9 +316,14 @@ impl Walker<'_, '_> {
         true
     }
 
-    /// The bypass that should have replaced the value of this class, if whoever reads `original` should read its skip.
-    fn bypass_not_done(&self, original: ValueId, class: Option<Class>) -> Option<usize> {
+    /// The change that should have replaced the value of this class, if whoever reads `original` should read its skip,
+    /// or the result of a template.
+    fn not_done(&self, original: ValueId, class: Option<Class>) -> Option<usize> {
         let graph = self.sides.original.graph;
+        if let Some((value, change)) = self.cone.substitution.spliced(original) {
+            let value = self.cone.substitution.source(graph, value);
+            return (class.is_some() && class == self.cone.classes.get(value)).then_some(change);
+        }
         let mut value = original;
         for _ in 0..graph.node_capacity() {
             if let Some((skip, bypass)) = self.cone.substitution.skip(value) {

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::documents::root;
 
 /// Plans, the networks that each is for, and the network that is left where it has a name of its own.
-const PLANS: [(&str, &[&str], Option<&str>); 17] = [
+const PLANS: [(&str, &[&str], Option<&str>); 28] = [
     ("attention-shapes", &["shapes"], None),
     ("bk-sdm-base", &["sd15"], Some("bk-sdm-base")),
     ("bk-sdm-small", &["sd15"], Some("bk-sdm-small")),
@@ -27,10 +27,21 @@ const PLANS: [(&str, &[&str], Option<&str>); 17] = [
     ("dilate-attention-48x48-shapes", &["shapes"], None),
     ("dilate-attention-64x64-shapes", &["shapes"], None),
     ("dilate-shapes", &["shapes"], None),
+    ("freeu-sd15", &["sd15"], None),
+    ("freeu-sd21", &["sd21"], None),
+    ("freeu-sdxl", &["sdxl"], None),
+    ("infoscale-sd15", &["sd15"], None),
+    ("infoscale-sdxl", &["sdxl"], None),
+    ("pag-sd15", &["sd15"], None),
     ("scalecrafter-sd15", &["sd15"], None),
     ("scalecrafter-sd21", &["sd21"], None),
     ("scalecrafter-sdxl", &["sdxl"], None),
+    ("seg-sdxl", &["sdxl"], None),
     ("skip-layer", &["sd15", "sd21", "sdxl"], None),
+    ("temperature-sd15", &["sd15"], None),
+    ("temperature-sdxl", &["sdxl"], None),
+    ("window-sd15", &["sd15"], None),
+    ("window-sdxl", &["sdxl"], None),
 ];
 
 fn facts() -> &'static Value {
@@ -94,6 +105,24 @@ fn every_plan_fits_the_networks_that_it_is_for() {
                 // As many as the lists of its authors have.
                 let count = if name == "sdxl" { 11 } else { 39 };
                 assert_eq!(report["dilate"].as_array().unwrap().len(), count, "{plan}");
+            }
+            if plan.starts_with("freeu") {
+                // The resnets of two up blocks.
+                assert_eq!(report["freeu"].as_array().unwrap().len(), 6, "{plan}");
+            }
+            if plan.starts_with("window") {
+                let count = if name == "sdxl" { 10 } else { 5 };
+                assert_eq!(report["attention"].as_array().unwrap().len(), count, "{plan}");
+            }
+            if ["pag", "seg"].iter().any(|method| plan.starts_with(method)) {
+                let count = if name == "sdxl" { 10 } else { 1 };
+                assert_eq!(report["attention"].as_array().unwrap().len(), count, "{plan}");
+            }
+            if ["temperature", "infoscale"].iter().any(|method| plan.starts_with(method)) {
+                // Self-attentions, and InfoScale's cross-attentions.
+                let attentions = if name == "sdxl" { 70 } else { 16 };
+                let count = attentions * if plan.starts_with("infoscale") { 2 } else { 1 };
+                assert_eq!(report["temperature"].as_array().unwrap().len(), count, "{plan}");
             }
             if let Some(left) = leaves {
                 let count = |what: &str| report["graph"][what].as_u64().unwrap();

@@ -191,6 +191,17 @@ pub fn check(family: &Family, export: &str, tolerance: f32) {
     assert!(failures.is_empty(), "{}/{export}:\n{}", family.name, failures.join("\n"));
 }
 
+/// Checks that what the case is compiled to gives the same bytes at `size` as the export does.
+pub fn check_unchanged(family: &Family, export: &str, engine: &dyn Engine, name: &str, size: &str) {
+    let case = family.cases.iter().find(|case| case.name == name).unwrap();
+    let compiled = family.compile(case, export, Target::Pruned);
+    let [ours, dense] = [&compiled.model, &compiled.source].map(|model| {
+        let output = family.run(load(model, engine).as_mut(), size).to_f32();
+        output.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    });
+    assert_eq!(ours, dense, "{export}");
+}
+
 impl Family {
     /// Odd sizes are for the dense model, and only where the exported graph itself can run them.
     fn runs_at(&self, case: &Case, export: &str, size: &str) -> bool {

@@ -4,8 +4,13 @@
 mod family;
 mod prune;
 
-use crdiff::compile::Target;
+use crdiff::{
+    compile::Target,
+    engine::{Engine, OrtEngine, RtenEngine},
+};
 use family::{Case, Family};
+
+use crate::common::ort::ort_library;
 
 /// fp32: difference to torch, relative to the largest output.
 const FP32: f32 = 1e-5;
@@ -75,6 +80,37 @@ goldens! {
     sd21_maps_dynamo: "sd21" / "golden-attention", "dynamo", FP32;
     sdxl_maps_torchscript: "sdxl" / "golden-attention", "torchscript", FP32;
     sdxl_maps_dynamo: "sdxl" / "golden-attention", "dynamo", FP32;
+    mini_temperature_torchscript: "sd15-mini" / "golden-temperature", "torchscript", FP32;
+    mini_temperature_dynamo: "sd15-mini" / "golden-temperature", "dynamo", FP32;
+    mini_temperature_opset23: "sd15-mini" / "golden-temperature", "dynamo-opset23", FP32;
+    mini_temperature_simplified_dynamo: "sd15-mini" / "golden-temperature", "simplified-dynamo", FP32;
+    mini_temperature_fp16: "sd15-mini" / "golden-temperature-fp16", "torchscript-fp16", FP16;
+    ldm_temperature_torchscript: "ldm" / "golden-temperature", "torchscript", FP32;
+    ldm_temperature_dynamo: "ldm" / "golden-temperature", "dynamo", FP32;
+    mini_mean_torchscript: "sd15-mini" / "golden-attention-mean", "torchscript", FP32;
+    mini_mean_dynamo: "sd15-mini" / "golden-attention-mean", "dynamo", FP32;
+    mini_mean_opset23: "sd15-mini" / "golden-attention-mean", "dynamo-opset23", FP32;
+    ldm_mean_torchscript: "ldm" / "golden-attention-mean", "torchscript", FP32;
+    ldm_mean_dynamo: "ldm" / "golden-attention-mean", "dynamo", FP32;
+    mini_window_torchscript: "sd15-mini" / "golden-attention-window", "torchscript", FP32;
+    mini_window_dynamo: "sd15-mini" / "golden-attention-window", "dynamo", FP32;
+    mini_window_opset23: "sd15-mini" / "golden-attention-window", "dynamo-opset23", FP32;
+    mini_freeu_torchscript: "sd15-mini" / "golden-freeu", "torchscript", FP32;
+    mini_freeu_dynamo: "sd15-mini" / "golden-freeu", "dynamo", FP32;
+    mini_freeu_opset23: "sd15-mini" / "golden-freeu", "dynamo-opset23", FP32;
+    sd15_freeu_dynamo: "sd15" / "golden-freeu", "dynamo", FP32;
+}
+
+/// At the trained size logits are multiplied by exactly 1.
+#[test]
+fn a_temperature_at_the_trained_size() {
+    let family = Family::load("sd15-mini", "golden-temperature");
+    let ort = OrtEngine::open(&ort_library()).unwrap();
+    for (export, engine) in
+        [("torchscript", &ort as &dyn Engine), ("torchscript", &RtenEngine), ("dynamo-opset23", &ort)]
+    {
+        family::check_unchanged(&family, export, engine, "temperature/trained-8", "8x8");
+    }
 }
 
 /// ONNX Runtime's CPU build has no bf16 convolution, so nothing runs: counts, thresholds and masks are checked.

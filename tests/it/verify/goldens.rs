@@ -101,5 +101,18 @@ goldens! {
     sdxl_maps_torchscript: "sdxl/torchscript", "sdxl/golden-attention", 9;
     sdxl_maps_dynamo: "sdxl/dynamo", "sdxl/golden-attention", 9;
     mini_maps_opset23: "sd15-mini/dynamo-opset23", "sd15-mini/golden-attention", 9;
+    mini_temperature_torchscript: "sd15-mini/torchscript", "sd15-mini/golden-temperature", 10;
+    mini_temperature_opset23: "sd15-mini/dynamo-opset23", "sd15-mini/golden-temperature", 10;
+    mini_temperature_fp16: "sd15-mini/torchscript-fp16", "sd15-mini/golden-temperature-fp16", 10;
+    ldm_temperature_dynamo: "ldm/dynamo", "ldm/golden-temperature", 10;
+    mini_mean_torchscript: "sd15-mini/torchscript", "sd15-mini/golden-attention-mean", 7;
+    mini_mean_fp16: "sd15-mini/torchscript-fp16", "sd15-mini/golden-attention-mean", 7;
+    ldm_mean_dynamo: "ldm/dynamo", "ldm/golden-attention-mean", 7;
+    mini_window_torchscript: "sd15-mini/torchscript", "sd15-mini/golden-attention-window", 7;
+    mini_window_opset23: "sd15-mini/dynamo-opset23", "sd15-mini/golden-attention-window", 7;
+    mini_window_fp16: "sd15-mini/torchscript-fp16", "sd15-mini/golden-attention-window", 7;
+    mini_freeu_torchscript: "sd15-mini/torchscript", "sd15-mini/golden-freeu", 8;
+    mini_freeu_opset23: "sd15-mini/dynamo-opset23", "sd15-mini/golden-freeu", 8;
+    mini_freeu_fp16: "sd15-mini/torchscript-fp16", "sd15-mini/golden-freeu", 8;
     mini_output_scale: "sd15-mini/output-scale", "sd15-mini/golden-output-scale", 35;
 }

@@ -3,11 +3,14 @@
 
 mod attention;
 mod dilation;
+mod freeu;
 mod fused;
 mod harmless;
 mod interface;
 mod per_row;
+mod temperature;
 mod tensors;
+mod window;
 mod wiring;
 
 use std::fs;

@@ -1,0 +1,84 @@
+//! The shapes of nodes that are in no graph yet.
+
+use super::{
+    Agreement, Shape, Shapes, compare,
+    infer::{self, Call},
+    tensor::{Tensor, Unknowns},
+    types,
+};
+use crate::{
+    ir::{Graph, Node, Template, TemplateNode, TemplateOperand, ValueId},
+    onnx::DataType,
+};
+
+impl Shapes {
+    /// Returns how the shape of the result of `template`, put into `graph`, relates to that of `value`.
+    pub fn compare_result(&self, graph: &Graph, template: &Template, value: ValueId) -> Agreement {
+        match (self.result(graph, template), self.of(value)) {
+            (Some(result), Some(shape)) => compare(&result, shape),
+            _ => Agreement::Unknown,
+        }
+    }
+
+    /// Returns the shape of the result of `template`; `None` if not even its number of dimensions is known.
+    pub fn result(&self, graph: &Graph, template: &Template) -> Option<Shape> {
+        // Not those of the graph: an unknown size is equal to itself alone.
+        let mut unknowns = Unknowns::apart();
+        let mut results: Vec<Tensor> = Vec::with_capacity(template.nodes.len());
+        for node in &template.nodes {
+            let operands: Vec<Tensor> = node
+                .operands
+                .iter()
+                .map(|operand| match operand {
+                    TemplateOperand::Value(value) => self.tensor(*value),
+                    TemplateOperand::Node(index) => results.get(*index).cloned().unwrap_or_default(),
+                    TemplateOperand::Tensor(tensor) => Tensor::from_template(tensor),
+                })
+                .collect();
+            results.push(result(graph, node, &operands, &mut unknowns)?);
+        }
+        let Tensor { data_type, dims, .. } = results.pop()?;
+        Some(Shape { dims: dims?, data_type })
+    }
+
+    fn tensor(&self, value: ValueId) -> Tensor {
+        Tensor {
+            data_type: self.data_type(value),
+            dims: self.of(value).map(|shape| shape.dims.clone()),
+            elements: self.single.get(&value).map(|element| [element.clone()].into()),
+        }
+    }
+}
+
+/// Returns what is known of the result of `node`; `None` if it cannot run.
+fn result(
+    graph: &Graph,
+    node: &TemplateNode,
+    operands: &[Tensor],
+    unknowns: &mut Unknowns,
+) -> Option<Tensor> {
+    // Rules look at attributes and operator; which values they are makes no difference.
+    let some = |count: usize| (0..count).map(|index| Some(ValueId::new(index))).collect::<Vec<_>>();
+    let placed = Node {
+        name: String::new(),
+        op_type: node.op_type.clone().into_owned(),
+        domain: String::new(),
+        inputs: some(operands.len()),
+        outputs: some(1),
+        attributes: node.attributes.clone(),
+        metadata: Vec::new(),
+        captures: Vec::new(),
+        raw: bytes::Bytes::new(),
+    };
+    let mut call = Call {
+        node: &placed,
+        operands: operands.iter().map(Some).collect(),
+        opset: graph.opset("").unwrap_or(infer::DEFAULT_OPSET),
+        unknowns,
+        problems: Vec::new(),
+        required: Vec::new(),
+    };
+    let data_type: Option<DataType> = types::results(&call).first().copied().flatten();
+    let result = infer::infer(&mut call).ok()?.into_iter().next()?;
+    (call.problems.is_empty() && call.required.is_empty()).then(|| result.typed(data_type))
+}
