@@ -126,7 +126,11 @@ impl Loader {
 
     fn define_sparse(&mut self, field: &Field) -> Result<(), OnnxError> {
         // SparseTensorProto.values (field 1) is a TensorProto that carries the name.
-        for part in wire::split(&field.value())?.iter().filter(|f| f.number == 1) {
+        let parts = wire::split(&field.value())?;
+        if parts.iter().all(|part| part.number != 1) {
+            return Err(OnnxError::invalid("a sparse initializer", "it has no values, and so no name"));
+        }
+        for part in parts.iter().filter(|f| f.number == 1) {
             let values = TensorHeader::parse(part.value())?;
             self.define_value(values.name, Origin::SparseInitializer, |n| {
                 format!("sparse initializer `{n}`")

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
+use rustc_hash::FxHashSet;
 
 use super::{Violation, explain::Names, per_row::PerRow};
 use crate::{
@@ -50,6 +51,12 @@ pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &m
     compare_metadata(&model(original), &model(compiled), "model", differences);
     let graph = |graph: &Graph| metadata(&graph.source().graph.fields, graph_field::METADATA_PROPS);
     compare_metadata(&graph(original), &graph(compiled), "graph", differences);
+}
+
+/// The name that two nodes of `graph` have.
+pub(super) fn repeated_name(graph: &Graph) -> Option<&str> {
+    let mut known = FxHashSet::default();
+    graph.nodes().map(|(_, node)| node.name.as_str()).find(|name| !name.is_empty() && !known.insert(*name))
 }
 
 /// The values of the fields with this number, in their order.

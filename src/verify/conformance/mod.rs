@@ -289,6 +289,11 @@ impl Verifier<'_, '_> {
                 notes.push("the compiled graph does not say which plan and model it was made from".into())
             }
         }
+        if interface::repeated_name(original).is_none()
+            && let Some(name) = interface::repeated_name(compiled)
+        {
+            notes.push(format!("two nodes are called `{name}`: ONNX Runtime refuses such a graph"));
+        }
         let [pruned, dense] = cones;
         let reached =
             original.outputs().iter().any(|io| pruned.reach.has(original, [pruned, dense], io.value));

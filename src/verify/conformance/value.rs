@@ -43,7 +43,8 @@ pub(super) fn kind(graph: &Graph, value: ValueId) -> ValueKind {
 /// The operand that `value` is, if an Identity makes it.
 pub(super) fn behind_identity(graph: &Graph, value: ValueId) -> Option<ValueId> {
     let node = graph.node(graph.producer(value)?);
-    if node.is("Identity") && is_plain(node) { node.input(0) } else { None }
+    let is_whole = node.attributes.is_empty() && node.inputs.iter().skip(1).all(Option::is_none);
+    if node.is("Identity") && is_whole && is_plain(node) { node.input(0) } else { None }
 }
 
 /// `value`, looked at through Identity nodes.
@@ -154,7 +155,8 @@ fn mask_by_operators(graph: &Graph, node: &Node) -> Option<(ValueId, OperatorMas
     if !(node.is("Shrink") || node.is("Where")) || node.outputs.len() != 1 || !is_plain(node) {
         return None;
     }
-    if node.is("Shrink") && node.inputs.len() == 1 {
+    let has_only = |names: &[&str]| node.attributes.iter().all(|a| names.contains(&a.name()));
+    if node.is("Shrink") && node.inputs.len() == 1 && has_only(&["lambd", "bias"]) {
         let t = node.float("lambd").unwrap_or(0.5);
         // Shrink subtracts the bias from what stays.
         let keeps = node.float("bias").unwrap_or(0.0) == 0.0 && t >= 0.0;
@@ -162,7 +164,7 @@ fn mask_by_operators(graph: &Graph, node: &Node) -> Option<(ValueId, OperatorMas
         let float = Float::of(tensor_type(graph, weight)?.0)?;
         return keeps.then_some((weight, OperatorMask { t, keeps_nan: false, float }));
     }
-    if node.is("Shrink") {
+    if node.is("Shrink") || !has_only(&[]) {
         return None;
     }
     let made_by = |value: ValueId| {

@@ -83,6 +83,12 @@ fn operands_that_are_left_out() {
         node(&mut absent, 0).input.push(String::new());
         accept(&format!("{call} with one more, which is absent"), &whole, &absent);
     }
+    let identity = model("g (float[2] x) => (float[2] y) { z = Identity(x) y = Relu(z) }");
+    refuse("an Identity of two values", &identity, |m| node(m, 0).input.push("x".into()));
+    refuse("an Identity with an attribute", &identity, |m| {
+        let name = Some("axis".into());
+        node(m, 0).attribute.push(AttributeProto { name, r#type: Some(2), i: Some(1), ..Default::default() });
+    });
     let two = model("g (float[2] x) => (float[2] y) { y, mask = Dropout(x) }");
     refuse("another result", &two, |m| node(m, 0).output[1].clear());
     refuse("fewer results", &two, |m| {
@@ -109,6 +115,20 @@ fn masks_on_what_cannot_be_masked() {
             graph(m).node.insert(0, shrink);
         });
     }
+}
+
+/// ONNX Runtime refuses a graph whose nodes share a name, though nothing else would be computed.
+#[test]
+fn names_that_nodes_share() {
+    let original = model("g (float[2] x) => (float[2] y) { [\"a\"] z = Relu(x) [\"b\"] y = Abs(z) }");
+    let mut unnamed = original.clone();
+    graph(&mut unnamed).node.iter_mut().for_each(|node| node.name = None);
+    accept("nodes without names", &original, &unnamed);
+    let mut shared = original.clone();
+    node(&mut shared, 1).name = Some("a".into());
+    let said = |original| judge(original, &shared).notes.iter().any(|note| note.contains("are called `a`"));
+    accept("two nodes of one name", &original, &shared);
+    assert!(said(&original) && !said(&shared));
 }
 
 /// A weight of two elements, all of which are kept by a mask in front of it.
