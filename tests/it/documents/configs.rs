@@ -13,13 +13,14 @@ use serde_json::Value;
 use crate::documents::root;
 
 /// Plans, the networks that each is for, and the network that is left where it has a name of its own.
-const PLANS: [(&str, &[&str], Option<&str>); 28] = [
+const PLANS: [(&str, &[&str], Option<&str>); 29] = [
     ("attention-shapes", &["shapes"], None),
     ("bk-sdm-base", &["sd15"], Some("bk-sdm-base")),
     ("bk-sdm-small", &["sd15"], Some("bk-sdm-small")),
     ("bk-sdm-tiny", &["sd15"], None),
     ("bypass-mid", &["sd15", "sd21", "sdxl"], None),
     ("crdiff-0.2", &["sd15", "sd21", "sdxl"], None),
+    ("crdiff-attention-shapes", &["shapes"], None),
     ("crdiff-sd15", &["sd15"], None),
     ("crdiff-sd21", &["sd21"], None),
     ("crdiff-sdxl", &["sdxl"], None),
@@ -154,6 +155,8 @@ fn the_plans_for_larger_and_smaller_shapes_fit_it() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.onnx");
     fs::copy(root().join("fixtures/shapes/pipeline/unet/model.onnx"), &model).unwrap();
+    let temperatures = &report(&model, "crdiff-attention-shapes")["temperature"];
+    assert_eq!(temperatures.as_array().unwrap().len(), 2 * 11, "as many attentions of each kind");
     for (plan, resnets, factors) in [
         ("attention-shapes", 0, 2),
         ("dilate-shapes", 1 + 2 + 2, 0),
