@@ -28,7 +28,7 @@ pub struct TemplateNode {
     pub attributes: Vec<AttributeProto>,
 }
 
-/// What a node of a [`Template`] reads.
+/// An operand of a node of a [`Template`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum TemplateOperand {
     /// A value of the graph.

@@ -186,7 +186,7 @@ struct Context<'a> {
     progress: &'a Progress<'a>,
     unread: dce::Unread,
     outcomes: Vec<WeightOutcome>,
-    /// What operands of the other network of a fused graph are to be.
+    /// The operands that the other network of a fused graph is to have.
     spliced: splice::Spliced,
     sharing: Sharing,
     fed: Vec<FedWeight>,

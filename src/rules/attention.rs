@@ -186,7 +186,7 @@ impl AttentionRule {
     }
 }
 
-/// Whether `module` is an attention.
+/// Returns whether `module` is an attention.
 pub(super) fn is_one(analysis: &Analysis<'_>, module: ModuleId) -> bool {
     analysis.attentions.all.iter().any(|attention| attention.module(&analysis.modules) == module)
 }

@@ -28,13 +28,13 @@ pub struct BypassRule {
     pub span: SourceSpan,
     /// The modules.
     pub modules: Selector,
-    /// What is used instead: the module's residual skip, its input, or the hidden operand of the skip Concat before
+    /// The value in its place: the module's residual skip, its input, or the hidden operand of the skip Concat before
     /// an up-block's resnet.
     #[serde(default)]
     pub via: Via,
 }
 
-/// A bypass by the residual skip can be written as its modules alone.
+/// Allows a bypass by the residual skip to be written as its modules alone.
 fn or_modules(schema: &mut Schema) {
     let modules = schema.pointer("/properties/modules/$ref").cloned();
     *schema = schemars::json_schema!({ "anyOf": [{ "$ref": modules }, schema.clone()] });

@@ -26,7 +26,7 @@ pub struct DilateRule {
     pub span: SourceSpan,
     /// The convolutions. Those of 1x1 among the matches of a glob are passed over.
     pub modules: Selector,
-    /// What dilations are multiplied by: a whole number from 2.
+    /// The factor on dilations: a whole number from 2.
     #[schemars(range(min = 2))]
     pub by: Located<u32>,
 }

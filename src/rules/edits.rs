@@ -36,7 +36,7 @@ impl Edits {
         }
     }
 
-    /// Whether nothing is changed in either network.
+    /// Returns whether nothing is changed in either network.
     pub fn is_empty(&self) -> bool {
         self.changes().next().is_none()
     }
@@ -75,7 +75,7 @@ pub struct Structure {
     splices: Vec<Splice>,
 }
 
-/// What one network differs by from the graph as it came.
+/// The difference of one network from the graph as it came.
 #[derive(Clone, Debug, Default)]
 pub struct EditSet {
     /// Changes of modules in the order of the graph, then those of weights in the order of the plan.
@@ -89,7 +89,7 @@ impl EditSet {
     }
 }
 
-/// What one rule does to one module, or to the weights that it selects: a row of a report, and its edits.
+/// The change that one rule makes to one module, or to the weights that it selects: a row of a report, and its edits.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The word of the rule in plans.
@@ -102,19 +102,19 @@ pub struct Change {
     pub module: Option<ModuleId>,
     /// The key and the value of the plan that say how the rule changes a module: `via` and `shortcut`.
     pub how: (&'static str, Cow<'static, str>),
-    /// What the rule does, as the head of a table: "bypassed".
+    /// The participle for the head of a table: "bypassed".
     pub done: &'static str,
-    /// What a module is that the rule has not changed: "is not bypassed".
+    /// The predicate of a module that the rule has not changed: "is not bypassed".
     pub undone: &'static str,
-    /// What becomes of the module as a whole.
+    /// The fate of the module as a whole.
     pub fate: Fate,
     /// Sizes at which the change is legal, if not at all.
     pub note: Option<String>,
-    /// What is edited.
+    /// The edits.
     pub edits: Vec<Edit>,
 }
 
-/// What becomes of a module that a rule changes.
+/// The fate of a module that a rule changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// Nothing reads its results any more.
@@ -175,7 +175,7 @@ pub enum Edit {
 pub struct Attributes {
     /// The node.
     pub node: NodeId,
-    /// What it has in place of its attributes of the same names; it keeps the others.
+    /// The attributes in place of those of the same names; it keeps the others.
     pub set: Vec<AttributeProto>,
 }
 
@@ -186,11 +186,11 @@ pub struct WeightEdit {
     pub weights: Vec<Weight>,
     /// Which elements are masked.
     pub mask: Mask,
-    /// What masked elements are multiplied by.
+    /// The factor on masked elements.
     pub scale: f64,
 }
 
-/// What is read in place of redirected values.
+/// Returns the values that are read in place of redirected ones.
 #[derive(Clone, Debug, Default)]
 pub struct Skips(FxHashMap<ValueId, ValueId>);
 

@@ -107,7 +107,7 @@ trait Syntax: Sized {
     /// Whether `always:` takes it too.
     const ALWAYS: bool = false;
 
-    /// Whether `module` is one of those that a search chooses from where it varies the modules of such a rule.
+    /// Returns whether `module` is one of those that a search chooses from where it varies the modules of such a rule.
     fn is_choice(analysis: &Analysis<'_>, module: ModuleId) -> bool {
         analysis.modules.get(module).kind.is_block()
     }
@@ -116,7 +116,7 @@ trait Syntax: Sized {
     fn read(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>) -> Option<Self>;
 }
 
-/// What a rule means.
+/// A kind of rule: its meaning for a model.
 pub(crate) trait RuleKind {
     /// Returns where the rule's word stands.
     fn span(&self) -> SourceSpan;
@@ -223,7 +223,7 @@ pub(crate) fn module_kinds() -> impl Iterator<Item = &'static str> {
     KINDS.iter().filter(|kind| !kind.keys.contains(&"weights")).map(|kind| kind.name)
 }
 
-/// Whether a search can choose `module` for a rule of the kind that is called `kind` in plans.
+/// Returns whether a search can choose `module` for a rule of the kind that is called `kind` in plans.
 #[cfg(feature = "runner")]
 pub(crate) fn is_choice(kind: &str, analysis: &Analysis<'_>, module: ModuleId) -> bool {
     KINDS.iter().any(|known| known.name == kind && (known.is_choice)(analysis, module))
@@ -274,7 +274,7 @@ pub(crate) fn read(section: Section, node: &Node, problems: &mut Vec<Problem>) -
     }
 }
 
-/// A key beside the word of a rule, most likely one that belongs inside.
+/// Refuses a key beside the word of a rule, most likely one that belongs inside.
 fn outside(section: Section, key: &Key, kind: Option<&Words>) -> Problem {
     let takes_it = |kind: &&Words| kind.keys.contains(&key.name.as_str());
     let meant = match kind {

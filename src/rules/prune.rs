@@ -29,7 +29,7 @@ pub struct PruneRule {
     /// Which of the weights are masked.
     #[serde(flatten)]
     pub mask: Mask,
-    /// What masked weights are multiplied by; 0 by default.
+    /// The factor on masked weights; 0 by default.
     #[serde(default = "zero")]
     pub scale: Located<f64>,
 }
@@ -68,12 +68,12 @@ pub enum Mask {
 pub struct Ratio(#[schemars(range(min = 0), extend("exclusiveMaximum" = 1))] f64);
 
 impl Ratio {
-    /// `None` unless `0 <= ratio < 1`.
+    /// Makes a ratio; `None` unless `0 <= ratio < 1`.
     pub fn new(ratio: f64) -> Option<Self> {
         (0.0..1.0).contains(&ratio).then_some(Self(ratio))
     }
 
-    /// The number.
+    /// Returns the number.
     pub fn get(self) -> f64 {
         self.0
     }
@@ -90,17 +90,17 @@ impl Pattern {
     /// The longest run, M.
     pub const MAX_OF: u8 = 64;
 
-    /// `None` unless `0 < keep < of <= 64`.
+    /// Makes a pattern; `None` unless `0 < keep < of <= 64`.
     pub fn new(keep: u8, of: u8) -> Option<Self> {
         (0 < keep && keep < of && of <= Self::MAX_OF).then_some(Self { keep, of })
     }
 
-    /// How many weights of a run are kept.
+    /// Returns how many weights of a run are kept.
     pub fn keep(self) -> u8 {
         self.keep
     }
 
-    /// How long a run is.
+    /// Returns how long a run is.
     pub fn of(self) -> u8 {
         self.of
     }
@@ -143,7 +143,7 @@ pub enum Pool {
     Tensor,
 }
 
-/// What happens to weights whose magnitude equals the k-th smallest.
+/// How weights are treated whose magnitude equals the k-th smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Ties {
@@ -340,7 +340,7 @@ impl PruneRule {
     }
 }
 
-/// Whether CR-Diff prunes anything in `group`, as far as layers are placed.
+/// Returns whether CR-Diff prunes anything in `group`, as far as layers are placed.
 fn has_targets(model: &Model<'_>, group: Group) -> bool {
     let weights = &model.analysis.weights;
     let mut paths = weights.editable.iter().map(|w| &w.path).chain(weights.blocked.iter().map(|b| &b.path));

@@ -21,14 +21,14 @@ pub struct Trials<'a> {
     shots: Vec<Shot>,
 }
 
-/// What came of a trial, and of which.
+/// The result of a trial, and the trial.
 #[derive(Debug, Serialize)]
 pub struct Answer {
     /// The value of each variable.
     pub values: Value,
     /// The plan that they make.
     pub plan: Value,
-    /// What came of it.
+    /// Its result.
     #[serde(flatten)]
     pub scores: Scores,
 }

@@ -1,4 +1,4 @@
-//! Objectives: what gives an image its number.
+//! Objectives: scorers of images.
 
 mod combine;
 mod command;

@@ -1,4 +1,4 @@
-//! The search itself: trials one after the other as the strategy asks for them, their images spread over workers.
+//! The search loop: trials one after the other as the strategy asks for them, their images spread over workers.
 
 mod pool;
 mod queue;

@@ -1,4 +1,4 @@
-//! A space: what may vary, the plan it goes into, what is drawn with it, and how that is scored.
+//! The search space: variables, the plan that they go into, the images to draw, and the objective.
 //!
 //! ```yaml
 //! version: 1

@@ -17,7 +17,7 @@ use crate::{
 /// The budget of a search, which ends at the first of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Budget {
-    /// So many trials.
+    /// The number of trials.
     pub trials: Option<u64>,
     /// So much time in trials.
     pub time: Option<Duration>,

@@ -1,4 +1,4 @@
-//! A plan with `$names` in it.
+//! Plan templates: plans with `$names` in them.
 
 use std::collections::BTreeMap;
 

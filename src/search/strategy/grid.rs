@@ -1,4 +1,4 @@
-//! Every combination.
+//! Grid search: every combination.
 
 use super::{Asked, Axis, Coordinate, Point, Strategy};
 

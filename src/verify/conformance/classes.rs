@@ -1,4 +1,4 @@
-//! Classes of values: two values have one class exactly if the same operators compute them from the same inputs and
+//! Value numbering: two values have one class exactly if the same operators compute them from the same inputs and
 //! from tensors of the same types and dimensions. What the tensors hold is compared later.
 
 use std::num::NonZeroU32;
@@ -58,7 +58,7 @@ impl Interner {
         *self.keys.entry(key).or_insert(next)
     }
 
-    /// The number of a signature.
+    /// Returns the number of a signature.
     pub fn signature(&mut self, bytes: Vec<u8>) -> u32 {
         let next = self.signatures.len() as u32;
         *self.signatures.entry(bytes).or_insert(next)
@@ -126,27 +126,28 @@ impl<'g> Side<'g> {
         Ok(Self { graph, nodes, kinds, leaves })
     }
 
-    /// What `value` is.
+    /// Returns the class of `value`.
     pub fn kind(&self, value: ValueId) -> ValueKind {
         self.kinds[value.index()]
     }
 
-    /// What node `id` reads: operands, then what its bodies refer to.
+    /// Returns the values that node `id` reads: operands, then those that its bodies refer to.
     pub fn reads(&self, id: NodeId) -> &[Option<ValueId>] {
         self.nodes[id.index()].as_ref().map_or(&[], |shape| &shape.reads)
     }
 
-    /// Whether both operands of node `id` can change places: Add and Mul give the same bits either way (IEEE 754).
+    /// Returns whether both operands of node `id` can change places: Add and Mul give the same bits either way (IEEE
+    /// 754).
     pub fn is_commutative(&self, id: NodeId) -> bool {
         self.nodes[id.index()].as_ref().is_some_and(|shape| shape.commutative)
     }
 
-    /// Whether another node like `id`, with the same operands, may compute something else.
+    /// Returns whether another node like `id`, with the same operands, may compute something else.
     pub fn is_random(&self, id: NodeId) -> bool {
         self.nodes[id.index()].as_ref().is_some_and(|shape| shape.random)
     }
 
-    /// The number of the node's signature.
+    /// Returns the number of the node's signature.
     pub fn signature(&self, id: NodeId) -> Option<u32> {
         self.nodes[id.index()].as_ref().map(|shape| shape.signature)
     }
@@ -169,7 +170,7 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    /// The classes of `side`, whose nodes read and are what `substitution` says.
+    /// Returns the classes of `side`, whose nodes read and are what `substitution` says.
     pub fn of(
         side: &Side<'_>,
         substitution: &Substitution,
@@ -263,17 +264,18 @@ impl Classes {
         None
     }
 
-    /// The class of `value` as it is made, whatever its readers read instead.
+    /// Returns the class of `value` as it is made, whatever its readers read instead.
     pub fn get(&self, value: ValueId) -> Option<Class> {
         self.values.get(value.index()).copied().flatten()
     }
 
-    /// The class that operand `slot` of `node` must be of, if it must be something else than the value that it reads.
+    /// Returns the class that operand `slot` of `node` must be of, if it must be something else than the value that it
+    /// reads.
     pub fn reading(&self, node: NodeId, slot: usize) -> Option<Class> {
         self.readings.get(&(node, slot)).copied()
     }
 
-    /// For each class, the first value that has it.
+    /// Returns, for each class, the first value that has it.
     pub fn first_values(&self) -> FirstValues {
         let mut first = Vec::new();
         for (index, class) in self.values.iter().enumerate() {
@@ -292,7 +294,7 @@ impl Classes {
 pub(super) struct FirstValues(Vec<Option<ValueId>>);
 
 impl FirstValues {
-    /// The first value of `class`.
+    /// Returns the first value of `class`.
     pub fn get(&self, class: Class) -> Option<ValueId> {
         self.0.get(class.index()).copied().flatten()
     }

@@ -1,4 +1,4 @@
-//! Saying what a mismatch is, with the names of both graphs.
+//! Messages about mismatches, with the names of both graphs.
 
 use miette::SourceSpan;
 
@@ -18,7 +18,7 @@ use crate::{
     verify::canonical::Canonical,
 };
 
-/// What names are taken from.
+/// The source of names.
 pub(super) struct Names<'a, 'g> {
     /// The original as it was read.
     pub source: &'a Graph,
@@ -36,7 +36,7 @@ pub(super) struct Names<'a, 'g> {
 }
 
 impl Names<'_, '_> {
-    /// Where in the original a mismatch lies: smaller is further up.
+    /// Returns where in the original a mismatch lies: smaller is further up.
     pub fn rank(&self, mismatch: &Mismatch) -> usize {
         let producer = self.original.graph.producer(mismatch.original);
         let reader = match mismatch.reader {
@@ -50,7 +50,7 @@ impl Names<'_, '_> {
         node.and_then(|node| self.order.get(node.index()).copied()).unwrap_or(usize::MAX - 1)
     }
 
-    /// The place where something is read: its position in the file of the original.
+    /// Returns the place where something is read: its position in the file of the original.
     pub fn rank_of(&self, reader: Reader) -> usize {
         match reader {
             Reader::Operand { original, .. } => {
@@ -60,7 +60,7 @@ impl Names<'_, '_> {
         }
     }
 
-    /// The module path of the node of the original that reads something.
+    /// Returns the module path of the node of the original that reads something.
     pub fn module_of(&self, reader: Reader) -> Option<String> {
         match reader {
             Reader::Operand { original, .. } => self.module(original),
@@ -89,7 +89,7 @@ impl Names<'_, '_> {
         }
     }
 
-    /// What reads something, in the words of each graph: the original's, the compiled graph's.
+    /// Returns the reader of a value, in the words of each graph: the original's, the compiled graph's.
     pub fn reader(&self, reader: Reader) -> (String, String) {
         match reader {
             Reader::Operand { compiled, slot, original } => {
@@ -106,13 +106,13 @@ impl Names<'_, '_> {
         }
     }
 
-    /// The edit of weights with this index, and the change that it is of.
+    /// Returns the edit of weights with this index, and the change that it is of.
     pub fn weight_edit(&self, index: usize) -> Option<(&Change, &WeightEdit)> {
         let edits = self.edits.changes().flat_map(|change| change.weights().map(move |edit| (change, edit)));
         edits.into_iter().nth(index)
     }
 
-    /// `mismatch` as a difference.
+    /// Returns `mismatch` as a violation.
     pub fn explain(&self, mismatch: &Mismatch, cone: &Cone, compiled_class: Option<Class>) -> Violation {
         let (original, compiled) = (self.original.graph, self.compiled.graph);
         let (want, have) = (describe(original, mismatch.original), describe(compiled, mismatch.compiled));
@@ -191,7 +191,7 @@ impl Names<'_, '_> {
         difference
     }
 
-    /// What to say if a module that no rule names may have been taken out.
+    /// Returns the message if a module that no rule names may have been taken out.
     fn bypassed_without_rule(&self, mismatch: &Mismatch, cone: &Cone) -> Option<String> {
         let module = self.modules.of_node(self.original.graph.producer(mismatch.original)?);
         let path = &self.modules.get(module).path;
@@ -242,7 +242,7 @@ impl Names<'_, '_> {
     }
 }
 
-/// What is different between the attributes of two nodes, each with its graph.
+/// Returns the difference between the attributes of two nodes, each with its graph.
 fn attribute_difference(
     (compiled, found): (&Graph, &[AttributeProto]),
     (original, expected): (&Graph, &[AttributeProto]),
@@ -284,7 +284,7 @@ fn attribute_text(attribute: &AttributeProto) -> String {
     }
 }
 
-/// A value as messages name it.
+/// Returns a value as messages name it.
 pub(super) fn describe(graph: &Graph, value: ValueId) -> String {
     match graph.producer(value).map(|id| graph.node(id)) {
         Some(node) => {

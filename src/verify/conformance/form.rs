@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Form {
-    /// Its name for people.
+    /// Returns its name for people.
     pub fn describe(&self) -> String {
         match self.per_row.as_slice() {
             [] => self.target.describe().into(),
@@ -24,7 +24,7 @@ impl Form {
 }
 
 impl Target {
-    /// Its name for people.
+    /// Returns its name for people.
     pub fn describe(self) -> &'static str {
         match self {
             Self::FusedWithInput => "fused, with w as an input",
@@ -32,8 +32,8 @@ impl Target {
         }
     }
 
-    /// The forms that `compiled` can be, the likeliest first. What it says of itself tells only what to try; what it is
-    /// taken for is then proven from its nodes and tensors.
+    /// Returns the forms that `compiled` can be, the likeliest first. Its metadata only decide which to try first; what
+    /// it is taken for is then proven from its nodes and tensors.
     pub(super) fn candidates(
         original: &Graph,
         compiled: &Graph,
@@ -94,7 +94,7 @@ impl Target {
         }
     }
 
-    /// What makes the number that masked weights are multiplied by from the scale of their rule. In an amplified graph
+    /// Returns the factor on masked weights, from the scale of their rule. In an amplified graph
     /// that is `(1 - w) + w * scale`: the amplification of what the rule does to the weight.
     pub(super) fn factor(self, plan: &Plan) -> Box<dyn Fn(f64) -> f64 + Sync> {
         match (self, constant_weight(plan)) {
@@ -103,7 +103,8 @@ impl Target {
         }
     }
 
-    /// What the networks in `compiled` yield: pairs of values for each pair of outputs, the compiled graph's first.
+    /// Returns the outputs of the networks in `compiled`: pairs of values for each pair of outputs, the compiled
+    /// graph's first.
     pub(super) fn roots(
         self,
         [compiled, original]: [&Graph; 2],

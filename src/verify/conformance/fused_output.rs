@@ -14,14 +14,14 @@ use crate::{
 pub(super) struct Mix {
     pub dense: ValueId,
     pub pruned: ValueId,
-    /// What the difference is multiplied by.
+    /// The factor on the difference.
     pub w: ValueId,
 }
 
 /// Finds the mix that makes output `index` of `graph`.
 ///
 /// # Errors
-/// What is not as it must be, as a sentence.
+/// The violation, as a sentence.
 pub(super) fn mix(graph: &Graph, index: usize) -> Result<Mix, String> {
     let io = graph.outputs().get(index).ok_or("there is no such output")?;
     // An output that states no type is float32: others are cast to it.
@@ -68,7 +68,7 @@ pub(super) fn mix(graph: &Graph, index: usize) -> Result<Mix, String> {
 /// it has an element for each row.
 ///
 /// # Errors
-/// What it is, as a sentence.
+/// Returns its description, as a sentence.
 pub(super) fn check_weight(
     graph: &Graph,
     w: ValueId,

@@ -1,4 +1,4 @@
-//! What a model says about itself: inputs and outputs, versions, functions, metadata, and what else is beside its nodes
+//! The interface of a model: inputs and outputs, versions, functions, metadata, and what else is beside its nodes
 //! and tensors.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,23 +53,23 @@ pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &m
     compare_metadata(&graph(original), &graph(compiled), "graph", differences);
 }
 
-/// The name that two nodes of `graph` have.
+/// Returns the name that two nodes of `graph` have.
 pub(super) fn repeated_name(graph: &Graph) -> Option<&str> {
     let mut known = FxHashSet::default();
     graph.nodes().map(|(_, node)| node.name.as_str()).find(|name| !name.is_empty() && !known.insert(*name))
 }
 
-/// The values of the fields with this number, in their order.
+/// Returns the values of the fields with this number, in their order.
 fn values(fields: &[Field], number: u32) -> Vec<bytes::Bytes> {
     fields.iter().filter(|f| f.number == number).map(Field::value).collect()
 }
 
-/// What a model says about how it was made.
+/// The stamp of a compilation in a model's metadata.
 #[derive(Debug)]
 pub(super) struct Stamp(BTreeMap<String, String>);
 
 impl Stamp {
-    /// What `compiled` says; `None` if it says nothing.
+    /// Returns the stamp of `compiled`; `None` if it has none.
     pub fn of(original: &Graph, compiled: &Graph) -> Option<Self> {
         let found = metadata(&compiled.source().fields, model_field::METADATA_PROPS);
         let claimed = found.keys().any(|key| key.starts_with("crdiff."))
@@ -77,7 +77,7 @@ impl Stamp {
         claimed.then_some(Self(found))
     }
 
-    /// The form that it names, as [`Target::name`] writes it.
+    /// Returns the form that it names, as [`Target::name`] writes it.
     pub fn emit(&self) -> Option<&str> {
         self.0.get("crdiff.emit").map(String::as_str)
     }
@@ -207,7 +207,7 @@ fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Violation>
     }
 }
 
-/// Whether nodes of `domain` are or may be in the model: bodies and functions are not searched.
+/// Returns whether nodes of `domain` are or may be in the model: bodies and functions are not searched.
 fn uses(graph: &Graph, domain: &str) -> bool {
     let has_functions = graph.source().fields.iter().any(|f| f.number == model_field::FUNCTIONS);
     let mut nodes = graph.nodes().map(|(_, node)| node);
@@ -319,7 +319,7 @@ fn types(what: &str, expected: &ValueInfoProto, found: &ValueInfoProto, differen
     }
 }
 
-/// A type as the ONNX text syntax has it: `float[batch, 4, 64, 64]`.
+/// Returns a type as the ONNX text syntax has it: `float[batch, 4, 64, 64]`.
 fn type_text(r#type: Option<&TypeProto>) -> String {
     let Some(type_proto::Value::TensorType(tensor)) = r#type.and_then(|t| t.value.as_ref()) else {
         return "no tensor".into();

@@ -1,4 +1,4 @@
-//! What masks the plan asks for, by definition: thresholds selected again, and the elements that masked tensors must
+//! Masks that the plan asks for, by definition: thresholds selected again, and the elements that masked tensors must
 //! have.
 
 use std::ops::Range;
@@ -20,8 +20,8 @@ use crate::{
 /// Operands of the original that are masked weights, each with the index of its mask.
 pub(super) type MaskedOperands = FxHashMap<(NodeId, usize), usize>;
 
-/// The masked operands of the original, each with the index of its mask in the list that comes with them: the index
-/// of the edit and that of the weight in it. Pools of which a ratio masks not one element are left out.
+/// Returns the masked operands of the original, each with the index of its mask in the list that comes with them: the
+/// index of the edit and that of the weight in it. Pools of which a ratio masks not one element are left out.
 pub(super) fn masked_operands<'a>(
     edits: impl Iterator<Item = &'a WeightEdit>,
 ) -> (MaskedOperands, Vec<(usize, usize)>) {
@@ -47,7 +47,7 @@ pub(super) fn masked_operands<'a>(
     (operands, masks)
 }
 
-/// What a masked tensor must hold, given the original's elements.
+/// The elements that a masked tensor must hold, given the original's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Expected {
     masked: Masked,
@@ -64,7 +64,7 @@ enum Masked {
     Pattern { keep: usize, of: usize, stride: usize },
 }
 
-/// The weights of a rule whose masks depend on each other, as ranges of them.
+/// Returns the weights of a rule whose masks depend on each other, as ranges of them.
 pub(super) fn pools(prune: &WeightEdit) -> Vec<Range<usize>> {
     let all = 0..prune.weights.len();
     match prune.mask {
@@ -73,17 +73,18 @@ pub(super) fn pools(prune: &WeightEdit) -> Vec<Range<usize>> {
     }
 }
 
-/// The number that masked elements of a rule's weights are multiplied by. `factor` makes it from the rule's scale.
+/// Returns the number that masked elements of a rule's weights are multiplied by. `factor` makes it from the rule's
+/// scale.
 pub(super) fn scale(prune: &WeightEdit, factor: &dyn Fn(f64) -> f64) -> f32 {
     factor(prune.scale) as f32
 }
 
-/// How many elements of a pool of `n` a ratio masks, at least.
+/// Returns how many elements of a pool of `n` a ratio masks, at least.
 pub(super) fn rank(n: u64, ratio: f64) -> u64 {
     (n as f64 * ratio).floor() as u64
 }
 
-/// How the elements of a weight lie.
+/// Returns how the elements of a weight lie.
 ///
 /// # Errors
 /// [`OnnxError`] if they are no floats.
@@ -92,7 +93,7 @@ pub(super) fn float_of(weight: &Weight) -> Result<Float, OnnxError> {
     Float::of(weight.data_type).ok_or_else(fail)
 }
 
-/// The original elements of a weight.
+/// Returns the original elements of a weight.
 ///
 /// # Errors
 /// [`OnnxError`] if they cannot be read.
@@ -101,7 +102,7 @@ pub(super) fn elements_of(graph: &Graph, weight: &Weight) -> Result<WeightReader
     graph.weight_reader(&graph.initializer(weight.initializer).ok_or_else(missing)?.header)
 }
 
-/// The masks of a pool of a rule's weights, in their order; `None` for a weight that stays as it is.
+/// Returns the masks of a pool of a rule's weights, in their order; `None` for a weight that stays as it is.
 ///
 /// # Errors
 /// [`OnnxError`] if the weights cannot be read.
@@ -173,7 +174,7 @@ fn ratio_masks(
         .collect()
 }
 
-/// A threshold that a plan states, rounded to the weight's type as torch rounds a number that it compares with.
+/// Returns a threshold that a plan states, rounded to the weight's type as torch rounds a number that it compares with.
 fn given(threshold: f64, float: Float) -> u32 {
     let single = threshold as f32;
     select::magnitude(match float {
@@ -183,7 +184,7 @@ fn given(threshold: f64, float: Float) -> u32 {
     })
 }
 
-/// How far apart, in elements, the weights of neighbouring inputs lie.
+/// Returns how far apart, in elements, the weights of neighbouring inputs lie.
 fn input_stride(weight: &Weight) -> usize {
     let inner = match weight.layout {
         MatrixLayout::InputFirst => weight.dims.get(1..),
@@ -194,7 +195,7 @@ fn input_stride(weight: &Weight) -> usize {
 }
 
 impl Expected {
-    /// How many bytes must be seen together.
+    /// Returns how many bytes must be seen together.
     pub fn granularity(&self) -> usize {
         let elements = match self.masked {
             Masked::UpTo { .. } => 1,
@@ -203,7 +204,7 @@ impl Expected {
         elements.saturating_mul(self.float.size())
     }
 
-    /// The threshold, where there is one for all elements.
+    /// Returns the threshold, where there is one for all elements.
     pub fn threshold(&self) -> Option<f32> {
         match self.masked {
             Masked::UpTo { t, .. } => Some(f32::from_bits(t)),
@@ -211,7 +212,7 @@ impl Expected {
         }
     }
 
-    /// Something that makes the expected elements from the original's, piece after piece.
+    /// Returns something that makes the expected elements from the original's, piece after piece.
     pub fn start(self) -> TransformRun {
         let ties = match self.masked {
             Masked::UpTo { ties, .. } => ties,
@@ -303,7 +304,7 @@ pub(super) fn apply_operators(piece: &mut [u8], OperatorMask { t, keeps_nan, flo
     }
 }
 
-/// The largest pattern of a 16-bit magnitude that is no larger than the finite or infinite magnitude `t`.
+/// Returns the largest pattern of a 16-bit magnitude that is no larger than the finite or infinite magnitude `t`.
 pub(super) fn last_up_to(t: u32, float: Float) -> u16 {
     let (mut low, mut high) = (0u16, 0x7FFF);
     while low < high {
@@ -321,7 +322,7 @@ fn magnitude(element: &[u8], float: Float) -> u32 {
     }
 }
 
-/// `w * scale` in float32, rounded to the nearest even of the weight's type; +0 for a scale of 0.
+/// Makes `w * scale` in float32, rounded to the nearest even of the weight's type; +0 for a scale of 0.
 fn replace(element: &mut [u8], float: Float, scale: f32) {
     if scale == 0.0 {
         element.fill(0);
@@ -339,7 +340,7 @@ fn replace(element: &mut [u8], float: Float, scale: f32) {
     }
 }
 
-/// The pattern of a masked element of a 16-bit type.
+/// Returns the pattern of a masked element of a 16-bit type.
 pub(super) fn replacement(bits: u16, float: Float, scale: f32) -> u16 {
     let scaled = float.widen(bits) * scale;
     match float {

@@ -54,15 +54,15 @@ use crate::{
     plan::{self, Plan, PlanError, Target},
 };
 
-/// What a verification came to.
+/// The verdict of a verification.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Verdict {
-    /// What the compiled graph is, if it is proven; what it was compared with, if not.
+    /// The form that is proven of the compiled graph, or the one that it was compared with.
     pub form: Form,
-    /// What agrees.
+    /// The proven facts.
     pub proof: Proof,
-    /// What doesn't, the one furthest up in the graph first. Nothing means proven.
+    /// The violations, the one furthest up in the graph first. None means proven.
     pub differences: Vec<Violation>,
     /// Worth knowing, but no difference.
     pub notes: Vec<String>,
@@ -94,13 +94,13 @@ impl From<Target> for Required {
 }
 
 impl Verdict {
-    /// Whether the compiled graph is the original plus the plan.
+    /// Returns whether the compiled graph is the original plus the plan.
     pub fn is_proven(&self) -> bool {
         self.differences.is_empty()
     }
 }
 
-/// What agrees.
+/// The proven facts.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Proof {
@@ -121,34 +121,34 @@ pub struct Proof {
 /// One way in which the compiled graph is not the original plus the plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Violation {
-    /// What is wrong, as a sentence without its full stop.
+    /// The message, as a sentence without its full stop.
     pub message: String,
     /// The path of the module in which it is wrong.
     pub module: Option<String>,
-    /// What the original has there: a node, tensor or input.
+    /// The original's node, tensor or input there.
     pub expected: Option<String>,
-    /// What the compiled graph has there.
+    /// The compiled graph's node, tensor or input there.
     pub found: Option<String>,
     /// The tensor in the compiled graph.
     pub tensor: Option<String>,
     /// The first wrong element of it, in the order of the file.
     pub element: Option<u64>,
-    /// What that element must be, and what it is.
+    /// The expected and the actual value of that element.
     pub values: Option<(String, String)>,
     /// The rule of the plan that is not followed.
     pub rule: Option<SourceSpan>,
-    /// What may be behind it.
+    /// The probable cause.
     pub help: Option<String>,
     rank: usize,
 }
 
 impl Violation {
-    /// One that is about the whole model and comes before all others.
+    /// Returns a violation about the whole model, which comes before all others.
     fn first(message: String) -> Self {
         Self { message, ..Self::default() }
     }
 
-    /// One that is about the whole model and comes after all others.
+    /// Returns a violation about the whole model, which comes after all others.
     fn last(message: String) -> Self {
         Self { message, rank: usize::MAX, ..Self::default() }
     }
@@ -166,7 +166,7 @@ pub enum VerifyError {
     Onnx(#[from] OnnxError),
 }
 
-/// At most so many differences are told.
+/// The most violations that are reported.
 const MOST: usize = 21;
 /// At most so often a difference is set aside to look for the next.
 const ROUNDS: usize = 64;
@@ -258,7 +258,7 @@ pub fn verify(
     Ok(verdict)
 }
 
-/// What a compiled graph is compared with.
+/// The reference that a compiled graph is compared with.
 struct Verifier<'a, 'g> {
     names: Names<'a, 'g>,
     plan: &'a Plan,
@@ -355,7 +355,7 @@ impl Verifier<'_, '_> {
     }
 }
 
-/// What the two networks yield: pairs of values with the index of the compiled graph's output.
+/// The outputs of the two networks: pairs of values with the index of the compiled graph's output.
 #[derive(Default)]
 struct Roots {
     pruned: Vec<(ValueId, ValueId, usize)>,

@@ -34,7 +34,7 @@ pub(super) struct PerRow {
     ranks: Vec<Option<usize>>,
     /// How the batch is called in the original's inputs.
     batch: Option<Dimension>,
-    /// What of the original does not allow it, as sentences.
+    /// The parts of the original that do not allow it, as sentences.
     pub refusals: Vec<String>,
 }
 
@@ -112,12 +112,12 @@ impl PerRow {
         found
     }
 
-    /// Whether the compiled graph's input `name` has an element for each row.
+    /// Returns whether the compiled graph's input `name` has an element for each row.
     pub fn has(&self, name: &str) -> bool {
         self.inputs.iter().any(|input| input == name)
     }
 
-    /// The type that an input with an element for each row must have, if it has one of this type.
+    /// Returns the type that an input with an element for each row must have, if it has one of this type.
     pub fn widened(&self, one: Option<&TypeProto>) -> Option<TypeProto> {
         let mut widened = one?.clone();
         let type_proto::Value::TensorType(tensor) = widened.value.as_mut()? else { return None };
@@ -126,7 +126,7 @@ impl PerRow {
         Some(widened)
     }
 
-    /// The number of dimensions of the column that output `index` of the original can be multiplied by.
+    /// Returns the number of dimensions of the column that output `index` of the original can be multiplied by.
     pub fn rank(&self, index: usize) -> Option<usize> {
         self.ranks.get(index).copied().flatten()
     }
@@ -148,7 +148,7 @@ impl PerRow {
                 let (id, slot) = match *used {
                     Use::Operand { node, slot } => (node, slot),
                     Use::Capture(id) => {
-                        // What bodies refer to comes after the operands.
+                        // The values that bodies refer to come after the operands.
                         let node = graph.node(id);
                         let places = node.inputs.len() + node.captures.len();
                         let all = (0..places).map(|slot| ((id, slot), Reading::OneForAll));
@@ -217,7 +217,7 @@ impl PerRow {
     }
 }
 
-/// The other operand of a node of two, if it is another value.
+/// Returns the other operand of a node of two, if it is another value.
 fn other(node: &Node, slot: usize, value: ValueId) -> Option<ValueId> {
     match node.inputs[..] {
         [Some(a), Some(b)] => [b, a].get(slot).copied().filter(|other| *other != value),
@@ -225,8 +225,8 @@ fn other(node: &Node, slot: usize, value: ValueId) -> Option<ValueId> {
     }
 }
 
-/// The number of dimensions of the column that `node` makes, if it is a Reshape to `[-1, 1, ..., 1]` that no caller can
-/// make another one.
+/// Returns the number of dimensions of the column that `node` makes, if it is a Reshape to `[-1, 1, ..., 1]` that no
+/// caller can make another one.
 fn column(graph: &Graph, node: &Node) -> Option<usize> {
     if !node.is("Reshape") || !node.attributes.is_empty() || node.inputs.len() != 2 {
         return None;

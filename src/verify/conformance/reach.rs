@@ -1,4 +1,4 @@
-//! What of the network that a plan changes differs from the dense one.
+//! Reachability: the values of a changed network that differ from the dense one.
 
 use rustc_hash::FxHashSet;
 
@@ -11,13 +11,13 @@ use crate::ir::{Graph, NodeId, ValueId};
 pub(super) struct Reach(FxHashSet<NodeId>);
 
 impl Reach {
-    /// That of the network of `cone` against that of `dense`.
+    /// Returns the reach of the network of `cone` against that of `dense`.
     pub fn of(side: &Side<'_>, cone: &Cone, dense: &Cone) -> Self {
         let mut reach = Self::default();
         let mut done = vec![false; side.graph.node_capacity()];
         let mut open = vec![false; side.graph.node_capacity()];
         let mut stack: Vec<NodeId> = Vec::new();
-        // What stands in for a value can come after its readers in the file: depth first, without recursion.
+        // A replacement can come after the readers of its value in the file: depth first, without recursion.
         for root in side.graph.node_ids() {
             stack.push(root);
             while let Some(node) = stack.pop() {
@@ -55,14 +55,14 @@ impl Reach {
         reach
     }
 
-    /// Whether whoever reads `value` reads something else in the one network than in the dense one.
+    /// Returns whether whoever reads `value` reads something else in the one network than in the dense one.
     pub fn has(&self, graph: &Graph, [cone, dense]: [&Cone; 2], value: ValueId) -> bool {
         let source = cone.substitution.read(value);
         source != dense.substitution.read(value)
             || graph.producer(source).is_some_and(|node| self.0.contains(&node))
     }
 
-    /// Whether the results of `node` differ.
+    /// Returns whether the results of `node` differ.
     pub fn has_node(&self, node: NodeId) -> bool {
         self.0.contains(&node)
     }

@@ -11,7 +11,7 @@ use crate::{
 
 /// Bits of infinity; larger magnitudes are NaN.
 pub(super) const INFINITY: u32 = 0x7F80_0000;
-/// What all NaN count as.
+/// The magnitude that all NaN count as.
 const NAN: u32 = INFINITY + 1;
 /// Lower bits of a float32 magnitude, which the second round looks at.
 const LOW: u32 = 15;
@@ -26,7 +26,7 @@ pub(super) enum Float {
 }
 
 impl Float {
-    /// `None` for a type that is no weight's.
+    /// Returns the float type; `None` for a type that is no weight's.
     pub fn of(data_type: DataType) -> Option<Self> {
         match data_type {
             DataType::FLOAT => Some(Self::F32),
@@ -36,7 +36,7 @@ impl Float {
         }
     }
 
-    /// Bytes of one.
+    /// Returns the bytes of one element.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -44,7 +44,7 @@ impl Float {
         }
     }
 
-    /// The float32 with the value of a 16-bit pattern.
+    /// Returns the float32 with the value of a 16-bit pattern.
     pub fn widen(self, bits: u16) -> f32 {
         match self {
             Self::F16 => f16::from_bits(bits).to_f32(),
@@ -123,7 +123,7 @@ pub(super) fn select(
         .map(|(index, more)| Selected { t: bucket << LOW | index as u32, below: before + more }))
 }
 
-/// How many elements of `member` have exactly the magnitude `t`.
+/// Returns how many elements of `member` have exactly the magnitude `t`.
 ///
 /// # Errors
 /// [`OnnxError`] if they cannot be read.
@@ -143,7 +143,7 @@ fn single(bytes: &[u8]) -> u32 {
     magnitude(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
-/// The place in `counts` where the `k`-th lies, and how many are before that place.
+/// Returns the place in `counts` where the `k`-th lies, and how many are before that place.
 fn place(counts: &[u64], k: u64) -> Option<(usize, u64)> {
     let mut before = 0;
     for (index, n) in counts.iter().enumerate() {

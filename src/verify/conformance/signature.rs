@@ -1,5 +1,6 @@
-//! What two nodes must have in common to compute the same from the same operands: operator, domain, attributes with
-//! the bodies in them, which operands and results are there, and every other field but names, doc strings and metadata.
+//! Signatures of nodes: all that two of them must have in common to compute the same from the same operands: operator,
+//! domain, attributes with the bodies in them, which operands and results are there, and every other field but names,
+//! doc strings and metadata.
 
 use std::cell::RefCell;
 
@@ -28,7 +29,7 @@ pub(super) struct Signature {
 /// name, op_type, attribute, doc_string, domain, metadata_props.
 const TAKEN_APART: [u32; 8] = [1, 2, 3, 4, 5, 6, 7, 9];
 
-/// The signature of node `id`, if it has these attributes.
+/// Returns the signature of node `id`, if it has these attributes.
 ///
 /// # Errors
 /// [`OnnxError`] if a tensor in an attribute cannot be read.
@@ -84,7 +85,7 @@ pub(super) fn signature(
     Ok(Signature { bytes, reads, is_random })
 }
 
-/// Whether a node has no field but those, so that its operator, attributes and operands say all of it.
+/// Returns whether a node has no field but those, so that its operator, attributes and operands say all of it.
 pub(super) fn is_plain(node: &Node) -> bool {
     wire::parts(&node.raw).all(|part| part.is_ok_and(|part| TAKEN_APART.contains(&part.number)))
 }

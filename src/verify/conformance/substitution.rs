@@ -1,4 +1,5 @@
-//! What the plan says is read in place of what, by all that read it or by some, and which nodes have other attributes.
+//! Substitutions by the plan: which value is read in place of which, by all that read it or by some, and which nodes
+//! have other attributes.
 
 use rustc_hash::FxHashMap;
 
@@ -34,7 +35,7 @@ pub(super) struct Substitution {
 }
 
 impl Substitution {
-    /// That of the dense network, which has only what the plan changes in both.
+    /// Returns the substitution of the dense network, which has only the changes of both.
     ///
     /// # Errors
     /// [`OnnxError`] if a tensor in an attribute cannot be read.
@@ -47,7 +48,7 @@ impl Substitution {
         Self::of(edits, (rows, templates), edits.always.changes.len(), graph, interner)
     }
 
-    /// That of the other network.
+    /// Returns the substitution of the other network.
     ///
     /// # Errors
     /// [`OnnxError`] if a tensor in an attribute cannot be read.
@@ -60,7 +61,8 @@ impl Substitution {
         Self::of(edits, (rows, templates), usize::MAX, graph, interner)
     }
 
-    /// That of the compiled graph: nothing but the columns of its inputs that have an element for each row.
+    /// Returns the substitution of the compiled graph: nothing but the columns of its inputs that have an element for
+    /// each row.
     pub fn of_compiled(rows: &PerRow) -> Self {
         Self { columns: rows.columns.clone(), ..Self::default() }
     }
@@ -104,17 +106,17 @@ impl Substitution {
         Ok(all)
     }
 
-    /// The attributes of `node`, if the plan changes them, and the index of the change that says so.
+    /// Returns the attributes of `node`, if the plan changes them, and the index of the change that says so.
     pub fn attributes(&self, node: NodeId) -> Option<(&[AttributeProto], usize)> {
         self.attributes.get(&node).map(|(attributes, index)| (attributes.as_slice(), *index))
     }
 
-    /// The number of the signature of `node`, if the plan changes it.
+    /// Returns the number of the signature of `node`, if the plan changes it.
     pub fn signature(&self, node: NodeId) -> Option<u32> {
         self.signatures.get(&node).copied()
     }
 
-    /// What stands in for `value`, and the index of the change that says so.
+    /// Returns the replacement of `value`, and the index of the change that asks for it.
     pub fn skip(&self, value: ValueId) -> Option<(ValueId, usize)> {
         self.skips.get(&value).copied()
     }
@@ -130,7 +132,7 @@ impl Substitution {
         self.operands.get(&(node, slot)).copied().unwrap_or(value)
     }
 
-    /// What is read by whoever reads `value`: followed from skip to skip until one stays.
+    /// Returns the value that readers of `value` read: followed from skip to skip until one stays.
     pub fn read(&self, mut value: ValueId) -> ValueId {
         // No more steps than there are: a skip that leads back to itself ends somewhere on its way.
         for _ in 0..self.skips.len() + self.same.len() {
@@ -142,17 +144,17 @@ impl Substitution {
         value
     }
 
-    /// How operand `slot` of `node` reads an input with an element for each row.
+    /// Returns how operand `slot` of `node` reads an input with an element for each row.
     pub fn reading(&self, node: NodeId, slot: usize) -> Option<Reading> {
         self.readings.get(&(node, slot)).copied()
     }
 
-    /// What `value` is a column of, and its number of dimensions.
+    /// Returns the value that `value` is a column of, and its number of dimensions.
     pub fn column(&self, value: ValueId) -> Option<(ValueId, usize)> {
         self.columns.get(&value).copied()
     }
 
-    /// What is read by whoever reads `value`, looked at through Identity nodes.
+    /// Returns the value that readers of `value` read, through Identity nodes.
     pub fn source(&self, graph: &Graph, value: ValueId) -> ValueId {
         let mut value = self.read(value);
         // A skip that leads back through an Identity would go round forever.

@@ -1,4 +1,4 @@
-//! Comparing every pair of tensors that a walk found: most by a pass over their bytes, the pools of ratios by
+//! Comparison of every pair of tensors that a walk found: most by a pass over their bytes, the pools of ratios by
 //! [`threshold_check`] where it can tell.
 
 use std::ops::Range;
@@ -21,18 +21,18 @@ use crate::{
     rules::{Mask, WeightEdit},
 };
 
-/// What the pairs are compared by.
+/// The masks and readers by which pairs are compared.
 pub(super) struct Pairs<'a, 'g> {
     pub names: &'a Names<'a, 'g>,
     /// The rule of each mask, and the weight's index in it.
     pub masks: &'a [(usize, usize)],
-    /// What makes the number that masked weights of the other network are multiplied by from the scale of their rule.
+    /// The factor on masked weights of the other network, from the scale of their rule.
     pub factor: &'a (dyn Fn(f64) -> f64 + Sync),
     /// Told how many bytes were read.
     pub read: &'a (dyn Fn(u64) + Sync),
 }
 
-/// What a tensor must hold.
+/// The elements that a tensor must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Wanted {
     /// The original's elements.
@@ -86,7 +86,7 @@ impl Pairs<'_, '_> {
         Ok(proof)
     }
 
-    /// What the tensors of each mask must hold.
+    /// Returns the elements that the tensors of each mask must hold.
     fn wanted(&self, walk: &Walk) -> Result<FxHashMap<usize, Wanted>, OnnxError> {
         let pools = self.pools(walk);
         let mut claims = Vec::new();
@@ -140,7 +140,7 @@ impl Pairs<'_, '_> {
         pools
     }
 
-    /// What `pool` claims to be; `None` if it is not of a ratio, or has a form that cannot be checked as one.
+    /// Returns the claim of `pool`; `None` if it is not of a ratio, or has a form that cannot be checked as one.
     fn claim(&self, pool: &RankedPool<'_>) -> Result<Option<threshold_check::PoolCheck>, OnnxError> {
         let Mask::Ratio { ratio, ties, .. } = pool.edit.mask else { return Ok(None) };
         let scale = masks::scale(pool.edit, self.factor(pool));
@@ -221,7 +221,7 @@ impl Pairs<'_, '_> {
             difference.module = edit.weights.get(*weight).map(|w| w.path.clone());
             difference.rule = Some(change.span);
         }
-        // What a caller feeds instead would be masked too.
+        // A tensor that a caller feeds instead would be masked too.
         let masked_too = wanted == Wanted::Original && found.input.is_some() && tensor.mask != found.mask;
         let overridable = tensor.input != found.input || masked_too;
         let Comparison::Unequal(unequal) = &comparison else {

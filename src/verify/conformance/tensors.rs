@@ -1,4 +1,4 @@
-//! Comparing the elements of two tensors, read in pieces: weights are never mapped and never held.
+//! Comparison of the elements of two tensors, read in pieces: weights are never mapped and never held.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -13,7 +13,7 @@ use crate::{
 
 const PIECE: u64 = 1 << 20;
 
-/// What a comparison came to.
+/// The result of a comparison.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Comparison {
     /// Both are the same range of the same file.
@@ -29,9 +29,9 @@ pub(super) enum Comparison {
 pub(super) struct Unequal {
     /// Its index in the order of the file.
     pub element: u64,
-    /// What it must be.
+    /// The expected element.
     pub expected: String,
-    /// What it is.
+    /// The element that is there.
     pub found: String,
     /// How many are wrong in all.
     pub count: u64,
@@ -99,7 +99,7 @@ pub(super) fn compare(
     Ok(unequal.map_or(Comparison::Equal, Comparison::Unequal))
 }
 
-/// Whether both are the same bytes of the same file.
+/// Returns whether both are the same bytes of the same file.
 ///
 /// # Errors
 /// [`OnnxError`] if the system does not tell.
@@ -121,12 +121,12 @@ pub(super) fn is_same_range(a: &WeightReader, b: &WeightReader) -> Result<bool, 
     Ok(identity(a)? == identity(b)?)
 }
 
-/// Bytes of one element; 1 where several share a byte.
+/// Returns the bytes of one element; 1 where several share a byte.
 fn element_size(data_type: DataType) -> usize {
     (data_type.bits().unwrap_or(8) / 8).max(1) as usize
 }
 
-/// An element for people: the shortest decimal that is exactly this float, or else its bytes.
+/// Returns an element for people: the shortest decimal that is exactly this float, or else its bytes.
 fn element_text(data_type: DataType, bytes: &[u8]) -> String {
     match (data_type, bytes) {
         (DataType::FLOAT, [a, b, c, d]) => format!("{:?}", f32::from_le_bytes([*a, *b, *c, *d])),

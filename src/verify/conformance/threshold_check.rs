@@ -29,7 +29,7 @@ pub(super) struct Member {
     pub form: Form,
 }
 
-/// What a weight became.
+/// The form that a weight has in the compiled graph.
 #[derive(Clone, Debug)]
 pub(super) enum Form {
     /// New elements.
@@ -47,7 +47,7 @@ pub(super) struct PoolCheck {
     /// How many elements are masked, at least.
     pub k: u64,
     pub ties: Ties,
-    /// What masked elements are multiplied by.
+    /// The factor on masked elements.
     pub scale: f32,
 }
 
@@ -58,7 +58,7 @@ const PIECE: usize = 256 << 10;
 /// Elements looked at once. Their number fits into an element of 16 bits.
 const BLOCK: usize = 4096;
 
-/// For each pool whether it is certainly masked as it must be. `read` is told how many bytes were read.
+/// Returns for each pool whether it is certainly masked as it must be. `read` is told how many bytes were read.
 ///
 /// # Errors
 /// [`OnnxError`] if elements cannot be read.
@@ -70,7 +70,7 @@ pub(super) fn proven(pools: &[PoolCheck], read: &(dyn Fn(u64) + Sync)) -> Result
         _ => Some(Judge::of(member, pool.scale, &tables)),
     };
     look(pools, &mut seen, read, there)?;
-    // What is gone has no mask of its own: it is counted by what the others claim.
+    // A weight that is gone has no mask of its own: it is counted by the claims of the others.
     let gone = |member: &Member, _: &PoolCheck, seen: Seen| match member.form {
         Form::Gone => seen.limits().map(|(largest, least_kept)| Judge::Between(largest, least_kept)),
         _ => None,
@@ -79,7 +79,7 @@ pub(super) fn proven(pools: &[PoolCheck], read: &(dyn Fn(u64) + Sync)) -> Result
     Ok(pools.iter().zip(seen).map(|(pool, seen)| seen.is_right(pool)).collect())
 }
 
-/// What is known of some elements of a pool. Magnitudes are bits of float32.
+/// Counts and limits over some elements of a pool. Magnitudes are bits of float32.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     masked: u64,
@@ -111,21 +111,22 @@ impl Seen {
         self.wrong |= other.wrong;
     }
 
-    /// What elements show that are no more than counted: `count` says how many are up to a magnitude.
+    /// Returns the limits of elements that are only counted: `count` says how many are up to a magnitude.
     fn between(largest: u32, least_kept: u32, count: impl Fn(Option<u32>) -> u64) -> Self {
         let masked = count(Some((least_kept.saturating_sub(1)).min(INFINITY)));
         let at_largest = masked - count(largest.checked_sub(1));
         Self { masked, largest, at_largest, ..Self::default() }
     }
 
-    /// The largest masked magnitude and the smallest kept one, if they are a limit between masked and kept elements.
+    /// Returns the largest masked magnitude and the smallest kept one, if they are a limit between masked and kept
+    /// elements.
     fn limits(&self) -> Option<(u32, u32)> {
         let are_limits =
             !self.wrong && self.masked > 0 && self.largest <= INFINITY && self.largest < self.least_kept;
         are_limits.then_some((self.largest, self.least_kept))
     }
 
-    /// Whether the k-th smallest magnitude lies between the limits, and no tie is masked that must not be.
+    /// Returns whether the k-th smallest magnitude lies between the limits, and no tie is masked that must not be.
     fn is_right(&self, pool: &PoolCheck) -> bool {
         let below_largest = self.masked.saturating_sub(self.at_largest);
         let is_kth = below_largest < pool.k && pool.k <= self.masked;
@@ -181,7 +182,7 @@ fn look<'a>(
     Ok(())
 }
 
-/// What masking makes of each pattern of a 16-bit type, by the type and the bits of the scale.
+/// The masked bits of each pattern of a 16-bit type, by the type and the bits of the scale.
 struct Tables(FxHashMap<(Float, u32), Vec<u16>>);
 
 impl Tables {

@@ -1,4 +1,4 @@
-//! What a value is, once Identity nodes and masks made by operators are looked through.
+//! Values behind Identity nodes and masks made by operators.
 
 use prost::Message;
 
@@ -9,7 +9,7 @@ use crate::{
     verify::constant::{of_node, written},
 };
 
-/// What a value is.
+/// The kind of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ValueKind {
     /// A graph input that has no default.
@@ -24,7 +24,7 @@ pub(super) enum ValueKind {
     Nothing,
 }
 
-/// What `value` is.
+/// Returns the kind of `value`.
 pub(super) fn kind(graph: &Graph, value: ValueId) -> ValueKind {
     match graph.value(value).origin {
         Origin::Input(_) => ValueKind::Input,
@@ -40,14 +40,14 @@ pub(super) fn kind(graph: &Graph, value: ValueId) -> ValueKind {
     }
 }
 
-/// The operand that `value` is, if an Identity makes it.
+/// Returns the operand that `value` is, if an Identity makes it.
 pub(super) fn behind_identity(graph: &Graph, value: ValueId) -> Option<ValueId> {
     let node = graph.node(graph.producer(value)?);
     let is_whole = node.attributes.is_empty() && node.inputs.iter().skip(1).all(Option::is_none);
     if node.is("Identity") && is_whole && is_plain(node) { node.input(0) } else { None }
 }
 
-/// `value`, looked at through Identity nodes.
+/// Returns the value behind `value`, through Identity nodes.
 pub(super) fn through_identities(graph: &Graph, mut value: ValueId) -> ValueId {
     while let Some(operand) = behind_identity(graph, value) {
         value = operand;
@@ -62,13 +62,13 @@ pub(super) struct Tensor {
     pub data_type: DataType,
     /// Its elements; for a type that has no fixed size, such as string, how they are written.
     pub elements: WeightReader,
-    /// What operators do to the elements before anything else sees them.
+    /// The mask that operators put on the elements before anything else sees them.
     pub mask: Option<OperatorMask>,
     /// The name of the graph input that can override it.
     pub input: Option<String>,
 }
 
-/// Type and dimensions of the tensor `value`, of [`ValueKind::Tensor`].
+/// Returns type and dimensions of the tensor `value`, of [`ValueKind::Tensor`].
 pub(super) fn tensor_type(graph: &Graph, value: ValueId) -> Option<(DataType, Vec<i64>)> {
     match graph.value(value).origin {
         Origin::Initializer(id) => {
@@ -86,7 +86,7 @@ pub(super) fn tensor_type(graph: &Graph, value: ValueId) -> Option<(DataType, Ve
     }
 }
 
-/// The tensor `value`, of [`ValueKind::Tensor`].
+/// Returns the tensor `value`, of [`ValueKind::Tensor`].
 ///
 /// # Errors
 /// [`OnnxError`] if its elements cannot be read.
@@ -121,7 +121,7 @@ pub(super) fn tensor(graph: &Graph, value: ValueId) -> Result<Tensor, OnnxError>
     }
 }
 
-/// The tensor in a Constant node that has nothing else, if its elements have a size.
+/// Returns the tensor in a Constant node that has nothing else, if its elements have a size.
 fn constant(node: &Node) -> Option<TensorHeader> {
     let is_one = node.inputs.is_empty() && node.outputs.len() == 1 && node.attributes.len() == 1;
     let header = if is_one && is_plain(node) { of_node(node, &node.name).ok()?? } else { return None };
@@ -139,7 +139,7 @@ pub(super) struct OperatorMask {
     pub float: Float,
 }
 
-/// If `node` is the last of a few that mask a tensor: the tensor and the mask. Known forms are
+/// Returns the tensor and the mask, if `node` is the last of a few that mask a tensor. Known forms are
 /// `Shrink(w, lambd = t, bias = 0)`, `Where(Greater(Abs(w), t), w, 0)` and `Where(LessOrEqual(Abs(w), t), 0, w)`, on
 /// float tensors, with a threshold and a zero of the tensor's type that don't widen its shape and that no caller can
 /// override.
@@ -190,7 +190,7 @@ fn mask_by_operators(graph: &Graph, node: &Node) -> Option<(ValueId, OperatorMas
     masks.then_some((weight, OperatorMask { t, keeps_nan, float }))
 }
 
-/// The one element of a float tensor that no caller can override, as float32 (a float64 is none).
+/// Returns the one element of a float tensor that no caller can override, as float32 (a float64 is none).
 pub(super) fn scalar(graph: &Graph, value: ValueId) -> Option<f32> {
     let value = through_identities(graph, value);
     if graph.producer(value).is_some_and(|node| !graph.node(node).is("Constant")) {

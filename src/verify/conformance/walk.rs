@@ -1,4 +1,4 @@
-//! Walking the compiled graph back from its outputs beside the original, read through the plan's substitution.
+//! A walk of the compiled graph back from its outputs beside the original, read through the plan's substitution.
 
 use std::num::NonZeroU32;
 
@@ -22,7 +22,7 @@ pub(super) struct Cone {
     pub classes: Classes,
     /// The operands that are masked weights, with the index of their mask.
     pub masks: MaskedOperands,
-    /// What of this network depends on the plan.
+    /// The part of this network that depends on the plan.
     pub reach: Reach,
     /// The outputs: of the compiled graph, of the original, and the index of the graph output they are for.
     pub roots: Vec<(ValueId, ValueId, usize)>,
@@ -65,7 +65,7 @@ pub(super) enum Cause {
     WrongOperand,
     /// The compiled graph computes something that the expected network doesn't, on top of what it should read.
     Unexpected,
-    /// What should be read is nowhere in the compiled graph.
+    /// The expected value is nowhere in the compiled graph.
     Missing,
     /// The nodes that make them differ.
     Different,
@@ -77,7 +77,7 @@ pub(super) enum Cause {
     Rows(Reading),
 }
 
-/// What a walk found.
+/// The result of a walk.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     /// Nodes of the compiled graph that have their counterpart.
@@ -216,7 +216,7 @@ impl Walker<'_, '_> {
         self.found.mismatches.push(Mismatch { compiled, original, reader: item.reader, cause, wanted });
     }
 
-    /// Whether two random nodes stand for each other and nothing else: each draws numbers of its own.
+    /// Returns whether two random nodes stand for each other and nothing else: each draws numbers of its own.
     fn is_only_pair(&mut self, compiled: NodeId, original: NodeId) -> bool {
         let key = (original, self.cone.reach.has_node(original));
         *self.found.random.entry(key).or_insert(compiled) == compiled
@@ -248,8 +248,8 @@ impl Walker<'_, '_> {
         }
     }
 
-    /// Whether the operands of a commutative node stand the other way round: more of them agree then. Where classes
-    /// don't tell, because both operands are computed alike from other tensors, names say where to look.
+    /// Returns whether the operands of a commutative node stand the other way round: more of them agree then. Where
+    /// classes don't tell, because both operands are computed alike from other tensors, names say where to look.
     fn is_swapped(&self, compiled: NodeId, original: NodeId) -> bool {
         let Sides { compiled: side, original: other, .. } = self.sides;
         let ([Some(a), Some(b)], [Some(x), Some(y)]) = (side.reads(compiled), other.reads(original)) else {
@@ -316,8 +316,8 @@ impl Walker<'_, '_> {
         true
     }
 
-    /// The change that should have replaced the value of this class, if whoever reads `original` should read its skip,
-    /// or the result of a template.
+    /// Returns the change that should have replaced the value of this class, if whoever reads `original` should read
+    /// its skip, or the result of a template.
     fn not_done(&self, original: ValueId, class: Option<Class>) -> Option<usize> {
         let graph = self.sides.original.graph;
         if let Some((value, change)) = self.cone.substitution.spliced(original) {

@@ -1,4 +1,4 @@
-//! Which node of one graph is which of the other.
+//! Matching of nodes: which node of one graph is which of the other.
 //!
 //! Pairs are found by ever weaker evidence, each kind for all nodes before the next: the same computation from the
 //! inputs on and the same uses down to the outputs, in the same module and then in any; the node's name with its

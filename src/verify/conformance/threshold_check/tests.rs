@@ -78,7 +78,7 @@ fn masked(tensors: &[Tensor], k: u64, ties: Ties, scale: f32) -> Vec<Vec<f32>> {
     tensors.iter().map(|tensor| tensor.values.iter().map(|x| one(x, tensor.float)).collect()).collect()
 }
 
-/// What the check says of a pool whose tensors have become `new`, with operators that mask up to `t`.
+/// Runs the check on a pool whose tensors have become `new`, with operators that mask up to `t`.
 fn checked(tensors: &[Tensor], new: &[Vec<f32>], t: f32, k: u64, ties: Ties, scale: f32) -> bool {
     let members = tensors.iter().zip(new).map(|(tensor, new)| {
         let original = encode(&tensor.values, tensor.float);

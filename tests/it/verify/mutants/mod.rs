@@ -228,7 +228,7 @@ fn run(engine: &OrtEngine, path: &Path, original: &Graph) -> Result<Vec<Vec<(Str
         .collect()
 }
 
-/// What a graph is made of, and how.
+/// The parts of a graph, and how it is made.
 #[derive(Clone, Copy, Default)]
 struct Made {
     target: Target,
