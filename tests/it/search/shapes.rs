@@ -103,7 +103,7 @@ fn the_scorer_counts_objects() {
 
 #[test]
 fn the_page_has_its_results() {
-    let page = fs::read_to_string(repository().join("docs/crdiff-on-shapes.md")).unwrap();
+    let page = fs::read_to_string(repository().join("docs/notes/crdiff-on-shapes.md")).unwrap();
     let table = ["evaluate.py", "table", "sweep-results.json"];
     let output = Command::new(scorer()).args(table).current_dir(folder()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
