@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from crdiff import _crdiff
-from crdiff._report import CompileReport, DiffReport, ModelReport, VerifyReport
+from crdiff._engine import array, engine_options
+from crdiff._report import CompareReport, CompileReport, DiffReport, ModelReport, VerifyReport
 
-__all__ = ["Plan", "compile", "diff", "digest", "inspect", "print", "verify"]
+__all__ = ["Plan", "compare", "compile", "diff", "digest", "inspect", "print", "verify"]
 
 log = logging.getLogger("crdiff")
 
@@ -237,3 +239,55 @@ def print(model: Model, module: str | None = None, *, elements: int = 16) -> str
         ValueError: `module` is no glob, or matches nothing.
     """
     return _crdiff.print(model, module=module, elements=elements)
+
+
+def compare(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    inputs: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    sizes: Sequence[tuple[int, int] | str] = (),
+    batch: int = 1,
+    sequence: int = 77,
+    seed: int = 0,
+    atol: float | None = None,
+    rtol: float | None = None,
+    engine: str | None = None,
+    library: str | os.PathLike[str] | None = None,
+) -> CompareReport:
+    """Runs two models on the same inputs, and compares their outputs.
+
+    Args:
+        a: the model whose outputs are expected.
+        b: the model that is judged.
+        inputs: arrays by the names of the models' inputs, or an .npz file. By default they are made to fit what the first
+            model declares: standard normal numbers from a seed, timesteps between 1 and 999.
+        sizes: heights and widths of the latents of made inputs, `(64, 96)` or `"64x96"`, a case for each.
+        batch: the batch of made inputs.
+        sequence: the text tokens of made inputs.
+        seed: the seed of made inputs.
+        atol, rtol: an output is close enough if its largest absolute difference is at most `atol + rtol * m`, where m is the
+            largest absolute value expected. By default 1e-8, and what fits the models' float type: 1e-5 for float32.
+        engine, library: as in `Pipeline`.
+
+    Returns:
+        The differences; the report is true if every output is close enough.
+
+    Raises:
+        ModelError: a model cannot be read.
+        EngineError: the inputs don't fit a model, or it cannot be run.
+        ValueError: the .npz file is none, or inputs cannot be made.
+    """
+    given: Any = inputs
+    if isinstance(inputs, Mapping):
+        given = [(name, array(value, name)) for name, value in inputs.items()]
+    asked = {
+        "inputs": given,
+        "sizes": [as_size(size) for size in sizes],
+        "batch": batch,
+        "sequence": sequence,
+        "seed": seed,
+        "atol": atol,
+        "rtol": rtol,
+    }
+    return CompareReport(_crdiff.compare(a, b, asked, engine=engine_options(engine, library, None, "fast", None)))

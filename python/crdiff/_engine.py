@@ -53,7 +53,7 @@ def array(value: Any, what: str) -> tuple[list[int], bytes]:
             found = np.asarray(value)
         else:
             found = np.from_dlpack(value)
-        found = np.ascontiguousarray(found, dtype=np.float32)
+        found = np.asarray(found, dtype=np.float32, order="C")
     except (TypeError, ValueError, BufferError) as error:
         raise TypeError(f"{what} must be an array of numbers in the host's memory: {error}") from error
     return list(found.shape), found.tobytes()

@@ -2,6 +2,7 @@
 //! arguments are checked and named there, and results are JSON here.
 
 mod array;
+mod compare;
 mod compiler;
 mod engine;
 mod failure;
@@ -27,5 +28,6 @@ fn _crdiff(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<interleave::Interleave>()?;
     module.add_class::<search::Trials>()?;
     program::add(module)?;
+    compare::add(module)?;
     compiler::add(module)
 }

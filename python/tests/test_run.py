@@ -35,7 +35,8 @@ def test_images_are_those_of_diffusers(pipeline, name):
     folder, index, golden = pipeline
     case = next(case for case in index["cases"] if case["name"] == name)
     plan = {"version": 1, "crdiff": index["prune"], "amplify": case["amplify"]}
-    pipe = crdiff.Pipeline(folder, plan)
+    # ONNX Runtime, the first choice, takes much longer to load a network than rten.
+    pipe = crdiff.Pipeline(folder, plan, engine=None if folder.name == "sd15" else "rten")
     made = call(pipe, case, index["defaults"], scheduler="dpm++_2m_karras", output_type="np")
     expected = golden[f"{name}/latents"]
     assert np.abs(made.latents - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
@@ -155,7 +156,7 @@ def test_a_loop_of_ones_own(sd15, engine):
 def test_a_loop_of_ones_own_for_sdxl(sdxl):
     case = next(case for case in sdxl.index["cases"] if case["kind"] == "bypass" and sdxl.size in case["outputs"])
     inputs = sdxl.inputs()
-    net = crdiff.Interleave(sdxl.model, {**case["plan"], "amplify": {"weight": 2}})
+    net = crdiff.Interleave(sdxl.model, {**case["plan"], "amplify": {"weight": 2}}, engine="rten")
 
     class Tensor:
         """An array that says so by DLPack alone."""
@@ -182,6 +183,22 @@ def test_a_loop_of_ones_own_for_sdxl(sdxl):
     assert np.abs(found - sdxl.amplified(case["name"], 2)).max() < 5e-4
     with pytest.raises(crdiff.ModelError, match="text_embeds"):
         net(inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"])
+
+
+def test_models_are_compared_by_numbers(sd15, tmp_path):
+    case = next(case for case in sd15.index["cases"] if case["kind"] == "prune")
+    pruned = tmp_path / "pruned.onnx"
+    crdiff.compile(sd15.model, case["plan"], pruned)
+    same = crdiff.compare(sd15.model, sd15.model, sizes=["16x8", (8, 8)], sequence=5, engine="rten")
+    assert same and same.within and same.verdict == "equal" and len(same.findings) == 2
+    given = dict(inputs=sd15.inputs(), engine="rten")
+    off = crdiff.compare(sd15.model, pruned, **given)
+    assert not off and off.verdict == "out of tolerance"
+    expected = np.abs(sd15.output("dense") - sd15.output(case["name"])).max()
+    assert crdiff.compare(sd15.model, pruned, **given, atol=1.01 * expected, rtol=0)
+    assert not crdiff.compare(sd15.model, pruned, **given, atol=0.99 * expected, rtol=0)
+    with pytest.raises(crdiff.EngineError, match="timestep|encoder_hidden_states"):
+        crdiff.compare(sd15.model, pruned, inputs={"sample": sd15.inputs()["sample"]}, engine="rten")
 
 
 def test_a_weight_that_changes_must_be_given(sd15):

@@ -32,6 +32,11 @@ pub struct CompareReport {
 }
 
 impl CompareReport {
+    /// A comparison of the outputs of `actual` with those of `expected`, by an engine and the reason for it.
+    pub fn new(expected: String, actual: String, engine: String, outputs: Vec<OutputComparison>) -> Self {
+        Self { expected, actual, engine, outputs, bisected: None }
+    }
+
     /// Returns whether every output is close enough.
     pub fn holds(&self) -> bool {
         self.outputs.iter().all(|o| o.within)
