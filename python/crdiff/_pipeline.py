@@ -6,7 +6,6 @@ import logging
 import operator
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from crdiff import _crdiff
@@ -41,7 +40,6 @@ def _loading(progress: Progress) -> Events:
     return listener
 
 
-@dataclass
 class PipelineOutput:
     """What a pipeline made.
 
@@ -54,11 +52,12 @@ class PipelineOutput:
         timings: where the time went, in seconds, and how often the `dense` and the `pruned` network ran.
     """
 
-    images: Any
-    latents: Any
-    seeds: list[int]
-    scheduler: str
-    timings: dict[str, float]
+    def __init__(self, images: Any, latents: Any, seeds: list[int], scheduler: str, timings: dict[str, float]):
+        self.images, self.latents, self.seeds = images, latents, seeds
+        self.scheduler, self.timings = scheduler, timings
+
+    def __repr__(self) -> str:
+        return f"PipelineOutput({len(self.images)} images, seeds={self.seeds}, scheduler={self.scheduler!r})"
 
 
 class Pipeline:

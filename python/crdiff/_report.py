@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import html
 import json
 from typing import Any
 
@@ -30,7 +28,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON object that the command line prints, as dicts and lists. Changing it changes nothing here."""
-        return copy.deepcopy(self._data)
+        return json.loads(json.dumps(self._data))
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -80,6 +78,8 @@ class _Report(Record):
         return self.__dict__["_native"].html()
 
     def _repr_html_(self) -> str:
+        import html
+
         page = None
         try:
             page = self.to_html()
