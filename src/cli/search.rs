@@ -148,7 +148,6 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     compiler.masks = engines.masks(&bound)?;
     let cache = Arc::new(PredictionCache::new(CACHED));
     let worker = |number: usize| engines.worker(number, &bound, &folder, &cache);
-    let model = compiler.digest();
     let visibility = if args.quiet || args.json.is_asked() { Visibility::Hidden } else { Visibility::Shown };
     let reporter = Reporter::new(args.json.is_asked(), visibility, &space, shots.len());
     let mut search = Search {
@@ -168,7 +167,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         )),
         other => other.into(),
     })?;
-    write(&args.output, &plan_file(&bound, &found, &model)?)?;
+    write(&args.output, &plan_file(&bound, &found)?)?;
     let plot = args.plot.clone().unwrap_or_else(|| beside("svg"));
     write(&plot, &svg(&found.records, dense(&found)))?;
     let best = found.records.iter().map(|record| record.scores.score).reduce(f64::max);

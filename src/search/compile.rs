@@ -32,6 +32,7 @@ use crate::{
     onnx::{self, DataType, OnnxError, WeightPolicy, WriteOptions},
     passes::{self, FedWeight, MaskForm, PassError, Recipe, Stamp},
     plan::{self, Located, Plan, PlanError, Target, Unets},
+    plan_cache,
     rules::{Change, Edit, EditSet, Edits, Mask, Pool, Structure, Ties, WeightEdit},
 };
 
@@ -42,7 +43,9 @@ const PREFIX: &str = ".crdiff-trial-";
 
 /// Compiles trials of one model.
 pub struct Compiler {
-    /// The model whose weights the trials share.
+    /// The model.
+    source: PathBuf,
+    /// The model whose weights the trials share: it, or a copy.
     model: PathBuf,
     /// How trials' graphs have their masks. With [`MaskForm::Fed`] one graph serves trial after trial while they bypass and
     /// mask the same; masks that are no float32 matrices are stored all the same, because engines rearrange kernels and
@@ -137,6 +140,7 @@ impl Compiler {
         let findings = Analysis::of(&graph).findings();
         let pools = FxHashMap::default();
         Ok(Self {
+            source: path,
             model,
             masks: MaskForm::Stored,
             templates: FxHashMap::default(),
@@ -155,19 +159,16 @@ impl Compiler {
         Analysis::with(&self.graph, Arc::clone(&self.findings))
     }
 
-    /// Returns a digest of the model: its structure, and the sizes of its files.
-    pub fn digest(&self) -> String {
+    /// Returns a digest of the model: its structure as the file has it, and its weights. They are read once; the user's
+    /// cache has the digest until a file changes.
+    ///
+    /// # Errors
+    /// [`SearchError`] if the model cannot be read.
+    pub fn digest(&self) -> Result<String, SearchError> {
         let mut hash = Sha256::new();
         hash.update(self.graph.structure_digest());
-        let folder = self.model.parent().unwrap_or(Path::new("/"));
-        let stem = self.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let data = ["onnx_data", "onnx.data", "data"].map(|end| folder.join(format!("{stem}.{end}")));
-        for path in data.iter().chain([&self.model]) {
-            if let Ok(metadata) = path.metadata() {
-                hash.update(metadata.len().to_le_bytes());
-            }
-        }
-        hex(&hash.finalize())
+        hash.update(plan_cache::digest(&self.source, &|_| ())?);
+        Ok(hex(&hash.finalize()))
     }
 
     /// Returns the edits that `plan` means for the model.

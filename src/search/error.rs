@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::space::SpaceError;
-use crate::{compile::CompileError, diffusion::PipelineError, engine::EngineError, onnx::OnnxError};
+use crate::{
+    compile::CompileError, diffusion::PipelineError, engine::EngineError, onnx::OnnxError,
+    plan_cache::PlanCacheError,
+};
 
 /// Why a search could not go on. `Display` says what is wrong, where, and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,9 @@ pub enum SearchError {
     /// The model cannot be read.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
+    /// The model's digest cannot be had.
+    #[error(transparent)]
+    PlanCache(#[from] PlanCacheError),
     /// An image could not be scored.
     #[error("{objective}: {what}")]
     Objective {

@@ -14,7 +14,7 @@ use super::{
 ///
 /// # Errors
 /// [`SearchError`] if no trial worked.
-pub fn plan_file(bound: &Bound<'_>, found: &Found, model: &str) -> Result<String, SearchError> {
+pub fn plan_file(bound: &Bound<'_>, found: &Found) -> Result<String, SearchError> {
     let best = found.best().ok_or_else(|| {
         let what = found.records.last().and_then(|record| record.scores.failed.clone()).unwrap_or_default();
         SearchError::AllFailed { trials: found.records.len() as u64, what }
@@ -25,7 +25,7 @@ pub fn plan_file(bound: &Bound<'_>, found: &Found, model: &str) -> Result<String
     let Space { seed, strategy, .. } = bound.space;
     let mut text = format!(
         "# Found by crdiff search {}.\n# score: {} (trial {} of {}; dense: {})\n# strategy: {}, seed {seed}\n\
-         # space: {}\n# model: {model}\n",
+         # space: {}\n# model: {}\n",
         env!("CARGO_PKG_VERSION"),
         best.scores.score,
         best.trial,
@@ -33,6 +33,7 @@ pub fn plan_file(bound: &Bound<'_>, found: &Found, model: &str) -> Result<String
         found.dense.score,
         strategy.name(),
         bound.space.digest(),
+        found.model,
     );
     if let Value::Object(values) = &best.values {
         for (name, value) in values {

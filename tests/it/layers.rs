@@ -26,7 +26,19 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("deploy", &["analysis", "diffusion", "engine", "hex", "ir", "onnx", "passes", "plan"]),
     (
         "search",
-        &["analysis", "compile", "diffusion", "engine", "hex", "ir", "onnx", "passes", "plan", "rules"],
+        &[
+            "analysis",
+            "compile",
+            "diffusion",
+            "engine",
+            "hex",
+            "ir",
+            "onnx",
+            "passes",
+            "plan",
+            "plan_cache",
+            "rules",
+        ],
     ),
     (
         "cli",

@@ -73,6 +73,8 @@ pub struct Times {
 /// The result of a search.
 #[derive(Clone, Debug)]
 pub struct Found {
+    /// The digest of the model.
+    pub model: String,
     /// Its trials.
     pub records: Vec<Record>,
     /// The score of the dense pipeline.
@@ -101,7 +103,7 @@ impl Search<'_> {
             journal: FORMAT,
             crdiff: env!("CARGO_PKG_VERSION").to_string(),
             space: space.digest(),
-            model: self.compiler.digest(),
+            model: self.compiler.digest()?,
             strategy: space.strategy.name().to_string(),
             seed: space.seed,
             pictures: self.shots.len(),
@@ -123,6 +125,7 @@ impl Search<'_> {
         let started = Instant::now();
         let (jobs, stop, shots, worker) = (self.jobs.max(1), self.stop, self.shots, self.worker);
         let mut found = Found {
+            model: header.model.clone(),
             records: kept.records,
             dense: Scores::failed("it was not run"),
             times: Times { jobs, ..Times::default() },

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use onnx_protobuf::ModelProto;
+use protobuf::Message;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -184,6 +186,24 @@ fn a_journal_belongs_to_its_search() {
     let refused = run(&folder, "-q --trials 1");
     assert_eq!(refused.status.code(), Some(2));
     assert!(stderr(&refused).contains("it is of format 1, which crdiff"), "{}", stderr(&refused));
+    // Another training of the same network: one weight differs.
+    fs::write(folder.path().join("plan.journal.jsonl"), journal).unwrap();
+    let path = folder.path().join("sd15/unet/model.onnx");
+    let mut model = ModelProto::parse_from_bytes(&fs::read(&path).unwrap()).unwrap();
+    let weights = &mut model.graph.as_mut().unwrap().initializer;
+    let weight = weights.iter_mut().find(|weight| weight.dims.len() == 2).unwrap();
+    weight.raw_data.as_mut().unwrap()[0] ^= 1;
+    let original = fs::read(&path).unwrap();
+    fs::write(&path, model.write_to_bytes().unwrap()).unwrap();
+    let refused = run(&folder, "-q --trials 1");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        stderr(&refused).contains("plan.journal.jsonl: it is of a search with another model"),
+        "{}",
+        stderr(&refused)
+    );
+    fs::write(&path, original).unwrap();
+    done(run(&folder, "-q --trials 1"));
     let one = done(run(&folder, "--trials 1 -o cat.yaml --prompt cat"));
     assert!(one.contains("cat.yaml"));
     assert!(read(&folder, "cat.journal.jsonl").contains("\"pictures\":1"));
