@@ -33,10 +33,10 @@ pub enum Networks {
 
 impl Networks {
     /// Returns the networks, the dense one first.
-    pub(super) fn into_unets(self) -> Vec<Box<Unet>> {
+    pub(super) fn into_unets(self) -> Vec<Unet> {
         match self {
-            Self::One(unet) => vec![unet],
-            Self::Pair { dense, pruned } => vec![dense, pruned],
+            Self::One(unet) => vec![*unet],
+            Self::Pair { dense, pruned } => vec![*dense, *pruned],
         }
     }
 }

@@ -87,12 +87,11 @@ impl Syntax for AttentionRule {
     }
 }
 
+/// `windows` and `shift`.
+type WindowKeys = (Option<Located<Size>>, Option<Located<f64>>);
+
 /// Reads the keys that `map: window` alone has.
-fn windows(
-    rule: &Fields<'_>,
-    map: Option<Map>,
-    problems: &mut Vec<Problem>,
-) -> Option<(Option<Located<Size>>, Option<Located<f64>>)> {
+fn windows(rule: &Fields<'_>, map: Option<Map>, problems: &mut Vec<Problem>) -> Option<WindowKeys> {
     let of_windows = map == Some(Map::Window);
     for key in ["windows", "shift"] {
         if let Some((key, _)) = rule.entry(key).filter(|_| map.is_some() && !of_windows) {

@@ -52,7 +52,7 @@ pub struct Pipeline {
     fed: Arc<Fed>,
     networks: Option<Networks>,
     /// Networks that are loaded, but not of this run.
-    idle: Vec<Box<Unet>>,
+    idle: Vec<Unet>,
     cache: Option<Arc<PredictionCache>>,
     /// The sizes that the networks were loaded for, where that matters.
     fitted: Option<shapes::Sizes>,

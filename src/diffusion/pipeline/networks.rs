@@ -121,7 +121,7 @@ impl Pipeline {
                     if *path != self.dense {
                         self.loading_given += self.loading - before;
                     }
-                    Box::new(Unet::fed(session, path, fed, LoadedFor::of(options))?)
+                    Unet::fed(session, path, fed, LoadedFor::of(options))?
                 }
             };
             unets.push(unet);
@@ -129,7 +129,7 @@ impl Pipeline {
         self.idle = idle;
         self.fitted = sizes;
         let none = || PipelineError::Request("there is no network to run".to_string());
-        let mut unets = unets.into_iter();
+        let mut unets = unets.into_iter().map(Box::new);
         let dense = unets.next().ok_or_else(none)?;
         Ok(match unets.next() {
             None => Networks::One(dense),

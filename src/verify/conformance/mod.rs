@@ -215,8 +215,10 @@ pub fn verify(
     for (at, id) in original.node_ids().enumerate() {
         order[id.index()] = at;
     }
-    for (node, (_, before)) in &templates.nodes {
-        order[node.index()] = order[before.index()];
+    for id in expected.node_ids() {
+        if let Some((_, before)) = templates.nodes.get(&id) {
+            order[id.index()] = order[before.index()];
+        }
     }
     let stamp = Stamp::of(original, compiled);
     let forms = match required {

@@ -192,7 +192,7 @@ fn a_journal_belongs_to_its_search() {
     let mut model = ModelProto::parse_from_bytes(&fs::read(&path).unwrap()).unwrap();
     let weights = &mut model.graph.as_mut().unwrap().initializer;
     let weight = weights.iter_mut().find(|weight| weight.dims.len() == 2).unwrap();
-    weight.raw_data.as_mut().unwrap()[0] ^= 1;
+    weight.raw_data[0] ^= 1;
     let original = fs::read(&path).unwrap();
     fs::write(&path, model.write_to_bytes().unwrap()).unwrap();
     let refused = run(&folder, "-q --trials 1");
