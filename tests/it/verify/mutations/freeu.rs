@@ -29,8 +29,7 @@ fn skip_connections() {
         set_float(tensor, half - 1, 1.0);
     });
     bench.find("the other resolution's", "", BLOCK, |m| {
-        let share =
-            graph(m).node.iter().filter(|n| n.name().starts_with(&node_of("Div"))).next_back().unwrap();
+        let share = graph(m).node.iter().rfind(|n| n.name().starts_with(&node_of("Div"))).unwrap();
         let share = share.name().to_string();
         set_float(operand(m, &share, 0), 0, 0.9 - 1.0);
     });

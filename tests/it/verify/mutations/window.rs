@@ -21,8 +21,7 @@ fn windows() {
         });
     }
     bench.find("the other way back", "", ATTENTION, |m| {
-        let last =
-            graph(m).node.iter().filter(|n| n.name().starts_with(&node_of("Sub"))).next_back().unwrap();
+        let last = graph(m).node.iter().rfind(|n| n.name().starts_with(&node_of("Sub"))).unwrap();
         let name = last.name().to_string();
         node(m, &name).input.swap(0, 1);
     });
