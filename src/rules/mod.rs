@@ -196,6 +196,7 @@ struct Words {
     example: &'static str,
     always: bool,
     read: fn(SourceSpan, &Node, &mut Vec<Problem>) -> Option<Rule>,
+    #[cfg_attr(not(feature = "runner"), expect(dead_code, reason = "searches ask"))]
     is_choice: fn(&Analysis<'_>, ModuleId) -> bool,
 }
 

@@ -31,6 +31,7 @@ mod interrupt;
 mod layers;
 mod mistakes;
 mod onnx_write;
+#[cfg(feature = "runner")]
 mod packages;
 #[cfg(feature = "runner")]
 mod pipelines;

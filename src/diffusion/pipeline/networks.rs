@@ -47,7 +47,7 @@ impl Pipeline {
     }
 
     /// Takes what images have in common from `cache` from now on, and keeps all of the pipeline's own models loaded from
-    /// run to run, but for text encoders with [`MemoryMode::Low`]. Runs on a device look up their texts alone.
+    /// run to run, but for text encoders with [`MemoryMode::Low`](crate::engine::MemoryMode::Low). Runs on a device look up their texts alone.
     pub fn set_cache(&mut self, cache: Arc<PredictionCache>) {
         self.cache = Some(cache);
     }

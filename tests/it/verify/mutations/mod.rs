@@ -7,6 +7,7 @@ mod freeu;
 mod fused;
 mod harmless;
 mod interface;
+#[cfg(feature = "runner")]
 mod per_row;
 mod temperature;
 mod tensors;
