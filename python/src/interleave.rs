@@ -24,7 +24,7 @@ use crate::{
     engine::EngineOptions,
     failure::Failure,
     input::Plan,
-    pipeline::{place, plan_cache},
+    pipeline::{networks, place},
     work::work,
 };
 
@@ -65,12 +65,7 @@ impl Interleave {
         let plan = plan.map(|plan| plan.0.clone());
         work(py, listener.as_ref(), |observer| {
             let place = place(compiled)?;
-            let Compiled { unets, dense } = match &plan {
-                None => Compiled::of(Unets::Dense),
-                Some(plan) => {
-                    plan_cache(place, engine.masks(), observer, |cache| cache.networks(&model, plan))?
-                }
-            };
+            let Compiled { unets, dense } = networks(&model, plan.as_ref(), place, engine.masks(), observer)?;
             let weight = match &plan {
                 Some(plan) if unets.are_mixed() => plan.amplify.constant().ok(),
                 _ => Some(1.0),

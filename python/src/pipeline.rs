@@ -2,7 +2,7 @@
 
 use std::{
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError, atomic::Ordering},
 };
 
@@ -54,7 +54,7 @@ struct Asked {
 }
 
 /// The cache of compiled plans at `place`.
-pub fn plan_cache<T>(
+fn plan_cache<T>(
     place: Place,
     masks: MaskForm,
     observer: &Observer<'_>,
@@ -68,6 +68,20 @@ pub fn plan_cache<T>(
         notice: &|what| observer.tell("notice", Told::Text(what.to_string())),
     };
     Ok(then(&cache)?)
+}
+
+/// Returns the networks that `plan` makes of `model`: without a plan, the dense one.
+pub fn networks(
+    model: &Path,
+    plan: Option<&crdiff::plan::Plan>,
+    place: Place,
+    masks: MaskForm,
+    observer: &Observer<'_>,
+) -> Result<Compiled, Failure> {
+    match plan {
+        None => Ok(Compiled::of(Unets::Dense)),
+        Some(plan) => plan_cache(place, masks, observer, |cache| cache.networks(model, plan)),
+    }
 }
 
 /// Where compiled plans are kept.
@@ -141,12 +155,7 @@ impl Pipeline {
         work(py, listener.as_ref(), |observer| {
             let place = place(compiled)?;
             let opened = Folder::open(&folder).map_err(Failure::pipeline)?;
-            let networks = match &plan {
-                None => Compiled::of(Unets::Dense),
-                Some(plan) => {
-                    plan_cache(place, engine.masks(), observer, |cache| cache.networks(&opened.unet(), plan))?
-                }
-            };
+            let networks = networks(&opened.unet(), plan.as_ref(), place, engine.masks(), observer)?;
             let runtime = plan.as_ref().map_or_else(Runtime::default, |plan| plan.runtime.clone());
             let (chosen, options) = engine.open(&runtime)?;
             let mixes = networks.unets.are_mixed();

@@ -13,6 +13,7 @@ use crate::{
         Analysis,
         attention::{Attention, Windows},
         modules::ModuleId,
+        skip::Illegal,
     },
     plan::{
         Located, PlanError, Problem, Selector,
@@ -134,36 +135,29 @@ impl RuleKind for AttentionRule {
 
     fn resolve(&self, model: &Model<'_>, errors: &mut Vec<PlanError>) -> Vec<Change> {
         let analysis = model.analysis;
-        let mut changes = Vec::new();
-        for (at, module, attentions) in selected(model, &self.modules, errors) {
-            let path = &analysis.modules.get(module).path;
-            let edits = attentions.iter().map(|attention| match self.map {
+        let edits = |attention: &Attention| {
+            let edit = match self.map {
                 Map::Identity => attention.identity(analysis.graph, &analysis.shapes).map(Edit::Redirect),
                 Map::Mean => attention.mean_queries(analysis).map(Edit::Splice),
                 Map::Window => attention.windowed(analysis, self.divided()).map(Edit::Splice),
-            });
-            match edits.collect::<Result<Vec<_>, _>>() {
-                Ok(edits) => changes.push(Change {
-                    rule: Self::NAME,
-                    span: self.span,
-                    subject: path.clone(),
-                    module: Some(module),
-                    how: ("map", self.how()),
-                    done: "attention",
-                    undone: "still has its attention map",
-                    fate: Fate::Changed,
-                    note: self.windows.map(|windows| {
-                        format!(
-                            "only at sizes at which its height and width are multiples of {}",
-                            windows.value
-                        )
-                    }),
-                    edits,
-                }),
-                Err(illegal) => errors.push(PlanError::not_editable(model.source, at, path, illegal)),
-            }
-        }
-        changes
+            };
+            Ok(vec![edit?])
+        };
+        let change = |subject: String, module: ModuleId, edits: Vec<Edit>| Change {
+            rule: Self::NAME,
+            span: self.span,
+            subject,
+            module: Some(module),
+            how: ("map", self.how()),
+            done: "attention",
+            undone: "still has its attention map",
+            fate: Fate::Changed,
+            note: self.windows.map(|windows| {
+                format!("only at sizes at which its height and width are multiples of {}", windows.value)
+            }),
+            edits,
+        };
+        changes(model, &self.modules, edits, change, errors)
     }
 }
 
@@ -190,8 +184,29 @@ pub(super) fn is_one(analysis: &Analysis<'_>, module: ModuleId) -> bool {
     analysis.attentions.all.iter().any(|attention| attention.module(&analysis.modules) == module)
 }
 
+/// Returns a change for each module that `selector` selects, with the edits of all of its attentions. A module that is no
+/// attention, or has one that cannot be edited, is an error.
+pub(super) fn changes(
+    model: &Model<'_>,
+    selector: &Selector,
+    edits: impl Fn(&Attention) -> Result<Vec<Edit>, Illegal>,
+    change: impl Fn(String, ModuleId, Vec<Edit>) -> Change,
+    errors: &mut Vec<PlanError>,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (at, module, attentions) in selected(model, selector, errors) {
+        let path = &model.analysis.modules.get(module).path;
+        let edits = attentions.into_iter().map(&edits).collect::<Result<Vec<_>, _>>();
+        match edits {
+            Ok(edits) => changes.push(change(path.clone(), module, edits.concat())),
+            Err(illegal) => errors.push(PlanError::not_editable(model.source, at, path, illegal)),
+        }
+    }
+    changes
+}
+
 /// Returns the modules that `selector` means and their attentions. A module that is no attention is an error.
-pub(super) fn selected<'a>(
+fn selected<'a>(
     model: &Model<'a>,
     selector: &Selector,
     errors: &mut Vec<PlanError>,

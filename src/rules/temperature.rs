@@ -107,27 +107,20 @@ impl RuleKind for TemperatureRule {
     }
 
     fn resolve(&self, model: &Model<'_>, errors: &mut Vec<PlanError>) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for (at, module, attentions) in attention::selected(model, &self.modules, errors) {
-            let path = &model.analysis.modules.get(module).path;
-            let edits = attentions.iter().map(|attention| self.edits(model.analysis, attention));
-            match edits.collect::<Result<Vec<_>, _>>() {
-                Ok(edits) => changes.push(Change {
-                    rule: Self::NAME,
-                    span: self.span,
-                    subject: path.clone(),
-                    module: Some(module),
-                    how: self.how(),
-                    done: "temperature",
-                    undone: "has the temperature that it had",
-                    fate: Fate::Changed,
-                    note: None,
-                    edits: edits.concat(),
-                }),
-                Err(illegal) => errors.push(PlanError::not_editable(model.source, at, path, illegal)),
-            }
-        }
-        changes
+        let edits = |attention: &Attention| self.edits(model.analysis, attention);
+        let change = |subject: String, module: ModuleId, edits: Vec<Edit>| Change {
+            rule: Self::NAME,
+            span: self.span,
+            subject,
+            module: Some(module),
+            how: self.how(),
+            done: "temperature",
+            undone: "has the temperature that it had",
+            fate: Fate::Changed,
+            note: None,
+            edits,
+        };
+        attention::changes(model, &self.modules, edits, change, errors)
     }
 }
 
