@@ -1,5 +1,6 @@
 //! Objectives: scorers of images.
 
+mod clip;
 mod combine;
 mod command;
 mod onnx;
@@ -58,6 +59,7 @@ pub fn open(
         ObjectiveSpec::Command(spec) => Box::new(command::Command::new(spec, folder)),
         ObjectiveSpec::Serve(spec) => Box::new(serve::Serve::new(spec, folder)),
         ObjectiveSpec::Onnx(spec) => graph(spec)?,
+        ObjectiveSpec::Clip(path) => graph(&clip::spec(path, folder)?)?,
         ObjectiveSpec::Mean(parts) => Box::new(combine::open(parts, combine::How::Mean, folder, graph)?),
         ObjectiveSpec::Min(parts) => Box::new(combine::open(parts, combine::How::Min, folder, graph)?),
     })
@@ -71,6 +73,7 @@ pub fn check(spec: &ObjectiveSpec, folder: &Path, graph: OpenGraph<'_>) -> Resul
     match spec {
         ObjectiveSpec::Command(spec) | ObjectiveSpec::Serve(spec) => command::find(spec, folder),
         ObjectiveSpec::Onnx(spec) => graph(spec).map(drop),
+        ObjectiveSpec::Clip(path) => graph(&clip::spec(path, folder)?).map(drop),
         ObjectiveSpec::Mean(parts) | ObjectiveSpec::Min(parts) => {
             parts.iter().try_for_each(|part| check(&part.objective, folder, graph))
         }

@@ -7,7 +7,7 @@ use tokenizers::Tokenizer;
 use super::{Objective, Picture, Scored, resample::resize};
 use crate::{
     diffusion::{text::ClipTokenizer, vae::Image},
-    engine::{Engine, HostTensor, Session, SessionOptions, TensorInfo},
+    engine::{Engine, EngineKind, HostTensor, Session, SessionOptions, TensorInfo},
     search::{
         SearchError,
         space::{ChannelOrder, Crop, ImageSpec, OnnxSpec, Resize, TextSpec},
@@ -54,7 +54,15 @@ pub fn open_graph(
     let text = spec.text.as_ref().map(|text| {
         let ids = input(&text.input)?;
         let mask = text.mask.as_deref().map(input).transpose()?;
-        Ok::<_, SearchError>(Text { tokens: Tokens::open(text, folder)?, ids, mask })
+        let is_padded = !text.unpadded || ids.fixed_dim(1).is_some();
+        // CLIPs look for the end of a prompt with ArgMax, and padding is more of the same token. Of equal values rten takes
+        // the last one.
+        if text.unpadded && is_padded && engine.kind() == EngineKind::Rten {
+            let what = "it takes one number of tokens, which rten cannot run; run it in ONNX Runtime, or export it with dynamic \
+                        axes";
+            return Err(failed(what.to_string()));
+        }
+        Ok::<_, SearchError>(Text { tokens: Tokens::open(text, folder)?, ids, mask, is_padded })
     });
     let text = text.transpose()?;
     let fed = 1 + text.as_ref().map_or(0, |text| 1 + usize::from(text.mask.is_some()));
@@ -63,14 +71,22 @@ pub fn open_graph(
             format!("the space feeds {fed} of its inputs; all of {} are needed", listed(session.inputs()));
         return Err(failed(what));
     }
-    let output = match (&spec.output, session.outputs()) {
-        (Some(name), outputs) if outputs.iter().any(|output| output.name == *name) => name.clone(),
-        (None, [one]) => one.name.clone(),
-        (_, outputs) => {
+    let outputs = session.outputs();
+    let named = |key: &str, name: &String| match outputs.iter().any(|output| output.name == *name) {
+        true => Ok(name.clone()),
+        false => Err(failed(format!("`{key}` must name one of its outputs: {}", listed(outputs)))),
+    };
+    let score = match (&spec.cosine, &spec.output, outputs) {
+        (Some(two), ..) => {
+            Score::Cosine(two.iter().map(|name| named("cosine", name)).collect::<Result<_, _>>()?)
+        }
+        (None, Some(name), _) => Score::Output(named("output", name)?),
+        (None, None, [one]) => Score::Output(one.name.clone()),
+        (None, None, _) => {
             return Err(failed(format!("`output` must name one of its outputs: {}", listed(outputs))));
         }
     };
-    Ok(Box::new(Graph { path, session, spec: spec.clone(), image, text, output }))
+    Ok(Box::new(Graph { path, session, spec: spec.clone(), image, text, score }))
 }
 
 struct Graph {
@@ -79,7 +95,15 @@ struct Graph {
     spec: OnnxSpec,
     image: TensorInfo,
     text: Option<Text>,
-    output: String,
+    score: Score,
+}
+
+/// The outputs that make the score.
+enum Score {
+    /// One that is the score.
+    Output(String),
+    /// Two whose cosine is it.
+    Cosine(Vec<String>),
 }
 
 /// How the prompt is fed.
@@ -87,6 +111,8 @@ struct Text {
     tokens: Tokens,
     ids: TensorInfo,
     mask: Option<TensorInfo>,
+    /// Whether padding is fed.
+    is_padded: bool,
 }
 
 impl Objective for Graph {
@@ -97,7 +123,12 @@ impl Objective for Graph {
             image_tensor(picture.image, &self.spec.image).map_err(failed)?.cast(self.image.data_type)?;
         let mut fed = vec![(self.image.name.clone(), image)];
         if let Some(text) = &self.text {
-            let (ids, mask) = text.tokens.encode(picture.prompt).map_err(failed)?;
+            let (mut ids, mut mask) = text.tokens.encode(picture.prompt).map_err(failed)?;
+            if !text.is_padded {
+                let real = mask.iter().take_while(|real| **real == 1).count();
+                ids.truncate(real);
+                mask.truncate(real);
+            }
             let row = |values: Vec<i64>, info: &TensorInfo| -> Result<_, SearchError> {
                 let tensor = HostTensor::new([1, values.len()], values)?.cast(info.data_type)?;
                 Ok((info.name.clone(), tensor))
@@ -109,20 +140,43 @@ impl Objective for Graph {
         }
         let inputs: Vec<(&str, &HostTensor)> =
             fed.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        let outputs = self.session.run(&inputs, Some(&[&self.output]))?;
-        let Some((_, output)) = outputs.first() else { return Err(failed("it gave no output".to_string())) };
-        match output.to_f32().as_slice() {
-            [score] if score.is_finite() => {
-                Ok(Scored::of(f64::from(*score) * self.spec.scale + self.spec.offset))
+        let names: Vec<&str> = match &self.score {
+            Score::Output(name) => vec![name],
+            Score::Cosine(names) => names.iter().map(String::as_str).collect(),
+        };
+        let outputs = self.session.run(&inputs, Some(&names))?;
+        let values: Vec<_> = outputs.iter().map(|(_, output)| output.to_f32()).collect();
+        let score = match (&self.score, values.as_slice(), outputs.first()) {
+            (Score::Output(_), [one], _) if one.len() == 1 => {
+                one.first().map_or(f64::NAN, |one| f64::from(*one))
             }
-            [score] => Err(failed(format!("its score is {score}"))),
-            _ => Err(failed(format!(
-                "output `{}` has dimensions {:?}; a score is one number",
-                self.output,
-                output.dims()
-            ))),
+            (Score::Output(name), _, Some((_, output))) => {
+                let dims = output.dims();
+                return Err(failed(format!(
+                    "output `{name}` has dimensions {dims:?}; a score is one number"
+                )));
+            }
+            (Score::Cosine(_), [one, other], _) if one.len() == other.len() => cosine(one, other),
+            (Score::Cosine(names), ..) => {
+                let dims: Vec<_> = outputs.iter().map(|(_, output)| output.dims()).collect();
+                let names = names.join("` and `");
+                return Err(failed(format!(
+                    "outputs `{names}` have dimensions {dims:?}; a cosine is of two vectors"
+                )));
+            }
+            (Score::Output(_), ..) => return Err(failed("it gave no output".to_string())),
+        };
+        match score.is_finite() {
+            true => Ok(Scored::of(score * self.spec.scale + self.spec.offset)),
+            false => Err(failed(format!("its score is {score}"))),
         }
     }
+}
+
+/// Returns the cosine of the angle between two vectors.
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 /// Returns an image as a scorer sees it: resized, cut, scaled to 0..1, normalised.
@@ -167,6 +221,15 @@ fn image_tensor(image: &Image, spec: &ImageSpec) -> Result<HostTensor, String> {
     HostTensor::new(dims, values).map_err(|e| e.to_string())
 }
 
+/// Returns whether the tokenizer in `folder` is CLIP's, by its files or by what its config says.
+fn is_clip(folder: &Path) -> bool {
+    let config = std::fs::read_to_string(folder.join("tokenizer_config.json")).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();
+    let class = config.get("tokenizer_class").and_then(|class| class.as_str()).unwrap_or_default();
+    class.starts_with("CLIPTokenizer")
+        || folder.join("vocab.json").exists() && folder.join("merges.txt").exists()
+}
+
 /// A tokenizer.
 enum Tokens {
     /// CLIP's.
@@ -179,7 +242,7 @@ impl Tokens {
     fn open(spec: &TextSpec, folder: &Path) -> Result<Self, SearchError> {
         let folder = folder.join(&spec.tokenizer);
         let failed = |what: String| SearchError::objective(&folder.display().to_string(), what);
-        if folder.join("vocab.json").exists() && folder.join("merges.txt").exists() {
+        if is_clip(&folder) {
             let clip = ClipTokenizer::open(&folder)?;
             return match spec.length {
                 Some(length) if length != clip.length() => Err(failed(format!(

@@ -21,6 +21,8 @@ pub enum ObjectiveSpec {
     Serve(CommandSpec),
     /// A graph.
     Onnx(Box<OnnxSpec>),
+    /// The cosine of image and prompt by a CLIP: its export's folder, or the graph.
+    Clip(PathBuf),
     /// The weighted mean of several.
     Mean(Vec<Part>),
     /// The least of several.
@@ -69,6 +71,9 @@ pub struct OnnxSpec {
     pub text: Option<TextSpec>,
     /// The output that has the score; the only one if it is `None`.
     pub output: Option<String>,
+    /// Two outputs whose cosine is the score, instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<[String; 2]>,
     /// The score is the output times this,
     pub scale: f64,
     /// plus this.
@@ -169,14 +174,17 @@ pub struct TextSpec {
     pub mask: Option<String>,
     /// How many tokens; the tokenizer's own number if it is `None`.
     pub length: Option<usize>,
+    /// Whether fewer are fed where the prompt has fewer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unpadded: bool,
 }
 
 const SECONDS: Range = Range::of("a number of seconds above 0", 0.001, 1e9);
 const DEFAULT_TIMEOUT: f64 = 120.0;
-const KINDS: [&str; 5] = ["command", "serve", "onnx", "mean", "min"];
+const KINDS: [&str; 6] = ["command", "serve", "onnx", "clip", "mean", "min"];
 const COMMAND: Form = Form::List(&Form::Text, "a program and its arguments");
 
-static ANY: [Key; 6] = keys! {
+static ANY: [Key; 7] = keys! {
     command: COMMAND,
         "A program that is run for each image and prints a number; `{image}` and `{prompt}` stand for the image's \
          path and its prompt.";
@@ -184,19 +192,22 @@ static ANY: [Key; 6] = keys! {
         "A program that is started once; it reads {\"image\": ..., \"prompt\": ...} a line and answers each with a \
          number a line.";
     onnx: Mapping(&ONNX), "A graph that scores an image, or an image and its prompt.";
+    clip: Text,
+        "How well an image matches its prompt, and nothing else, by a CLIP exported to ONNX: the folder of the export, or \
+         the graph in it.";
     mean: List(&Mapping(&PART), "a list of objectives"), "The weighted mean of several.";
     min: List(&Mapping(&PART), "a list of objectives"), "The least of several.";
     timeout: Number(SECONDS), "Seconds that an image may take, for `command` and `serve` [default: 120].";
 };
 
 section! {
-    /// How images are scored, by one of `command`, `serve`, `onnx`, `mean` and `min`.
+    /// How images are scored, by one of `command`, `serve`, `onnx`, `clip`, `mean` and `min`.
     pub(super) OBJECTIVE = "Objective", "an objective", with ANY;
     over: Word(&["mean", "min"]), "The mean of the images' scores, or the least [default: mean].";
 }
 
 section! {
-    /// A number beside the objective, by one of `command`, `serve`, `onnx`, `mean` and `min`.
+    /// A number beside the objective, by one of `command`, `serve`, `onnx`, `clip`, `mean` and `min`.
     pub(super) METRIC = "Metric", "a metric", with ANY;
 }
 
@@ -214,6 +225,7 @@ section! {
     image: Mapping(&IMAGE), "How an image becomes its input.";
     text: Mapping(&TEXT), "How the prompt becomes its inputs.";
     output: Text, "The output that has the score [default: the only one].";
+    cosine: Exactly(2, &Text), "Two outputs whose cosine is the score, instead of `output`.";
     scale: Number(Range::FINITE), "The score is the output times this [default: 1],";
     offset: Number(Range::FINITE), "plus this [default: 0].";
 }
@@ -266,6 +278,9 @@ fn objective(reader: &Reader<'_>, span: SourceSpan, problems: &mut Vec<Problem>)
         return onnx(&reader.section("onnx", problems)?, problems)
             .map(|spec| ObjectiveSpec::Onnx(Box::new(spec)));
     }
+    if kind == "clip" {
+        return reader.text("clip", problems).map(|path| ObjectiveSpec::Clip(path.into()));
+    }
     let items = reader.list(kind, problems)?;
     if is_program {
         let args = items.iter().map(|item| text(item, "an argument", problems)).collect::<Option<_>>()?;
@@ -300,6 +315,7 @@ fn onnx(reader: &Reader<'_>, problems: &mut Vec<Problem>) -> Option<OnnxSpec> {
             input: reader.text("input", problems).unwrap_or_else(|| "input_ids".to_string()),
             mask: reader.text("mask", problems),
             length: reader.count("length", problems),
+            unpadded: false,
         })
     });
     Some(OnnxSpec {
@@ -307,9 +323,23 @@ fn onnx(reader: &Reader<'_>, problems: &mut Vec<Problem>) -> Option<OnnxSpec> {
         image,
         text,
         output: reader.text("output", problems),
+        cosine: cosine(reader, problems),
         scale: reader.number("scale", problems).unwrap_or(1.0),
         offset: reader.number("offset", problems).unwrap_or(0.0),
     })
+}
+
+/// Reads `cosine`, beside which there is no `output`.
+fn cosine(reader: &Reader<'_>, problems: &mut Vec<Problem>) -> Option<[String; 2]> {
+    let (key, node) = reader.fields.entry("cosine")?;
+    if let Some((other, _)) = reader.fields.entry("output") {
+        let message = "the score is `output` or `cosine`, not both".to_string();
+        problems.push(Problem::conflict(message, None, key.span, other.span));
+        return None;
+    }
+    let items: &[Node; 2] = of_length(node, "`cosine`", "two outputs", problems)?;
+    let [first, second] = items;
+    Some([text(first, "an output", problems)?, text(second, "an output", problems)?])
 }
 
 fn image(reader: &Reader<'_>, problems: &mut Vec<Problem>) -> ImageSpec {
@@ -361,15 +391,26 @@ fn exactly<const N: usize>(
     range: Range,
     problems: &mut Vec<Problem>,
 ) -> Option<[f64; N]> {
-    let items = full(node, what, words, problems)?;
-    let Ok(items) = <&[Node; N]>::try_from(items) else {
-        let (expected, found) = (words.to_string(), format!("a list of {}", items.len()));
-        problems.push(Problem::OutOfRange { what, expected, found, at: node.span });
-        return None;
-    };
+    let items: &[Node; N] = of_length(node, what, words, problems)?;
     let mut numbers = [0.0; N];
     for (number, item) in numbers.iter_mut().zip(items) {
         *number = range.read(item, what, problems)?;
     }
     Some(numbers)
+}
+
+/// Reads a list of so many items.
+fn of_length<'a, const N: usize>(
+    node: &'a Node,
+    what: &'static str,
+    words: &'static str,
+    problems: &mut Vec<Problem>,
+) -> Option<&'a [Node; N]> {
+    let items = full(node, what, words, problems)?;
+    let found = <&[Node; N]>::try_from(items).ok();
+    if found.is_none() {
+        let (expected, found) = (words.to_string(), format!("a list of {}", items.len()));
+        problems.push(Problem::OutOfRange { what, expected, found, at: node.span });
+    }
+    found
 }

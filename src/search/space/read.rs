@@ -67,31 +67,19 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// How an objective is named that is the CLIP in a folder: `clip:FOLDER`.
+/// How an objective is named that is the CLIP at a path: `clip:FOLDER`.
 const CLIP: &str = "clip:";
 
-/// The similarity of image and prompt by a CLIP as `optimum-cli export onnx --task zero-shot-image-classification` writes
-/// it. Its logits are a hundred times the cosine.
-const CLIP_OBJECTIVE: &str = "objective:
-  onnx:
-    model: model.onnx
-    image: { input: pixel_values, resize: 224, resample: bicubic, crop: 224,
-             mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711] }
-    text: { tokenizer: ., input: input_ids, mask: attention_mask }
-    output: logits_per_image
-    scale: 0.01
-";
-
 /// Reads the objective of a space, or of a file that has nothing else, and the folder that its paths start from. A `path`
-/// of the form `clip:FOLDER` is the CLIP in that folder.
+/// of the form `clip:FOLDER` is the objective `clip`, from the current folder.
 ///
 /// # Errors
 /// The same as of [`load`].
 pub fn load_objective(path: &Path) -> Result<(ObjectiveSpec, PathBuf), SpaceError> {
-    let (text, folder) = match path.to_str().and_then(|name| name.strip_prefix(CLIP)) {
-        Some(folder) => (CLIP_OBJECTIVE.to_string(), Path::new(folder)),
-        None => (text(path)?, folder_of(path)),
-    };
+    if let Some(clip) = path.to_str().and_then(|name| name.strip_prefix(CLIP)) {
+        return Ok((ObjectiveSpec::Clip(clip.into()), PathBuf::from(".")));
+    }
+    let (text, folder) = (text(path)?, folder_of(path));
     let source = PlanSource::new(&path.display().to_string(), &text);
     let root = read(&text).map_err(|problem| PlanError::new(&source, problem))?;
     let mut problems = Vec::new();

@@ -351,6 +351,33 @@ fn a_run_is_refined_by_an_objective() {
     assert_eq!(again, pixels(&folder, "best.png"), "the picture carries the w that was kept");
 }
 
+/// A CLIP by its folder scores runs and searches (its numbers: objectives.rs).
+#[test]
+fn a_clip_scores_runs_and_searches() {
+    let clip = repository().join("fixtures/clip");
+    let objective = format!("objective: {{ clip: {} }}", clip.display());
+    let folder = prepared(SPACE.split("objective:").next().unwrap());
+    let space = read(&folder, "space.yaml") + &objective;
+    fs::write(folder.path().join("space.yaml"), space).unwrap();
+    fs::write(folder.path().join("plan.yaml"), "version: 1\ncrdiff: { down: 0.4 }\n").unwrap();
+    let refine = "run sd15 --engine rten --plan plan.yaml --size 32x40 --steps 1 --prompt cat --refine 1";
+    let refine = format!("{refine} --json --objective clip:{} -o best.png", clip.display());
+    let scores = |printed: &str, event: &str| -> Vec<f64> {
+        let events = printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let of = events.filter(|told| told["event"] == event).flat_map(|told| match told.get("tried") {
+            Some(tried) => tried.as_array().unwrap().clone(),
+            None => vec![told],
+        });
+        of.map(|told| told["score"].as_f64().unwrap()).collect()
+    };
+    let refined = scores(&done(crdiff(&folder, &refine).output().unwrap()), "refined");
+    let searched = scores(&done(run(&folder, "--trials 2 --json")), "trial");
+    for found in [refined, searched] {
+        assert!(found.len() == 2 && found[0] != found[1] && found.iter().all(|x| x.abs() < 1.0), "{found:?}");
+    }
+    assert!(done(run(&folder, "--dry-run")).contains("a trial: 2 images"));
+}
+
 fn pixels(folder: &TempDir, name: &str) -> (u32, u32, Vec<u8>) {
     let file = std::io::BufReader::new(fs::File::open(folder.path().join(name)).unwrap());
     let mut reader = png::Decoder::new(file).read_info().unwrap();

@@ -5,11 +5,13 @@ use std::{fs, path::Path};
 use crdiff::{
     diffusion::vae::Image,
     engine::{Engine, OrtEngine, RtenEngine, SessionOptions, TensorData, io::read_npz},
+    onnx::proto::{ModelProto, tensor_shape_proto::dimension::Value::DimValue, type_proto},
     search::{
         objective::{self, Objective, Picture, open_graph, resample::resize},
         space::{self, ObjectiveSpec, Resample, Space},
     },
 };
+use prost::Message;
 use serde_json::Value;
 
 use crate::common::ort::ort_library;
@@ -120,6 +122,94 @@ fn a_graph_must_have_what_the_space_names() {
     assert!(refused(", mask: attention_mask", "").contains("the space feeds 2 of its inputs"));
     assert!(refused("scale: 2", "output: logits").contains("`output` must name one of its outputs: `score`"));
     assert!(refused("scorer.onnx", "none.onnx").contains("none.onnx"));
+}
+
+/// fixtures/clip as transformers saves it, and with the files of older releases, its graph in a folder of its own.
+#[test]
+fn a_clip_scores_as_in_transformers() {
+    let cosines = fs::read_to_string(fixtures().join("clip/cosines.json")).unwrap();
+    let cosines: Vec<Value> = serde_json::from_str(&cosines).unwrap();
+    assert_eq!(cosines.len(), 6);
+    let older = tempfile::tempdir().unwrap();
+    let older = older.path();
+    fs::create_dir_all(older.join("clip/onnx")).unwrap();
+    for (from, to) in [
+        ("clip/model.onnx", "clip/onnx/model.onnx"),
+        ("clip/preprocessor_config.json", "clip/preprocessor_config.json"),
+        ("pipelines/sd15/tokenizer/vocab.json", "clip/vocab.json"),
+        ("pipelines/sd15/tokenizer/merges.txt", "clip/merges.txt"),
+    ] {
+        fs::copy(fixtures().join(from), older.join(to)).unwrap();
+    }
+    let fixed = older.join("fixed");
+    fs::create_dir_all(fixed.join("clip")).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"] {
+        fs::copy(fixtures().join("clip").join(name), fixed.join("clip").join(name)).unwrap();
+    }
+    fs::write(fixed.join("clip/model.onnx"), with_fixed_length(&fixtures().join("clip/model.onnx"))).unwrap();
+    let graph = |spec: &_| open_graph(spec, &fixed, &RtenEngine, &SessionOptions::default());
+    let refused = objective::check(&ObjectiveSpec::Clip("clip".into()), &fixed, &graph).unwrap_err();
+    assert!(
+        refused.to_string().contains("it takes one number of tokens, which rten cannot run"),
+        "{refused}"
+    );
+    let pictures = pictures();
+    let ort: Box<dyn Engine> = Box::new(OrtEngine::open(&ort_library()).unwrap());
+    let here = fixtures();
+    for (engine, folder, path) in [
+        (&ort, here.as_path(), "clip"),
+        (&ort, older, "clip"),
+        (&(Box::new(RtenEngine) as Box<dyn Engine>), older, "clip/onnx/model.onnx"),
+        // Exported for one number of tokens.
+        (&ort, fixed.as_path(), "clip"),
+    ] {
+        let graph = |spec: &_| open_graph(spec, folder, &**engine, &SessionOptions::default());
+        let spec = ObjectiveSpec::Clip(path.into());
+        objective::check(&spec, folder, &graph).unwrap();
+        let mut scorer = objective::open(&spec, folder, &graph).unwrap();
+        for golden in &cosines {
+            let (_, image) = pictures.iter().find(|(name, _)| *name == golden["picture"]).unwrap();
+            let prompt = golden["prompt"].as_str().unwrap();
+            let scored = scorer.score(&Picture::new(image, prompt, Path::new("unused.png"))).unwrap().score;
+            let expected = golden["cosine"].as_f64().unwrap();
+            assert!((scored - expected).abs() < 2e-6, "{golden}: {scored} in {}", engine.kind());
+        }
+    }
+}
+
+/// Returns the model with inputs of 77 tokens, whatever it took before.
+fn with_fixed_length(path: &Path) -> Vec<u8> {
+    let mut model = ModelProto::decode(&*fs::read(path).unwrap()).unwrap();
+    for input in &mut model.graph.as_mut().unwrap().input {
+        let Some(type_proto::Value::TensorType(tensor)) =
+            input.r#type.as_mut().and_then(|t| t.value.as_mut())
+        else {
+            panic!("a tensor")
+        };
+        if let [_, length] = tensor.shape.as_mut().unwrap().dim.as_mut_slice() {
+            length.value = Some(DimValue(77));
+        }
+    }
+    model.encode_to_vec()
+}
+
+#[test]
+fn a_folder_that_is_no_clip_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let ort = OrtEngine::open(&ort_library()).unwrap();
+    let refused = |path: &str, folder: &Path| {
+        let graph = |spec: &_| open_graph(spec, folder, &ort, &SessionOptions::default());
+        objective::check(&ObjectiveSpec::Clip(path.into()), folder, &graph).unwrap_err().to_string()
+    };
+    assert!(refused(".", folder.path()).contains("there is no model.onnx in it"));
+    fs::copy(fixtures().join("search/scorer.onnx"), folder.path().join("model.onnx")).unwrap();
+    assert!(refused(".", folder.path()).contains("neither beside the graph nor above it is the tokenizer"));
+    for name in ["vocab.json", "merges.txt"] {
+        let from = fixtures().join("pipelines/sd15/tokenizer").join(name);
+        fs::copy(from, folder.path().join(name)).unwrap();
+    }
+    let error = refused("model.onnx", folder.path());
+    assert!(error.contains("`cosine` must name one of its outputs: `score`"), "{error}");
 }
 
 fn grey() -> Image {
