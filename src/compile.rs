@@ -21,13 +21,13 @@ use crate::{
     passes::{self, MaskForm, Outcome, PassError, Recipe, Sharing, Stamp, WeightOutcome},
     plan::{self, Plan, PlanError},
     report::{
-        CompileReport, OutputReport, PlanSummary,
+        CacheReport, CompileReport, OutputReport, PlanSummary,
         compile::{Census, Made, files, report, zeros},
     },
     rules::{EditSet, Edits},
 };
 
-pub use crate::plan::Target;
+pub use crate::plan::{Depth, Target};
 
 /// The findings and results of a compilation, beside the graph itself.
 #[derive(Debug)]
@@ -81,6 +81,10 @@ impl From<PassError> for CompileError {
     }
 }
 
+/// Why there are no two graphs.
+const NO_CACHE: &str = "two graphs for a cache need a plan that says where it is: add `cache: { at: MODULE }` (`crdiff \
+                        inspect --cache` lists the modules)";
+
 /// Makes `graph` the target of `plan`. Weights are read only for thresholds; masked elements are made when the graph
 /// is written ([`crate::onnx::write`]). A plan that changes nothing leaves the graph unedited, and it will be written
 /// byte for byte as it came.
@@ -94,9 +98,29 @@ pub fn compile(
     masks: MaskForm,
     progress: &Progress<'_>,
 ) -> Result<Compilation, CompileError> {
+    compile_depth(graph, plan, (target, None), masks, progress)
+}
+
+/// Does the same as [`compile`] for one graph of the pair that the plan's `cache` takes.
+///
+/// # Errors
+/// [`CompileError`]; the graph is then of no use.
+pub fn compile_depth(
+    graph: &mut Graph,
+    plan: &Plan,
+    (target, depth): (Target, Option<Depth>),
+    masks: MaskForm,
+    progress: &Progress<'_>,
+) -> Result<Compilation, CompileError> {
     // Half of the time of a compilation that reads no weights.
     let (analysis, source) = rayon::join(|| Analysis::of(graph), || graph.structure_digest());
     let mut edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
+    let cut = plan::cut(plan, &analysis, &edits).map_err(Box::new)?;
+    let cut = match (&cut, depth) {
+        (Some(cut), Some(depth)) => Some((cut, depth)),
+        (None, Some(_)) => return Err(CompileError::Target(NO_CACHE.to_string())),
+        (_, None) => None,
+    };
     let findings = analysis.findings();
     let w = target.weight(plan, &edits).map_err(CompileError::Target)?;
     match (target, w) {
@@ -105,7 +129,7 @@ pub fn compile(
         _ => {}
     }
     let stamp = Some(Stamp { plan: &plan.digest, source: &source });
-    let recipe = Recipe { edits: &edits, target, w, masks, stamp, per_row: None };
+    let recipe = Recipe { edits: &edits, target, w, cut, masks, stamp, per_row: None };
     let Outcome { weights, sharing, .. } = passes::run(graph, &recipe, progress)?;
     Ok(Compilation { edits, weights, sharing, findings })
 }
@@ -120,6 +144,8 @@ pub struct Job<'a> {
     pub plan: &'a Plan,
     /// Which graph to make.
     pub target: Target,
+    /// Whether to make the two graphs that the plan's `cache` takes, in two files: see [`cached_outputs`].
+    pub cached: bool,
     /// The file to write; `None` writes nothing and reports what would be done.
     pub output: Option<&'a Path>,
     /// Where the output's weights are; `None` shares them if the output goes to the model's folder, and copies them
@@ -140,6 +166,7 @@ impl<'a> Job<'a> {
             model,
             plan,
             target: Target::default(),
+            cached: false,
             output: None,
             weights: None,
             masks: MaskForm::default(),
@@ -152,6 +179,12 @@ impl<'a> Job<'a> {
     #[must_use]
     pub fn target(self, target: Target) -> Self {
         Self { target, ..self }
+    }
+
+    /// Makes the two graphs that the plan's `cache` takes.
+    #[must_use]
+    pub fn cached(self) -> Self {
+        Self { cached: true, ..self }
     }
 
     /// Sets the file to write.
@@ -217,45 +250,83 @@ pub enum Stage {
 /// # Errors
 /// [`CompileError`].
 pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, CompileError> {
-    let mut graph = Graph::load(onnx::open(job.model)?)?;
+    let source = Graph::load(onnx::open(job.model)?)?;
     let census = Census::of(
-        &graph,
-        job.at.map(|size| macs::each(&graph, &macs::at_size(&graph, &shapes::shapes(&graph), size))),
+        &source,
+        job.at.map(|size| macs::each(&source, &macs::at_size(&source, &shapes::shapes(&source), size))),
     );
-    let compilation = compile(&mut graph, job.plan, job.target, job.masks, &|bytes| {
-        (hooks.progress)(Stage::Ranking, bytes);
-        if hooks.stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    let made = compilation.made();
-    let mut report = report(&graph, &made, &census, &job.plan.source);
+    let depths: &[Option<Depth>] =
+        if job.cached { &[Some(Depth::Full), Some(Depth::Shallow)] } else { &[None] };
+    let mut graphs = Vec::new();
+    let mut source = Some(source);
+    for (index, depth) in depths.iter().enumerate() {
+        let last = index + 1 == depths.len();
+        let Some(mut graph) = (if last { source.take() } else { source.clone() }) else { continue };
+        let compilation = compile_depth(&mut graph, job.plan, (job.target, *depth), job.masks, &|bytes| {
+            (hooks.progress)(Stage::Ranking, bytes);
+            if hooks.stop.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        let report = report(&graph, &compilation.made(), &census, &job.plan.source);
+        graphs.push((graph, compilation, report));
+    }
+    let Some((_, first, mut report)) =
+        graphs.first().map(|(graph, made, report)| (graph, made, report.clone()))
+    else {
+        return Err(CompileError::Target("there is no graph to make".to_string()));
+    };
+    let made = first.made();
     report.model = job.model.display().to_string();
     report.emit = job.target;
     report.plan = PlanSummary { path: job.plan.source.name().to_string(), digest: job.plan.digest.clone() };
+    if let (Some(cache), [_, (.., shallow)]) = (&job.plan.cache, graphs.as_slice()) {
+        report.cache = Some(CacheReport { at: cache.at.value.clone(), shallow: shallow.graph.clone() });
+    }
     let Some(output) = job.output else {
         zeros(&mut report, &made, &[])?;
         return Ok(report);
     };
+    let outputs = if job.cached { cached_outputs(output).to_vec() } else { vec![output.to_path_buf()] };
     let policy = job.weights.unwrap_or_else(|| default_weights(job.model, output));
     let progress = |bytes| (hooks.progress)(Stage::Writing, bytes);
-    let options =
-        WriteOptions::new(output, policy).progress(&progress).cancelled(hooks.stop).protected(&job.protected);
-    let written = match onnx::write(&graph, &options) {
+    let options = |output| {
+        WriteOptions::new(output, policy).progress(&progress).cancelled(hooks.stop).protected(&job.protected)
+    };
+    let writes: Vec<_> =
+        graphs.iter().zip(&outputs).map(|((graph, ..), output)| (graph, options(output))).collect();
+    let written = match onnx::write_all(&writes) {
         Err(OnnxError::Cancelled) => return Err(CompileError::Stopped),
         other => other?,
     };
-    zeros(&mut report, &made, &written.masked)?;
-    files(&mut report, policy, job.masks, &written);
-    if let Some(path) = &written.left_over {
-        let path = path.display();
-        report.notes.push(format!("{path} is from an earlier output; this one does not use it"));
+    zeros(&mut report, &made, written.first().map_or(&[], |written| &written.masked))?;
+    for (index, written) in written.iter().enumerate() {
+        files(&mut report, policy, job.masks, written);
+        if let Some(path) = &written.left_over {
+            let path = path.display();
+            report.notes.push(format!("{path} is from an earlier output; this one does not use it"));
+        }
+        let (Some((graph, _, made)), Some(output)) = (graphs.get(index), outputs.get(index)) else {
+            continue;
+        };
+        report.outputs.push(OutputReport {
+            emit: job.target,
+            depth: depths.get(index).copied().flatten(),
+            path: output.display().to_string(),
+            nodes: made.graph.nodes_after,
+            identical: !graph.is_edited(),
+        });
     }
-    report.outputs.push(OutputReport {
-        emit: job.target,
-        path: output.display().to_string(),
-        nodes: report.graph.nodes_after,
-        identical: !graph.is_edited(),
-    });
     Ok(report)
+}
+
+/// Returns where the two graphs of a cache go if `output` was asked for: `unet.full.onnx` and `unet.shallow.onnx` for
+/// `unet.onnx`.
+pub fn cached_outputs(output: &Path) -> [PathBuf; 2] {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Depth::ALL.map(|depth| output.with_file_name(format!("{stem}.{}.onnx", depth.name())))
 }
 
 /// Returns where an emitted graph goes by default, beside the model: `unet.pruned.onnx`, `unet.crdiff.onnx` (fused),

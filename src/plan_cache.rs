@@ -108,6 +108,7 @@ impl PlanCache<'_> {
     /// [`PlanCacheError`] if the plan doesn't fit the model, or nothing can be written.
     pub fn networks(&self, path: &Path, plan: &Plan) -> Result<Compiled, PlanCacheError> {
         let plan = plan.for_weights();
+        refuse_cache(&plan)?;
         let model = Model::open(path)?;
         let graph = |target| Entry { cache: self, model: &model, plan: &plan, target }.graph();
         let mut dense = None;
@@ -126,8 +127,21 @@ impl PlanCache<'_> {
     /// # Errors
     /// As [`networks`](Self::networks).
     pub fn graph(&self, path: &Path, plan: &Plan, target: Target) -> Result<PathBuf, PlanCacheError> {
+        refuse_cache(plan)?;
         let model = Model::open(path)?;
         Ok(Entry { cache: self, model: &model, plan, target }.graph()?.0)
+    }
+}
+
+/// Refuses a plan that takes two graphs where one runs it.
+fn refuse_cache(plan: &Plan) -> Result<(), PlanCacheError> {
+    match &plan.cache {
+        None => Ok(()),
+        Some(cache) => Err(PlanCacheError::Place(format!(
+            "this plan has a cache at `{}`, which takes two graphs and a loop that runs them in turn: `--emit cached` \
+             writes them",
+            cache.at.value
+        ))),
     }
 }
 

@@ -198,7 +198,7 @@ fn verify(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Report> {
     let target = emit.map(|emit| target(emit, poa_weight)).transpose()?;
-    let required = target.map(|target| Required { target, per_row });
+    let required = target.map(|target| Required { target, cached: false, per_row });
     let plan = &plan.0;
     work(py, progress.as_ref(), |observer| {
         let (before, after) = (original.graph()?, compiled.graph()?);

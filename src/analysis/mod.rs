@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod constants;
+pub mod cut;
 pub mod flow;
 pub mod macs;
 pub mod magnitude;

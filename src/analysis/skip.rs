@@ -234,13 +234,18 @@ impl Analysis<'_> {
     }
 
     fn backbone(&self, module: ModuleId) -> Result<ValueId, Illegal> {
+        Ok(self.backbone_concat(module)?.backbone.1)
+    }
+
+    /// Returns the Concat that is the input of `module`, at which a skip connection ends.
+    pub(super) fn backbone_concat(&self, module: ModuleId) -> Result<SkipConcat, Illegal> {
         let no_concat = || {
             Illegal::new(
                 "its input is not the Concat of an up-block with a skip connection, so there is no backbone",
             )
         };
         let concat = self.graph.producer(self.input(module)?).and_then(|node| self.skip_concat(node));
-        concat.map(|concat| concat.backbone.1).ok_or_else(no_concat)
+        concat.ok_or_else(no_concat)
     }
 
     /// Returns the Concats at which skip connections end, each with the block that it is the input of: the outermost.

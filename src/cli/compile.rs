@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     analysis::Analysis,
-    compile::{CompileError, Hooks, Job, Target, compile_file, default_output},
+    compile::{CompileError, Hooks, Job, Target, cached_outputs, compile_file, default_output},
     ir::Graph,
     onnx::{self, WeightPolicy},
     passes::MaskForm,
@@ -39,12 +39,12 @@ pub struct Args {
     plan: PathBuf,
     /// The graph to write; may be given more than once [default: pruned]
     #[arg(long, value_enum, value_delimiter = ',')]
-    emit: Vec<Target>,
+    emit: Vec<Emit>,
     /// Where a fused graph has its amplification weight w from.
     #[arg(long, value_enum, default_value_t = PoaWeight::Baked)]
     poa_weight: PoaWeight,
     /// The file to write, or the folder if --emit names several [default: MODEL.pruned.onnx, .crdiff.onnx (fused),
-    /// .amplified.onnx or .dense.onnx beside the model]
+    /// .amplified.onnx or .dense.onnx beside the model; cached: MODEL.full.onnx and MODEL.shallow.onnx]
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Where the output's weights are [default: share in the model's folder, copy elsewhere]
@@ -75,6 +75,64 @@ pub struct Args {
 pub struct Standalone {
     #[command(flatten)]
     pub(super) args: Args,
+}
+
+/// A graph, or the two of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Emit {
+    /// Which network.
+    pub target: Target,
+    /// Whether it is the two graphs of a cache.
+    pub cached: bool,
+}
+
+impl Emit {
+    const ALL: [Self; 8] = {
+        const fn emit(target: Target, cached: bool) -> Emit {
+            Emit { target, cached }
+        }
+        [
+            emit(Target::Pruned, false),
+            emit(Target::Fused, false),
+            emit(Target::Amplified, false),
+            emit(Target::Dense, false),
+            emit(Target::Pruned, true),
+            emit(Target::Fused, true),
+            emit(Target::Amplified, true),
+            emit(Target::Dense, true),
+        ]
+    };
+
+    /// Returns it with w where `poa_weight` says.
+    pub(super) fn with(self, poa_weight: PoaWeight) -> Self {
+        match (self.target, poa_weight) {
+            (Target::Fused, PoaWeight::Input) => Self { target: Target::FusedWithInput, ..self },
+            _ => self,
+        }
+    }
+}
+
+impl ValueEnum for Emit {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let Self { target, cached } = *self;
+        if !cached {
+            return target.to_possible_value();
+        }
+        Some(match target {
+            Target::Pruned => PossibleValue::new("cached").help(
+                "The pruned network as two graphs, of which a loop runs the shallow one in most steps (`cache:`)",
+            ),
+            Target::Fused | Target::FusedWithInput => {
+                PossibleValue::new("cached-fused").help("The fused graph so")
+            }
+            Target::Amplified => PossibleValue::new("cached-amplified").help("The amplified graph so"),
+            Target::Dense => PossibleValue::new("cached-dense").help("The dense network so"),
+        })
+    }
 }
 
 impl ValueEnum for Target {
@@ -135,20 +193,18 @@ impl WeightsArg {
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let stop = interruptible();
     let plan = plan::load(&args.plan)?;
-    let mut targets: Vec<Target> = Vec::new();
-    for target in &args.emit {
-        let target = match (target, args.poa_weight) {
-            (Target::Fused, PoaWeight::Input) => Target::FusedWithInput,
-            (other, _) => *other,
-        };
-        if !targets.contains(&target) {
-            targets.push(target);
+    let mut targets: Vec<Emit> = Vec::new();
+    for emit in &args.emit {
+        let emit = emit.with(args.poa_weight);
+        if !targets.contains(&emit) {
+            targets.push(emit);
         }
     }
     if targets.is_empty() {
-        targets.push(Target::Pruned);
+        targets.push(Emit { target: Target::Pruned, cached: false });
     }
-    if args.poa_weight == PoaWeight::Input && !targets.contains(&Target::FusedWithInput) {
+    let is_fed = |emit: &Emit| emit.target == Target::FusedWithInput;
+    if args.poa_weight == PoaWeight::Input && !targets.iter().any(is_fed) {
         return Err(Failure::Message(POA_NEEDS_FUSED.into()));
     }
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
@@ -162,7 +218,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         let job = Job {
             model: &args.model,
             plan: &plan,
-            target: *target,
+            target: target.target,
+            cached: target.cached,
             output: (!args.dry_run).then_some(&output),
             weights: args.weights.and_then(WeightsArg::policy),
             masks: match args.weights {
@@ -192,11 +249,15 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
 }
 
 /// Begins the report, which must not be written over what the command reads or writes.
-fn report_file(path: &Path, args: &Args, targets: &[Target]) -> Result<Report, Failure> {
+fn report_file(path: &Path, args: &Args, targets: &[Emit]) -> Result<Report, Failure> {
     let mut taken = files::models(&[&args.model])?;
     taken.add(&args.plan, "the plan");
     for target in targets.iter().filter(|_| !args.dry_run) {
-        taken.add_output(&output(args, *target, targets.len())?)?;
+        let output = output(args, *target, targets.len())?;
+        match target.cached {
+            true => cached_outputs(&output).iter().try_for_each(|output| taken.add_output(output))?,
+            false => taken.add_output(&output)?,
+        }
     }
     Report::create(path, &taken)
 }
@@ -212,11 +273,17 @@ fn say_likeness(args: &Args, error: &CompileError) {
     }
 }
 
-/// Returns where the graph for `target` goes, if it is one of `emitted`.
-fn output(args: &Args, target: Target, emitted: usize) -> Result<PathBuf, Failure> {
-    let default = default_output(&args.model, target);
+/// Returns where the graph for `emit` goes, if it is one of `emitted`; for two, what their names are made of.
+fn output(args: &Args, emit: Emit, emitted: usize) -> Result<PathBuf, Failure> {
+    let default = match emit {
+        Emit { target: Target::Pruned, cached: true } => args.model.clone(),
+        Emit { target, .. } => default_output(&args.model, target),
+    };
     match &args.output {
         None => Ok(default),
+        Some(folder) if emit.cached && folder.is_dir() => {
+            Ok(folder.join(default.file_name().unwrap_or_default()))
+        }
         Some(file) if emitted == 1 => Ok(file.clone()),
         Some(folder) if folder.is_dir() => Ok(folder.join(default.file_name().unwrap_or_default())),
         Some(other) => Err(Failure::Message(format!(

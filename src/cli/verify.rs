@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     DOES_NOT_HOLD, DONE, Failure, Formats,
-    compile::{POA_NEEDS_FUSED, PoaWeight},
+    compile::{Emit, POA_NEEDS_FUSED, PoaWeight},
     progress::{Bars, Visibility},
 };
 use crate::{
@@ -24,6 +24,7 @@ Examples:
   crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml
   crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml --quiet && deploy unet.pruned.onnx
   crdiff verify unet.onnx unet.crdiff.onnx --plan plan.yaml --emit fused
+  crdiff verify unet.onnx unet.shallow.onnx --plan plan.yaml --emit cached
   crdiff verify unet.onnx models/unet/1/model.onnx --plan plan.yaml --emit pruned --per-row
   crdiff verify unet.onnx unet.pruned.onnx --plan plan.yaml --format sarif > crdiff.sarif")]
 pub struct Args {
@@ -36,7 +37,7 @@ pub struct Args {
     plan: PathBuf,
     /// Which graph it must be [default: any that the plan can be compiled to; the result says which].
     #[arg(long, value_enum)]
-    emit: Option<Target>,
+    emit: Option<Emit>,
     /// Where a fused graph must have its amplification weight w from [default: baked].
     #[arg(long, value_enum, requires = "emit")]
     poa_weight: Option<PoaWeight>,
@@ -61,12 +62,12 @@ impl From<VerifyError> for Failure {
 
 impl Args {
     fn form(&self) -> Result<Option<Required>, Failure> {
-        let target = match (self.emit, self.poa_weight) {
-            (Some(Target::Fused), Some(PoaWeight::Input)) => Some(Target::FusedWithInput),
-            (Some(Target::Fused), _) | (_, None) => self.emit,
+        let emit = match (self.emit, self.poa_weight) {
+            (Some(emit), Some(poa_weight)) if emit.target == Target::Fused => Some(emit.with(poa_weight)),
             (_, Some(_)) => return Err(Failure::Message(POA_NEEDS_FUSED.into())),
+            (emit, None) => emit,
         };
-        Ok(target.map(|target| Required { target, per_row: self.per_row }))
+        Ok(emit.map(|Emit { target, cached }| Required { target, cached, per_row: self.per_row }))
     }
 }
 

@@ -10,7 +10,6 @@ use super::{
 use crate::onnx::{
     DataType, OnnxError, Payload, TensorHeader,
     proto::{AttributeProto, NodeProto, ValueInfoProto},
-    value_info,
     wire::{self, Field},
 };
 
@@ -333,12 +332,12 @@ impl<'g> Editor<'g> {
         Ok(value)
     }
 
-    /// Makes `value` a graph output too, after those that are there; nothing changes if it is one. Its elements have
-    /// type `data_type`; its dimensions are left unsaid.
+    /// Makes `value` a graph output too, after those that are there; nothing changes if it is one. `info` is what the
+    /// graph states about it, under the value's name.
     ///
     /// # Errors
     /// [`EditError::Gone`] if nothing produces it any more.
-    pub fn add_output(&mut self, value: ValueId, data_type: DataType) -> Result<(), EditError> {
+    pub fn add_output(&mut self, value: ValueId, info: ValueInfoProto) -> Result<(), EditError> {
         let Value { name, origin } = self.graph.value(value).clone();
         if origin == Origin::Removed {
             return Err(EditError::Gone(format!("value `{name}`")));
@@ -346,7 +345,7 @@ impl<'g> Editor<'g> {
         if self.graph.outputs.iter().any(|io| io.value == value) {
             return Ok(());
         }
-        let info = value_info(&name, data_type, None);
+        let info = ValueInfoProto { name: Some(name), ..info };
         let raw = info.encode_to_vec().into();
         self.graph.uses[value.index()].push(Use::Output(self.graph.outputs.len()));
         self.graph.outputs.push(GraphIo { value, info, raw });

@@ -6,7 +6,7 @@ use super::{Case, NumericError, run};
 use crate::{
     engine::{Engine, HostTensor, Optimization, SessionOptions},
     ir::Graph,
-    onnx::{self, DataType, WeightPolicy, WriteOptions},
+    onnx::{self, DataType, WeightPolicy, WriteOptions, value_info},
 };
 
 /// A copy of a model in a folder of its own, so that nothing is written beside the model.
@@ -48,7 +48,7 @@ impl Probe {
         };
         for (name, data_type) in values {
             let value = graph.value_named(name).ok_or_else(|| missing(name))?;
-            graph.edit().add_output(value, *data_type)?;
+            graph.edit().add_output(value, value_info(name, *data_type, None))?;
         }
         let path = self.folder.path().join("probe.onnx");
         write(&graph, &path, WeightPolicy::Share)?;

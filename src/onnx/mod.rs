@@ -21,7 +21,7 @@ pub use error::OnnxError;
 pub use external::{DataFile, DataFiles};
 pub use open::{GraphSource, Source, graph_field, model_field, open, open_bytes};
 pub use tensor::{DataType, ExternalRange, Payload, TensorHeader, value_info};
-pub use write::{WeightPolicy, WriteOptions, Written, can_share, external_files, write};
+pub use write::{WeightPolicy, WriteOptions, Written, can_share, external_files, write, write_all};
 pub(crate) use write::{files::Taken, temporary};
 
 /// Messages of the ONNX schema (`proto/onnx.proto`), as prost makes them; byte fields are slices of the map.

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod computed_masks;
+mod cut;
 mod dce;
 mod fuse;
 pub mod mask;
@@ -15,12 +16,13 @@ mod stamp;
 
 use crate::{
     analysis::{
+        cut::Cut,
         magnitude::{MagnitudeError, Progress},
         per_row_inputs::PerRowInputs,
     },
     ir::{CheckError, EditError, Editor, Graph},
     onnx::OnnxError,
-    plan::Target,
+    plan::{Depth, Target},
     rules::{EditSet, Edits},
 };
 pub use fuse::{Sharing, WEIGHT_INPUT};
@@ -74,7 +76,7 @@ struct Pass {
 }
 
 /// The passes, in order. Each looks at [`Recipe::target`] for whether it has anything to do.
-const ORDERED: [Pass; 10] = [
+const ORDERED: [Pass; 11] = [
     // First of all: redirects then move the operands of templates as those of any node. In a fused graph what both
     // networks have gets readers; the templates of the other network get theirs in copies.
     Pass {
@@ -175,6 +177,15 @@ const ORDERED: [Pass; 10] = [
             None => Ok(()),
         },
     },
+    // On what the networks read in the end, in a fused graph the copies too; before dead code goes, which in a shallow
+    // graph is the deep part.
+    Pass {
+        name: "cut",
+        run: |context, editor| match context.recipe.cut {
+            Some((cut, depth)) => cut::run(cut, depth, &context.sharing, editor),
+            None => Ok(()),
+        },
+    },
     // After everything that takes readers away.
     Pass { name: "dce", run: |context, editor| dce::run(&context.unread, editor) },
     // Last: it looks whether anything changed at all.
@@ -202,6 +213,8 @@ pub struct Recipe<'a> {
     pub target: Target,
     /// The amplification weight that is a constant of a fused graph; without one it is a graph input.
     pub w: Option<f64>,
+    /// Where a cache cuts the network, and which graph of the pair it is.
+    pub cut: Option<(&'a Cut, Depth)>,
     /// How masked weights are in the graph.
     pub masks: MaskForm,
     /// The origin that the graph's name and metadata state; they stay as they are without.
@@ -230,6 +243,7 @@ impl<'a> Recipe<'a> {
             edits: &NONE,
             target: Target::default(),
             w: None,
+            cut: None,
             masks: MaskForm::default(),
             stamp: None,
             per_row: Some(rows),

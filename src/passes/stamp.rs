@@ -16,6 +16,10 @@ pub(super) fn run(recipe: &Recipe<'_>, editor: &mut Editor<'_>) -> Result<(), Pa
     if let Some(Stamp { plan, source }) = recipe.stamp {
         let (emit, digest) = (recipe.target.name(), plan.get(..SHORT).unwrap_or(plan));
         name = format!("{name}_crdiff_{emit}_{digest}");
+        if let Some((_, depth)) = recipe.cut {
+            name = format!("{name}_{}", depth.name());
+            editor.set_metadata("crdiff.cache", depth.name());
+        }
         editor.set_metadata("crdiff.emit", emit);
         editor.set_metadata("crdiff.plan", plan);
         editor.set_metadata("crdiff.source", source);

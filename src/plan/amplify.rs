@@ -1,7 +1,7 @@
-//! Reading `amplify:` and `runtime:`.
+//! Reading `amplify:`, `cache:` and `runtime:`.
 
 use super::diagnostics::Problem;
-use super::model::{Amplify, AmplifyWeight, Curve, During, Located, Mode, On, Runtime};
+use super::model::{Amplify, AmplifyWeight, Cache, Curve, During, Located, Mode, On, Runtime};
 use super::read::{choice, fields, finite, list, number, range, wrong_type, wrong_type_help};
 use super::yaml::{Node, Value};
 use miette::SourceSpan;
@@ -41,6 +41,26 @@ pub(super) fn amplify(span: SourceSpan, node: &Node, problems: &mut Vec<Problem>
     let branches = [("both", On::Both), ("cond", On::Cond)];
     let on = section.get("on").map_or(Some(default.on), |node| choice(node, "`on`", &branches, problems));
     Some(Amplify { span: Some(at), mode: mode?, weight: weight?, during: during?, every: every?, on: on? })
+}
+
+/// Reads `cache:`.
+pub(super) fn cache(node: &Node, problems: &mut Vec<Problem>) -> Option<Cache> {
+    let help = "write `cache: { at: up_blocks.3.resnets.2, every: 3 }`";
+    if matches!(node.value, Value::Text(_) | Value::Integer(_)) {
+        problems.push(wrong_type_help(node, "`cache`", "a mapping", help));
+        return None;
+    }
+    let section = fields(node, "`cache`", &["at", "every", "during"], problems)?;
+    let at = section.require("at", Some(help), problems).and_then(|node| match &node.value {
+        Value::Text(path) => Some(Located { value: path.clone(), span: node.span }),
+        _ => {
+            problems.push(wrong_type(node, "`at`", "the path of a module"));
+            None
+        }
+    });
+    let every = section.get("every").map_or(Some(Cache::EVERY), |node| every(node, problems));
+    let during = section.get("during").map_or(Some(During::default()), |node| during(node, problems));
+    Some(Cache { at: at?, every: every?, during: during? })
 }
 
 fn weight(node: &Node, problems: &mut Vec<Problem>) -> Option<AmplifyWeight> {

@@ -72,7 +72,13 @@ pub(super) fn read(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> 
             Vec::new()
         }
     };
-    Some(Meaning { always: Vec::new(), rules, amplify: Amplify::default(), runtime: Runtime::default() })
+    Some(Meaning {
+        always: Vec::new(),
+        rules,
+        amplify: Amplify::default(),
+        cache: None,
+        runtime: Runtime::default(),
+    })
 }
 
 fn is_transformer(result: &Fields<'_>, problems: &mut Vec<Problem>) -> bool {

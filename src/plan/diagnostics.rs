@@ -247,6 +247,21 @@ pub enum Problem {
         #[label("asked for here")]
         at: SourceSpan,
     },
+    /// A module at which the network can't be cut.
+    #[error("there can be no cache at `{module}`: {reason}")]
+    #[diagnostic(code(plan::illegal_cut))]
+    IllegalCut {
+        /// The module.
+        module: String,
+        /// Why.
+        reason: String,
+        /// The modules that can be named instead.
+        #[help]
+        help: Option<String>,
+        /// Where.
+        #[label("asked for here")]
+        at: SourceSpan,
+    },
     /// A module or weight that the compiler can't change.
     #[error("`{name}` can't be changed: {reason}")]
     #[diagnostic(code(plan::not_editable))]

@@ -8,6 +8,7 @@
 //!   - bypass: mid_block.attentions.0
 //!   - prune: { weights: "down_blocks.**.{attn1,ff}.**", ratio: 0.35 }
 //! amplify: { weight: 1.5 }
+//! cache: { at: up_blocks.3.resnets.2, every: 3 }
 //! ```
 //!
 //! The result file of the CR-Diff authors' search is a plan as well. [`parse`] and [`load`] give a [`Plan`]:
@@ -19,6 +20,7 @@
 
 mod amplify;
 mod crdiff_rules;
+mod cut;
 pub(crate) mod diagnostics;
 mod glob;
 mod model;
@@ -37,17 +39,18 @@ pub use crate::{
         Size, TemperatureRule, Ties,
     },
 };
+pub use cut::cut;
 pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};
 pub use glob::{BadGlob, Glob};
-pub use model::{Amplify, AmplifyWeight, Curve, During, Located, Mode, On, Plan, Runtime};
+pub use model::{Amplify, AmplifyWeight, Cache, Curve, During, Located, Mode, On, Plan, Runtime};
 #[cfg(feature = "runner")]
 pub(crate) use parse::from_node;
 pub use parse::{MAX_BYTES, load, parse};
 pub use resolve::resolve;
 pub use schema::{
-    AmplifyFile, CrDiffFile, CrDiffGroups, CrDiffShared, DuringFile, OptionValue, PlanFile, Ramp,
+    AmplifyFile, CacheFile, CrDiffFile, CrDiffGroups, CrDiffShared, DuringFile, OptionValue, PlanFile, Ramp,
     RuntimeFile, SigmaRange, WeightFile, json_schema,
 };
 pub use select::{Group, Selector, nearest};
-pub use target::{Target, Unets};
+pub use target::{CACHE_NAMES, Depth, Target, Unets};

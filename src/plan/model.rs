@@ -50,9 +50,11 @@ pub struct Plan {
     pub rules: Vec<Rule>,
     /// How the difference between the pruned and the dense network is applied.
     pub amplify: Amplify,
+    /// Where the network is cut, so that most steps run its shallow part alone.
+    pub cache: Option<Cache>,
     /// The execution providers to run on. It changes nothing in a compiled graph.
     pub runtime: Runtime,
-    /// SHA-256 in hex of what the plan does to the network, the rules and `amplify`. Formatting, comments, the order
+    /// SHA-256 in hex of what the plan does to the network, the rules, `amplify` and `cache`. Formatting, comments, the order
     /// of rules, defaults written out and `runtime` don't change it.
     pub digest: String,
     /// The text it came from, for errors to point at.
@@ -60,14 +62,38 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Returns the plan as far as it changes weights: without `amplify`, but for a w that is compiled into them.
+    /// Returns the plan as far as it changes graphs: without `amplify`, but for a w that is compiled into weights, and of
+    /// `cache` only where it cuts.
     #[must_use]
     pub fn for_weights(&self) -> Self {
         let amplify = match self.amplify.mode {
             Mode::Outputs => Amplify::default(),
             Mode::Weights => self.amplify.clone(),
         };
-        Self { digest: digest(&self.always, &self.rules, &amplify), amplify, ..self.clone() }
+        let cache = self.cache.clone().map(|cache| Cache::at(cache.at));
+        let digest = digest(&self.always, &self.rules, &amplify, cache.as_ref());
+        Self { digest, amplify, cache, ..self.clone() }
+    }
+}
+
+/// A cut through the network. What the deep part gives the shallow one is kept for some steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cache {
+    /// The path of the module whose backbone is kept: a block that a skip connection ends at.
+    pub at: Located<String>,
+    /// Each so many steps the whole network runs, in between its shallow part.
+    pub every: NonZeroU32,
+    /// The part of the sampling it happens in. Elsewhere the whole network runs.
+    pub during: During,
+}
+
+impl Cache {
+    /// The steps between two runs of the whole network, where a plan doesn't say.
+    pub const EVERY: NonZeroU32 = NonZeroU32::new(3).unwrap();
+
+    /// Returns a cut with the defaults for all that the loop decides.
+    pub fn at(at: Located<String>) -> Self {
+        Self { at, every: Self::EVERY, during: During::default() }
     }
 }
 
@@ -196,8 +222,8 @@ pub struct Runtime {
     pub options: BTreeMap<String, BTreeMap<String, String>>,
 }
 
-/// Returns the digest of rules and amplification; see [`Plan::digest`].
-pub(super) fn digest(always: &[Rule], rules: &[Rule], amplify: &Amplify) -> String {
+/// Returns the digest of rules, amplification and cache; see [`Plan::digest`].
+pub(super) fn digest(always: &[Rule], rules: &[Rule], amplify: &Amplify, cache: Option<&Cache>) -> String {
     let canonical = |rules: &[Rule]| {
         let mut rules: Vec<String> = rules.iter().map(|rule| rule.kind().canonical().to_string()).collect();
         rules.sort_unstable();
@@ -207,6 +233,9 @@ pub(super) fn digest(always: &[Rule], rules: &[Rule], amplify: &Amplify) -> Stri
     let mut meaning = json!({ "version": 1, "rules": canonical(rules), "amplify": amplify });
     if !always.is_empty() {
         meaning["always"] = canonical(always).into();
+    }
+    if let Some(Cache { at, every, during }) = cache {
+        meaning["cache"] = json!([at.value, every, canonical_during(*during)]);
     }
     let text = meaning.to_string();
     hex(&Sha256::digest(text.as_bytes()))
@@ -220,11 +249,14 @@ fn canonical_amplify(amplify: &Amplify) -> Value {
             json!({ "steps": steps.iter().copied().map(number).collect::<Vec<_>>() })
         }
     };
-    let during = match amplify.during {
+    json!([amplify.mode, weight, canonical_during(amplify.during), amplify.every.value, amplify.on])
+}
+
+fn canonical_during(during: During) -> Value {
+    match during {
         During::Fraction { from, to } => json!(["fraction", number(from), number(to)]),
         During::Sigma { low, high } => json!(["sigma", number(low), number(high)]),
-    };
-    json!([amplify.mode, weight, during, amplify.every.value, amplify.on])
+    }
 }
 
 /// Writes a number so that -0 and 0, which mean the same, are equal.

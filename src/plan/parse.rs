@@ -1,7 +1,7 @@
 //! The parser of plans: from text to a [`Plan`].
 
 use super::diagnostics::{PlanError, PlanSource, Problem};
-use super::model::{Amplify, AmplifyWeight, Mode, Plan, Runtime, digest};
+use super::model::{Amplify, AmplifyWeight, Cache, Mode, Plan, Runtime, digest};
 use super::read::{Fields, fields, list, wrong_type_help};
 use super::yaml::{Node, Value};
 use super::{amplify, crdiff_rules, yaml};
@@ -13,7 +13,7 @@ use std::path::Path;
 /// The size of the largest file that is taken for a plan.
 pub const MAX_BYTES: u64 = 1 << 20;
 
-const KEYS: [&str; 6] = ["version", "always", "rules", "crdiff", "amplify", "runtime"];
+const KEYS: [&str; 7] = ["version", "always", "rules", "crdiff", "amplify", "cache", "runtime"];
 
 /// Parses a plan, or a result file of the CR-Diff authors' search. `name` is what errors call it.
 ///
@@ -43,9 +43,9 @@ pub(crate) fn from_node(source: PlanSource, root: &Node) -> Result<Plan, PlanErr
     };
     match (PlanError::from_problems(&source, problems), meaning) {
         (Some(error), _) => Err(error),
-        (None, Some(Meaning { always, rules, amplify, runtime })) => {
-            let digest = digest(&always, &rules, &amplify);
-            Ok(Plan { always, rules, amplify, runtime, digest, source })
+        (None, Some(Meaning { always, rules, amplify, cache, runtime })) => {
+            let digest = digest(&always, &rules, &amplify, cache.as_ref());
+            Ok(Plan { always, rules, amplify, cache, runtime, digest, source })
         }
         (None, None) => Err(PlanError::new(&source, Problem::Empty)),
     }
@@ -88,6 +88,7 @@ pub(super) struct Meaning {
     pub always: Vec<Rule>,
     pub rules: Vec<Rule>,
     pub amplify: Amplify,
+    pub cache: Option<Cache>,
     pub runtime: Runtime,
 }
 
@@ -116,9 +117,14 @@ fn document(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> {
     if let Some(amplify) = &amplify {
         check_mode(&all, amplify, problems);
     }
+    let cache = given(&plan, "cache").map(|node| amplify::cache(node, problems));
     let runtime =
         given(&plan, "runtime").map_or(Some(Runtime::default()), |node| amplify::runtime(node, problems));
-    Some(Meaning { always, rules: all, amplify: amplify?, runtime: runtime? })
+    let cache = match cache {
+        Some(cache) => Some(cache?),
+        None => None,
+    };
+    Some(Meaning { always, rules: all, amplify: amplify?, cache, runtime: runtime? })
 }
 
 /// Returns the value of a section. `rules:` with nothing after it is a section left out.

@@ -31,6 +31,9 @@ pub struct PlanFile {
     /// How the difference between the pruned and the dense network is applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amplify: Option<AmplifyFile>,
+    /// A cut through the network, whose shallow part runs alone in most steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheFile>,
     /// On what to run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<RuntimeFile>,
@@ -39,7 +42,15 @@ pub struct PlanFile {
 impl PlanFile {
     /// Returns a plan that changes nothing.
     pub fn empty() -> Self {
-        Self { version: 1, always: None, rules: None, crdiff: None, amplify: None, runtime: None }
+        Self {
+            version: 1,
+            always: None,
+            rules: None,
+            crdiff: None,
+            amplify: None,
+            cache: None,
+            runtime: None,
+        }
     }
 
     /// Returns the plan as YAML.
@@ -147,6 +158,24 @@ pub enum DuringFile {
     Fraction(#[schemars(inner(range(min = 0, max = 1)))] [f64; 2]),
     /// By the noise level.
     Sigma(SigmaRange),
+}
+
+/// A cut through the network: every so many steps it runs as a whole, in between only the part of it that lies on the
+/// near side of the cut, with what the far side gave last.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheFile {
+    /// The module at whose input the cut is: a block of the way up that a skip connection ends at. `crdiff inspect
+    /// --cache` lists them.
+    pub at: String,
+    /// The whole network runs each n-th step; 3 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "NonZeroU32")]
+    pub every: Option<NonZeroU32>,
+    /// The part of the sampling it happens in; all of it by default. Elsewhere the whole network runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "DuringFile")]
+    pub during: Option<DuringFile>,
 }
 
 /// A range of noise levels.

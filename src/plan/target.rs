@@ -61,6 +61,38 @@ impl Target {
     }
 }
 
+/// The graph of a pair that a cache takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Depth {
+    /// The whole network, which gives what is kept as an output too.
+    Full,
+    /// The part of it on the near side of the cut, which takes what was kept as an input.
+    Shallow,
+}
+
+impl Depth {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Full, Self::Shallow];
+
+    /// Returns its name in files, reports, a graph's metadata and name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Shallow => "shallow",
+        }
+    }
+}
+
+impl Serialize for Depth {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+/// The names of what is kept, an output of the full graph and an input of the shallow one. The second is for the pruned
+/// network of a fused graph, where it is another value there.
+pub const CACHE_NAMES: [&str; 2] = ["cache", "cache_pruned"];
+
 /// The networks that a sampling loop runs, as their files or as what is made of a plan for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unets<T = PathBuf> {

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     ChangeReport, CompileReport, FileReport, FusedReport, GraphReport, MagnitudeReport, PruneReport,
-    TensorReport, WeightsReport,
+    TensorReport,
 };
 use crate::{
     analysis::{
@@ -307,24 +307,27 @@ pub fn magnitudes(reports: &mut [CompileReport], analysis: &Analysis<'_>) -> Res
     Ok(())
 }
 
-/// Enters what was written.
+/// Enters what was written, after what was written before.
 pub fn files(report: &mut CompileReport, policy: WeightPolicy, masks: MaskForm, written: &Written) {
     let policy = match (masks, policy) {
         (MaskForm::Computed, _) => "compact",
         (_, WeightPolicy::Share) => "share",
         (_, WeightPolicy::Copy | WeightPolicy::Inline | WeightPolicy::Split(_)) => "copy",
     };
-    report.weights = WeightsReport {
-        policy: policy.to_string(),
-        bytes_written: written.bytes_written,
-        bytes_shared: written.bytes_shared,
-        files: written
-            .files
-            .iter()
-            .map(|(path, bytes)| FileReport { path: path.display().to_string(), bytes: *bytes })
-            .collect(),
-        shared_with: written.shared_with.iter().map(|p| p.display().to_string()).collect(),
-    };
+    let weights = &mut report.weights;
+    weights.policy = policy.to_string();
+    weights.bytes_written += written.bytes_written;
+    weights.bytes_shared += written.bytes_shared;
+    let files = written.files.iter();
+    weights
+        .files
+        .extend(files.map(|(path, bytes)| FileReport { path: path.display().to_string(), bytes: *bytes }));
+    for path in &written.shared_with {
+        let path = path.display().to_string();
+        if !weights.shared_with.contains(&path) {
+            weights.shared_with.push(path);
+        }
+    }
 }
 
 /// Returns how many elements have the initializers that only `module` read and nothing reads now.

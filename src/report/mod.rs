@@ -16,7 +16,11 @@ use std::borrow::Cow;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::{analysis::magnitude::Summary, plan::Target, rules};
+use crate::{
+    analysis::magnitude::Summary,
+    plan::{Depth, Target},
+    rules,
+};
 
 /// The report of a compilation. `--report FILE.json` writes exactly this, `--report FILE.html` a page about it
 /// ([`html`]).
@@ -42,6 +46,9 @@ pub struct CompileReport {
     pub weights: WeightsReport,
     /// The graph before and after.
     pub graph: GraphReport,
+    /// The cut of a pair of graphs, of which `graph` is the full one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheReport>,
     /// The nodes that a fused graph computes once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fused: Option<FusedReport>,
@@ -65,6 +72,9 @@ pub struct PlanSummary {
 pub struct OutputReport {
     /// `pruned`, `fused` or `amplified`.
     pub emit: Target,
+    /// `full` or `shallow`, if it is one of a pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<Depth>,
     /// The model file.
     pub path: String,
     /// Nodes in the emitted graph.
@@ -257,6 +267,15 @@ pub struct GraphReport {
     /// Multiply-accumulates after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub macs_after: Option<u64>,
+}
+
+/// A cut through a network.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CacheReport {
+    /// The module that it is at.
+    pub at: String,
+    /// The shallow graph, beside the model as it came.
+    pub shallow: GraphReport,
 }
 
 /// How much dense and pruned branch of a fused graph have in common.

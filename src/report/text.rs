@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
-use super::{ChangeReport, CompileReport, PruneReport};
+use super::{CacheReport, ChangeReport, CompileReport, PruneReport};
 use crate::{plan::Target, rules};
 
 /// How a report is shown.
@@ -118,6 +118,19 @@ fn totals(text: &mut String, report: &CompileReport) {
             _ => String::new(),
         }
     );
+    if let Some(CacheReport { at, shallow }) = &report.cache {
+        let _ = writeln!(
+            text,
+            "cut at {at}: the shallow graph has {} nodes, {} parameters{}",
+            shallow.nodes_after,
+            count(shallow.parameters_after),
+            match (graph.macs_before, shallow.macs_after) {
+                (Some(whole), Some(macs)) =>
+                    format!(", {} MACs ({} of the network's)", count(macs), percent(macs, whole)),
+                _ => String::new(),
+            }
+        );
+    }
     if let Some(fused) = &report.fused {
         let _ = writeln!(
             text,
@@ -140,7 +153,8 @@ fn totals(text: &mut String, report: &CompileReport) {
     }
     for output in &report.outputs {
         let what = if output.identical { "identical to the input" } else { output.emit.name() };
-        let _ = writeln!(text, "wrote {} ({what}, {} nodes)", output.path, output.nodes);
+        let depth = output.depth.map_or_else(String::new, |depth| format!(", {}", depth.name()));
+        let _ = writeln!(text, "wrote {} ({what}{depth}, {} nodes)", output.path, output.nodes);
     }
     let weights = &report.weights;
     if !weights.files.is_empty() {
@@ -163,8 +177,16 @@ fn totals(text: &mut String, report: &CompileReport) {
 fn honest(report: &CompileReport) -> Vec<&'static str> {
     let mut lines = Vec::new();
     let emit = report.outputs.first().map(|output| output.emit);
+    if report.cache.is_some() {
+        lines.push(
+            "Two graphs for one loop: the full one each few steps, the shallow one with what that kept in between. The \
+             output of a step with the shallow one is an approximation; `crdiff run` follows the plan.",
+        );
+    }
     if report.prune.is_empty() && report.changes.is_empty() {
-        lines.push("The plan changes nothing.");
+        if report.cache.is_none() {
+            lines.push("The plan changes nothing.");
+        }
     } else if report.fused.is_some() {
         lines.push(
             "A drop-in for the original: same inputs and outputs, amplified. It costs more than the original and less \

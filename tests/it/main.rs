@@ -8,6 +8,7 @@
 mod common;
 
 mod attention;
+mod cached;
 mod cli;
 #[cfg(feature = "runner")]
 mod clients;

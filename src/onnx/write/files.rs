@@ -206,26 +206,32 @@ impl Drop for MadeFolders {
     }
 }
 
-/// Gives complete files their names: data files first, the model last.
+/// Gives complete files their names: of each output data files first, the model last.
 ///
 /// A model alone replaces an older one in one step. With data files, an older model must never meet newer data:
 /// the older files are first moved aside, the model before its data, so that whoever looks in between, even after
-/// a crash, finds either no model or one that fits its data. On an error they are moved back.
+/// a crash, finds either no model or one that fits its data. The same holds for several outputs. On an error older
+/// files are moved back.
 ///
 /// # Errors
 /// [`OnnxError::Io`] if a file cannot be renamed; then everything is as it was.
-pub fn place(data: Vec<Pending>, model: Pending) -> Result<(), OnnxError> {
+pub fn place(outputs: Vec<(Vec<Pending>, Pending)>) -> Result<(), OnnxError> {
     let mut swap = Swap::default();
-    if !data.is_empty() {
-        swap.move_aside(&model.path)?;
-        for file in &data {
-            swap.move_aside(&file.path)?;
+    let is_one_file = outputs.len() == 1 && outputs.iter().all(|(data, _)| data.is_empty());
+    if !is_one_file {
+        for (data, model) in &outputs {
+            swap.move_aside(&model.path)?;
+            for file in data {
+                swap.move_aside(&file.path)?;
+            }
         }
     }
-    for file in data {
-        swap.persist(file)?;
+    for (data, model) in outputs {
+        for file in data {
+            swap.persist(file)?;
+        }
+        swap.persist(model)?;
     }
-    swap.persist(model)?;
     swap.placed.clear();
     // Removes the older files.
     swap.moved.clear();
@@ -290,7 +296,7 @@ mod tests {
             let [model, data] = names.each_ref().map(|name| Pending::create(name, &mut taken).unwrap());
             // The data file gets its name, the model cannot.
             fs::remove_file(&model.temporary).unwrap();
-            assert!(place(vec![data], model).is_err());
+            assert!(place(vec![(vec![data], model)]).is_err());
             let left: Vec<_> = names.iter().filter_map(|name| fs::read_to_string(name).ok()).collect();
             assert_eq!(left, vec!["older"; if with_older { 2 } else { 0 }]);
             assert_eq!(fs::read_dir(work.path()).unwrap().count(), left.len());

@@ -119,10 +119,41 @@ pub struct Written {
 /// [`OnnxError::Cancelled`]; other variants if the source's weights are missing or broken. After any error, no file
 /// has changed.
 pub fn write(graph: &Graph, options: &WriteOptions<'_>) -> Result<Written, OnnxError> {
-    let target = Target::new(options.output)?;
+    let written = write_all(&[(graph, *options)])?.pop();
+    written.ok_or_else(|| OnnxError::output(options.output, "nothing was written"))
+}
+
+/// Writes several graphs, all of them or none.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_all(graphs: &[(&Graph, WriteOptions<'_>)]) -> Result<Vec<Written>, OnnxError> {
+    let mut taken = Taken::default();
+    let targets = graphs.iter().map(|(_, options)| Target::new(options.output));
+    let targets = targets.collect::<Result<Vec<_>, _>>()?;
+    let mut outputs = Vec::new();
+    for ((graph, options), target) in graphs.iter().zip(&targets) {
+        outputs.push(begin(graph, options, target, &mut taken)?);
+    }
+    let mut written = finish(outputs, graphs.iter().find_map(|(_, options)| options.cancelled))?;
+    for (written, target) in written.iter_mut().zip(&targets) {
+        let data = target.beside(&target.data_name(0));
+        let is_used =
+            written.files.iter().map(|(path, _)| path).chain(&written.shared_with).any(|p| *p == data);
+        written.left_over = (!is_used && data.is_file()).then_some(data);
+    }
+    Ok(written)
+}
+
+/// Writes a graph to files under temporary names.
+fn begin(
+    graph: &Graph,
+    options: &WriteOptions<'_>,
+    target: &Target,
+    taken: &mut Taken,
+) -> Result<Unplaced, OnnxError> {
     let source = graph.source();
     let external = nested::external_tensors(source)?;
-    let mut taken = Taken::default();
     taken.add_model(source, &external, COMPILED)?;
     for path in options.protected {
         taken.add(path, "a file that this command reads");
@@ -130,15 +161,19 @@ pub fn write(graph: &Graph, options: &WriteOptions<'_>) -> Result<Written, OnnxE
     let ticker = Ticker { progress: options.progress, cancelled: options.cancelled };
     ticker.advance(0)?;
     let keeps_layout = matches!(options.policy, WeightPolicy::Share | WeightPolicy::Copy);
-    let mut written = if graph.is_edited() || !keeps_layout {
-        write_edited(graph, options.policy, &target, !external.is_empty(), &mut taken, ticker)?
+    if graph.is_edited() || !keeps_layout {
+        write_edited(graph, options.policy, target, !external.is_empty(), taken, ticker)
     } else {
-        write_unedited(graph, &target, &external, &mut taken, ticker)?
-    };
-    let data = target.beside(&target.data_name(0));
-    let is_used = written.files.iter().map(|(path, _)| path).chain(&written.shared_with).any(|p| *p == data);
-    written.left_over = (!is_used && data.is_file()).then_some(data);
-    Ok(written)
+        write_unedited(graph, target, &external, taken, ticker)
+    }
+}
+
+/// An output under temporary names.
+struct Unplaced {
+    model: Pending,
+    data: Vec<Pending>,
+    shared: BTreeMap<PathBuf, u64>,
+    masked: Vec<MaskedCount>,
 }
 
 /// How errors call a model and its data files.
@@ -223,7 +258,7 @@ fn write_edited(
     external: bool,
     taken: &mut Taken,
     ticker: Ticker<'_>,
-) -> Result<Written, OnnxError> {
+) -> Result<Unplaced, OnnxError> {
     let (message, placement) = lay_out(graph, policy, target, external, MESSAGE_LIMIT)?;
     let model = Pending::create(&target.path, taken)?;
     let mut masked = Vec::new();
@@ -234,7 +269,7 @@ fn write_edited(
         data.push(file);
     }
     masked.extend(message.write(destination(&model, ticker))?);
-    finish(model, data, placement.shared, masked, ticker)
+    Ok(Unplaced { model, data, shared: placement.shared, masked })
 }
 
 fn destination<'a>(file: &'a Pending, ticker: Ticker<'a>) -> Destination<'a> {
@@ -291,7 +326,7 @@ fn write_unedited(
     external: &[TensorHeader],
     taken: &mut Taken,
     ticker: Ticker<'_>,
-) -> Result<Written, OnnxError> {
+) -> Result<Unplaced, OnnxError> {
     let source = graph.source();
     let mut used: BTreeMap<&str, (Arc<DataFile>, u64)> = BTreeMap::new();
     for header in external {
@@ -328,7 +363,7 @@ fn write_unedited(
         Some(file) => destination(&model, ticker).copy(file, 0, 0, source.bytes.len() as u64)?,
         None => destination(&model, ticker).put(0, &source.bytes)?,
     }
-    finish(model, data, shared, Vec::new(), ticker)
+    Ok(Unplaced { model, data, shared, masked: Vec::new() })
 }
 
 /// Returns whether the file at `path` holds what `other` holds.
@@ -351,31 +386,31 @@ fn same_content(path: &Path, other: &DataFile) -> Result<bool, OnnxError> {
     Ok(true)
 }
 
-fn finish(
-    model: Pending,
-    data: Vec<Pending>,
-    shared: BTreeMap<PathBuf, u64>,
-    mut masked: Vec<MaskedCount>,
-    ticker: Ticker<'_>,
-) -> Result<Written, OnnxError> {
-    let files = std::iter::once(&model)
-        .chain(&data)
-        .map(|file| Ok((file.path.clone(), file.len()?)))
-        .collect::<Result<Vec<_>, OnnxError>>()?;
-    for file in data.iter().chain([&model]) {
-        file.flush()?;
+/// Gives outputs their names, once all are on the disk.
+fn finish(outputs: Vec<Unplaced>, cancelled: Option<&AtomicBool>) -> Result<Vec<Written>, OnnxError> {
+    let mut all = Vec::new();
+    let mut pending = Vec::new();
+    for Unplaced { model, data, shared, mut masked } in outputs {
+        let files = std::iter::once(&model).chain(&data);
+        let files =
+            files.map(|file| Ok((file.path.clone(), file.len()?))).collect::<Result<Vec<_>, OnnxError>>()?;
+        for file in data.iter().chain([&model]) {
+            file.flush()?;
+        }
+        masked.sort_unstable();
+        all.push(Written {
+            bytes_written: files.iter().map(|(_, len)| len).sum(),
+            files,
+            bytes_shared: shared.values().sum(),
+            shared_with: shared.into_keys().collect(),
+            left_over: None,
+            masked,
+        });
+        pending.push((data, model));
     }
-    ticker.advance(0)?;
-    files::place(data, model)?;
-    masked.sort_unstable();
-    Ok(Written {
-        bytes_written: files.iter().map(|(_, len)| len).sum(),
-        files,
-        bytes_shared: shared.values().sum(),
-        shared_with: shared.into_keys().collect(),
-        left_over: None,
-        masked,
-    })
+    Ticker { progress: None, cancelled }.advance(0)?;
+    files::place(pending)?;
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -130,6 +130,15 @@ fn document(
     };
     let variables = reader.get("variables").map(|node| variables(node, problems));
     let plan = reader.get("plan").map(|node| Template::new(node.clone()));
+    if let Some(Value::Map(entries)) = reader.get("plan").map(|node| &node.value) {
+        let cache = entries.iter().find(|(key, _)| key.name == "cache");
+        problems.extend(cache.map(|(key, _)| Problem::UnknownKey {
+            key: key.name.clone(),
+            place: "the plan of a space",
+            help: "trials run whole networks; add `cache` to the plan that the search finds".into(),
+            at: key.span,
+        }));
+    }
     if let (Some(variables), Some(plan)) = (&variables, &plan) {
         check_names(variables, &declared, plan, problems);
     }

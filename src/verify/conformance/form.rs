@@ -13,12 +13,13 @@ use crate::{
 impl Form {
     /// Returns its name for people.
     pub fn describe(&self) -> String {
+        let mut text = self.target.describe().to_string();
+        if let Some(depth) = self.depth {
+            text = format!("{text}, the {} graph for a cache", depth.name());
+        }
         match self.per_row.as_slice() {
-            [] => self.target.describe().into(),
-            inputs => {
-                let of_rows = inputs.join(" and ");
-                format!("{}, with {of_rows} for each row of the batch", self.target.describe())
-            }
+            [] => text,
+            inputs => format!("{text}, with {} for each row of the batch", inputs.join(" and ")),
         }
     }
 }

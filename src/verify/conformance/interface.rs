@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message;
 use rustc_hash::FxHashSet;
 
-use super::{Violation, explain::Names, per_row::PerRow};
+use super::{Violation, explain::Names, kept::Kept, per_row::PerRow};
 use crate::{
     ir::{Graph, GraphIo},
     onnx::{
@@ -15,7 +15,7 @@ use crate::{
         value_info,
         wire::Field,
     },
-    plan::{Plan, Target},
+    plan::{Depth, Plan, Target},
     verify::canonical,
 };
 
@@ -88,7 +88,7 @@ impl Stamp {
         names: &Names<'_, '_>,
         plan: &Plan,
         form: Target,
-        rows: &PerRow,
+        (rows, depth): (&PerRow, Option<Depth>),
         differences: &mut Vec<Violation>,
         notes: &mut Vec<String>,
     ) {
@@ -99,7 +99,13 @@ impl Stamp {
         if stated != inputs {
             report(format!("the metadata key `{key}` is {stated:?}, expected {inputs:?}"));
         }
-        let suffix = if inputs.is_empty() { "" } else { "_rows" };
+        let (key, right) = ("crdiff.cache", depth.map_or("", Depth::name));
+        let stated = self.0.get(key).map_or("", String::as_str);
+        if stated != right {
+            report(format!("the metadata key `{key}` is {stated:?}, expected {right:?}"));
+        }
+        let depth = depth.map_or_else(String::new, |depth| format!("_{}", depth.name()));
+        let suffix = format!("{depth}{}", if inputs.is_empty() { "" } else { "_rows" });
         let mut right_name = format!("{}{suffix}", original.name());
         // A graph that no plan changed says nothing of one.
         if inputs.is_empty() || !names.edits.is_empty() || self.0.contains_key("crdiff.plan") {
@@ -218,13 +224,22 @@ fn uses(graph: &Graph, domain: &str) -> bool {
         })
 }
 
-/// Compares graph inputs, those of `rows` as an element for each row; `weight` says whether w must be one more. Returns which of the compiled graph's values stand
+/// The inputs and outputs that a form has beside the original's.
+#[derive(Clone, Copy)]
+pub(super) struct Extra<'a> {
+    /// Whether w is an input.
+    pub weight: bool,
+    /// What a cache takes, if it does, and whether the graph is fused.
+    pub kept: Option<(&'a Kept, bool)>,
+}
+
+/// Compares graph inputs, those of `rows` as an element for each row. Returns which of the compiled graph's values stand
 /// for other-named inputs of the original.
 pub(super) fn compare_inputs(
     original: &Graph,
     compiled: &Graph,
     rows: &PerRow,
-    weight: bool,
+    form: Extra<'_>,
     differences: &mut Vec<Violation>,
 ) -> Vec<(crate::ir::ValueId, crate::ir::ValueId)> {
     let widened = |info: &ValueInfoProto| match rows.has(info.name()) {
@@ -235,7 +250,10 @@ pub(super) fn compare_inputs(
         original.inputs().map(|io| GraphIo { info: widened(&io.info), ..io.clone() }).collect();
     let expected: Vec<&GraphIo> = expected.iter().collect();
     let mut found: Vec<&GraphIo> = compiled.inputs().collect();
-    if weight {
+    if let Some((kept, fused)) = form.kept.filter(|(kept, _)| kept.depth == Depth::Shallow) {
+        kept.take("input", &mut found, fused, differences);
+    }
+    if form.weight {
         match found.pop_if(|io| io.info.name() == WEIGHT_INPUT) {
             Some(io) => {
                 let scalar = value_info(WEIGHT_INPUT, DataType::FLOAT, Some(Vec::new()));
@@ -252,15 +270,19 @@ pub(super) fn compare_inputs(
     renamed.map(|(at, index)| (found[at].value, expected[index].value)).collect()
 }
 
-/// Compares graph outputs. Returns pairs of indexes that stand for each other, the compiled graph's first.
+/// Compares graph outputs. Returns pairs of indexes that stand for each other, the compiled graph's first, and the places
+/// of those that a cache keeps.
 pub(super) fn compare_outputs(
     original: &Graph,
     compiled: &Graph,
+    form: Extra<'_>,
     differences: &mut Vec<Violation>,
-) -> Vec<(usize, usize)> {
-    let all = |graph: &'_ Graph| -> Vec<GraphIo> { graph.outputs().to_vec() };
-    let (expected, found) = (all(original), all(compiled));
-    pairs("output", &expected.iter().collect::<Vec<_>>(), &found.iter().collect::<Vec<_>>(), differences)
+) -> (Vec<(usize, usize)>, Vec<usize>) {
+    let expected: Vec<&GraphIo> = original.outputs().iter().collect();
+    let mut found: Vec<&GraphIo> = compiled.outputs().iter().collect();
+    let kept = form.kept.filter(|(kept, _)| kept.depth == Depth::Full);
+    let kept = kept.map(|(kept, fused)| kept.take("output", &mut found, fused, differences));
+    (pairs("output", &expected, &found, differences), kept.unwrap_or_default())
 }
 
 /// Compares inputs or outputs, which must be the same in number, order, name and type. Returns pairs of indexes that
@@ -320,7 +342,7 @@ fn types(what: &str, expected: &ValueInfoProto, found: &ValueInfoProto, differen
 }
 
 /// Returns a type as the ONNX text syntax has it: `float[batch, 4, 64, 64]`.
-fn type_text(r#type: Option<&TypeProto>) -> String {
+pub(super) fn type_text(r#type: Option<&TypeProto>) -> String {
     let Some(type_proto::Value::TensorType(tensor)) = r#type.and_then(|t| t.value.as_ref()) else {
         return "no tensor".into();
     };

@@ -16,6 +16,7 @@ mod explain;
 mod form;
 mod fused_output;
 mod interface;
+mod kept;
 mod masks;
 mod per_row;
 mod reach;
@@ -40,7 +41,8 @@ use rustc_hash::FxHashSet;
 use self::{
     classes::{Class, Classes, Interner, Overrides, Side},
     explain::Names,
-    interface::Stamp,
+    interface::{Extra, Stamp},
+    kept::Kept,
     per_row::PerRow,
     reach::Reach,
     substitution::Substitution,
@@ -51,7 +53,7 @@ use crate::{
     analysis::Analysis,
     ir::{Graph, ValueId},
     onnx::OnnxError,
-    plan::{self, Plan, PlanError, Target},
+    plan::{self, Depth, Plan, PlanError, Target},
 };
 
 /// The verdict of a verification.
@@ -74,6 +76,8 @@ pub struct Verdict {
 pub struct Form {
     /// Which graph it is.
     pub target: Target,
+    /// Which one of a cache's pair, if it is one of them.
+    pub depth: Option<Depth>,
     /// The inputs that have an element for each row of the batch, where the original has one for all.
     pub per_row: Vec<String>,
 }
@@ -83,13 +87,15 @@ pub struct Form {
 pub struct Required {
     /// Which graph it must be.
     pub target: Target,
+    /// Whether it must be one of the two that a cache takes.
+    pub cached: bool,
     /// Whether inputs of one element must have one for each row of the batch.
     pub per_row: bool,
 }
 
 impl From<Target> for Required {
     fn from(target: Target) -> Self {
-        Self { target, per_row: false }
+        Self { target, cached: false, per_row: false }
     }
 }
 
@@ -186,30 +192,33 @@ pub fn verify(
     let started = Instant::now();
     let analysis = Analysis::of(original);
     let edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
+    let cut = plan::cut(plan, &analysis, &edits).map_err(Box::new)?;
+    let mut kept = cut.and_then(|cut| Kept::of(cut, original, compiled, &analysis.shapes));
     let rows = PerRow::of(original, compiled, &edits, &analysis.shapes);
     // Shapes take as much memory as a graph.
     let modules = analysis.into_modules();
     let mut interner = Interner::default();
-    let (expected, templates) = templates::beside(original, &edits)?;
+    let (mut expected, templates) = templates::beside(original, &edits)?;
+    if let Some(kept) = kept.as_mut().filter(|kept| kept.depth == Depth::Shallow) {
+        kept.add_inputs(expected.to_mut())?;
+    }
     let original_side = Side::new(&expected, &mut interner)?;
     let compiled_side = Side::new(compiled, &mut interner)?;
     let none = Overrides::default();
     let substitution = Substitution::of_dense(&edits, (&rows, &templates), original, &mut interner)?;
-    let dense = Cone {
-        classes: Classes::of(&original_side, &substitution, &none, &mut interner),
-        masks: masks::masked_operands(edits.always.weights()).0,
-        substitution,
-        ..Cone::default()
-    };
-    let dense_values = dense.classes.first_values();
+    let masks = masks::masked_operands(edits.always.weights()).0;
+    let mut dense = Cone { masks, substitution, ..Cone::default() };
     let (masked, masks) = masks::masked_operands(edits.weights());
     let substitution = Substitution::of_other(&edits, (&rows, &templates), original, &mut interner)?;
-    let mut pruned = Cone {
-        classes: Classes::of(&original_side, &substitution, &none, &mut interner),
-        substitution,
-        masks: masked,
-        ..Cone::default()
-    };
+    let mut pruned = Cone { masks: masked, substitution, ..Cone::default() };
+    if let Some(kept) = &mut kept {
+        let reach = Reach::of(&original_side, &pruned, &dense);
+        kept.cut(&expected, &reach, [&mut pruned, &mut dense]);
+    }
+    for cone in [&mut pruned, &mut dense] {
+        cone.classes = Classes::of(&original_side, &cone.substitution, &none, &mut interner);
+    }
+    let dense_values = dense.classes.first_values();
     pruned.reach = Reach::of(&original_side, &pruned, &dense);
     let mut order = vec![usize::MAX - 1; expected.node_capacity()];
     for (at, id) in original.node_ids().enumerate() {
@@ -240,6 +249,7 @@ pub fn verify(
         plan,
         required,
         rows: &rows,
+        kept: kept.as_ref(),
         masks: &masks,
         stamp: stamp.as_ref(),
         interner: &mut interner,
@@ -266,6 +276,7 @@ struct Verifier<'a, 'g> {
     plan: &'a Plan,
     required: Option<Required>,
     rows: &'a PerRow,
+    kept: Option<&'a Kept>,
     /// The rule of each mask, and the weight's index in it.
     masks: &'a [(usize, usize)],
     stamp: Option<&'a Stamp>,
@@ -280,11 +291,13 @@ impl Verifier<'_, '_> {
         let (original, compiled) = (self.names.source, self.names.compiled.graph);
         let (mut differences, mut notes) = (Vec::new(), Vec::new());
         form.fits(self.plan, self.names.edits, &mut differences);
-        self.compare_rows(&mut differences);
+        self.compare_required(&mut differences);
         interface::compare_models(original, compiled, &mut differences);
         match self.stamp {
             Some(stamp) => {
-                stamp.compare(&self.names, self.plan, form, self.rows, &mut differences, &mut notes);
+                let depth = self.kept.map(|kept| kept.depth);
+                let rows = (self.rows, depth);
+                stamp.compare(&self.names, self.plan, form, rows, &mut differences, &mut notes);
             }
             None if self.names.edits.is_empty() => {}
             None => {
@@ -300,8 +313,9 @@ impl Verifier<'_, '_> {
         let reached =
             original.outputs().iter().any(|io| pruned.reach.has(original, [pruned, dense], io.value));
         let weight = form == Target::FusedWithInput && reached;
-        let renamed = interface::compare_inputs(original, compiled, self.rows, weight, &mut differences);
-        let outputs = interface::compare_outputs(original, compiled, &mut differences);
+        let extra = Extra { weight, kept: self.kept.map(|kept| (kept, form.is_fused())) };
+        let renamed = interface::compare_inputs(original, compiled, self.rows, extra, &mut differences);
+        let (outputs, places) = interface::compare_outputs(original, compiled, extra, &mut differences);
         let mut overrides = Overrides::default();
         for (found, wanted) in renamed {
             overrides.values.extend(dense.classes.get(wanted).map(|class| (found, class)));
@@ -315,6 +329,11 @@ impl Verifier<'_, '_> {
             &mut differences,
         );
         (pruned.roots, dense.roots) = (roots.pruned, roots.dense);
+        if let Some(kept) = self.kept {
+            let networks =
+                [(pruned, form != Target::Dense), (dense, form.is_fused() || form == Target::Dense)];
+            kept.roots(compiled, &places, form.is_fused(), networks);
+        }
         let walk = match_nodes(&self.names, self.rows, &*cones, overrides, self.interner, &mut differences);
 
         let bytes = AtomicU64::new(0);
@@ -333,13 +352,25 @@ impl Verifier<'_, '_> {
             notes.push(format!("{} more differences are not shown", differences.len() - MOST));
             differences.truncate(MOST);
         }
-        let form = Form { target: form, per_row: self.rows.inputs.clone() };
+        let depth = self.kept.map(|kept| kept.depth);
+        let form = Form { target: form, depth, per_row: self.rows.inputs.clone() };
         Ok(Verdict { form, proof, differences, notes })
     }
 
-    /// Reports what of the original allows no rows, and rows that must be there or must not.
-    fn compare_rows(&self, differences: &mut Vec<Violation>) {
+    /// Reports what of the original allows no rows, and what of the form must be there or must not.
+    fn compare_required(&self, differences: &mut Vec<Violation>) {
         differences.extend(self.rows.refusals.iter().cloned().map(Violation::last));
+        if let Some(required) = self.required
+            && required.cached != self.kept.is_some()
+        {
+            let message = match self.kept {
+                None => {
+                    "it is no graph for a cache: it has neither an output nor an input called `cache`".into()
+                }
+                Some(kept) => format!("it is the {} graph for a cache", kept.depth.name()),
+            };
+            differences.push(Violation::first(message));
+        }
         let inputs = &self.rows.inputs;
         match self.required {
             Some(Required { per_row: true, .. }) if inputs.is_empty() => {

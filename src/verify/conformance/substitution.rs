@@ -132,6 +132,11 @@ impl Substitution {
         self.operands.get(&(node, slot)).copied().unwrap_or(value)
     }
 
+    /// Makes operand `slot` of `node` the value `to`, whatever it was.
+    pub fn cut(&mut self, node: NodeId, slot: usize, to: ValueId) {
+        self.operands.insert((node, slot), to);
+    }
+
     /// Returns the value that readers of `value` read: followed from skip to skip until one stays.
     pub fn read(&self, mut value: ValueId) -> ValueId {
         // No more steps than there are: a skip that leads back to itself ends somewhere on its way.

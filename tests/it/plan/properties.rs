@@ -187,13 +187,18 @@ fn runtime() -> impl Strategy<Value = RuntimeFile> {
 
 fn plan_file() -> impl Strategy<Value = PlanFile> {
     let rules = option::of(vec(rule(), 0..5));
-    (rules, option::of(crdiff()), option::of(amplify()), option::of(runtime())).prop_map(
-        |(rules, crdiff, amplify, runtime)| PlanFile {
+    let cache = option::of(("[a-z.0-9_]{1,20}", amplify()).prop_map(|(at, amplify)| {
+        let at = format!("up_blocks.{at}");
+        CacheFile { at, every: amplify.every, during: amplify.during }
+    }));
+    (rules, option::of(crdiff()), option::of(amplify()), cache, option::of(runtime())).prop_map(
+        |(rules, crdiff, amplify, cache, runtime)| PlanFile {
             version: 1,
             always: None,
             rules,
             crdiff,
             amplify,
+            cache,
             runtime,
         },
     )
@@ -219,6 +224,24 @@ fn same_crdiff(read: &[Rule], written: Option<&CrDiffFile>) {
     assert_eq!(read.collect::<Vec<_>>(), expected);
 }
 
+fn meant(during: Option<&DuringFile>) -> During {
+    match during {
+        None => During::Fraction { from: 0.0, to: 1.0 },
+        Some(DuringFile::Fraction([from, to])) => During::Fraction { from: *from, to: *to },
+        Some(DuringFile::Sigma(SigmaRange { sigma: [low, high] })) => {
+            During::Sigma { low: *low, high: *high }
+        }
+    }
+}
+
+fn same_cache(read: Option<&Cache>, written: Option<&CacheFile>) {
+    assert_eq!(read.is_some(), written.is_some());
+    if let (Some(read), Some(written)) = (read, written) {
+        assert_eq!((&read.at.value, read.during), (&written.at, meant(written.during.as_ref())));
+        assert_eq!(read.every, written.every.unwrap_or(NonZeroU32::new(3).unwrap()));
+    }
+}
+
 fn same_amplify(read: &Amplify, written: &AmplifyFile) {
     let weight = match &written.weight {
         None => AmplifyWeight::Constant(1.5),
@@ -228,12 +251,7 @@ fn same_amplify(read: &Amplify, written: &AmplifyFile) {
         }
         Some(WeightFile::Steps(steps)) => AmplifyWeight::Steps(steps.clone()),
     };
-    let during = match written.during {
-        None => During::Fraction { from: 0.0, to: 1.0 },
-        Some(DuringFile::Fraction([from, to])) => During::Fraction { from, to },
-        Some(DuringFile::Sigma(SigmaRange { sigma: [low, high] })) => During::Sigma { low, high },
-    };
-    assert_eq!((&read.weight.value, read.during), (&weight, during));
+    assert_eq!((&read.weight.value, read.during), (&weight, meant(written.during.as_ref())));
     assert_eq!(read.every.value, written.every.unwrap_or(NonZeroU32::MIN));
     assert_eq!((read.mode, read.on), (written.mode.unwrap_or_default(), written.on.unwrap_or_default()));
 }
@@ -263,6 +281,7 @@ fn same(read: &Plan, written: &PlanFile) {
     assert_eq!(meant(by_rule), meant(rules));
     same_crdiff(by_crdiff, written.crdiff.as_ref());
     same_amplify(&read.amplify, &written.amplify.clone().unwrap_or_default());
+    same_cache(read.cache.as_ref(), written.cache.as_ref());
     same_runtime(&read.runtime, &written.runtime.clone().unwrap_or_default());
 }
 
@@ -282,7 +301,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value_is_a_plan_or_an_error(text in scraps(), key in "(rules|crdiff|amplify|runtime|version)") {
+    fn any_value_is_a_plan_or_an_error(text in scraps(), key in "(rules|crdiff|amplify|cache|runtime|version)") {
         check_any(&format!("version: 1\n{key}: {text}"));
     }
 

@@ -2,6 +2,7 @@
 //! accepted.
 
 mod attention;
+mod cached;
 mod dilation;
 mod freeu;
 mod fused;

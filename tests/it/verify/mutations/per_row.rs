@@ -97,7 +97,7 @@ fn a_value_for_each_row_is_proven_and_stated() {
     ] {
         let (rows, inputs) =
             (Rows::new(text, target), inputs.iter().map(|i| i.to_string()).collect::<Vec<_>>());
-        for required in [None, Some(Required { target, per_row: true })] {
+        for required in [None, Some(Required { target, cached: false, per_row: true })] {
             let verdict = rows.verify(&rows.exported, required);
             assert!(verdict.is_proven(), "{target:?}: {:#?}", verdict.differences);
             let outcome = report::verify::outcome("a", "b", &rows.plan.source, &verdict);
@@ -111,7 +111,7 @@ fn a_value_for_each_row_is_proven_and_stated() {
         assert!(plain.differences[0].message.contains("for each row of the batch: timestep"), "{target:?}");
     }
     let bench = Bench::new();
-    let required = Required { target: Target::Pruned, per_row: true };
+    let required = Required { target: Target::Pruned, cached: false, per_row: true };
     let path = bench.model.folder().join("plain.onnx");
     fs::write(&path, bench.compiled.encode_to_vec()).unwrap();
     let verdict = verify(&bench.model.load(), &load(&path), &bench.plan, Some(required), &|_| {}).unwrap();
