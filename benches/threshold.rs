@@ -3,12 +3,10 @@
 //!
 //! Whether the histogram reads at the speed of memory shows on more weights: `CRDIFF_BENCH_MILLIONS=400`.
 
-use std::{
-    env, fs::File, hint::black_box, io::Write, ops::ControlFlow, path::Path, sync::Arc, time::Duration,
-};
+use std::{env, fs::File, hint::black_box, io::Write, path::Path, sync::Arc, time::Duration};
 
 use crdiff::{
-    analysis::magnitude::{MagnitudeHistogram, PoolTensor, TieMask, no_progress},
+    analysis::magnitude::{MagnitudeHistogram, PoolTensor, TieMask},
     ir::{Masked, WeightReader, for_each_piece},
     onnx::{DataFile, DataType, OnnxError},
     passes::mask::MagnitudeMask,
@@ -51,16 +49,16 @@ fn threshold(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes));
         group.bench_function("threshold", |b| {
             b.iter(|| {
-                let histogram = MagnitudeHistogram::read(&pool, &no_progress).expect("a histogram");
-                black_box(histogram.threshold(RATIO, &no_progress).expect("a threshold"))
+                let histogram = MagnitudeHistogram::read(&pool, &()).expect("a histogram");
+                black_box(histogram.threshold(RATIO, &()).expect("a threshold"))
             });
         });
         group.bench_function("histogram", |b| {
-            b.iter(|| black_box(MagnitudeHistogram::read(&pool, &|_| ControlFlow::Continue(()))));
+            b.iter(|| black_box(MagnitudeHistogram::read(&pool, &())));
         });
 
-        let histogram = MagnitudeHistogram::read(&pool, &no_progress).expect("a histogram");
-        let t = histogram.threshold(RATIO, &no_progress).expect("a threshold").expect("k is not 0").t;
+        let histogram = MagnitudeHistogram::read(&pool, &()).expect("a histogram");
+        let t = histogram.threshold(RATIO, &()).expect("a threshold").expect("k is not 0").t;
         for (name, scale) in [("mask", 0.0), ("mask and scale", -0.5)] {
             group.bench_function(name, |b| {
                 b.iter(|| {

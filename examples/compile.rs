@@ -4,7 +4,7 @@
 use std::{env, error::Error, path::Path};
 
 use crdiff::{
-    compile::{Hooks, Job, compile_file},
+    compile::{Job, compile_file},
     plan,
 };
 
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let plan = plan::load(Path::new(plan))?;
     let job = Job::new(Path::new(model), &plan).output(Path::new(output));
-    let report = compile_file(&job, Hooks::default())?;
+    let report = compile_file(&job, &())?;
     println!("{} -> {} nodes", report.graph.nodes_before, report.graph.nodes_after);
     for change in &report.changes {
         println!(

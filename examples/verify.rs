@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("three paths, please: MODEL OUTPUT PLAN".into());
     };
     let [original, compiled] = [original, compiled].map(|path| onnx::open(path).and_then(Graph::load));
-    let verdict = verify(&original?, &compiled?, &plan::load(Path::new(plan))?, None, &|_| {})?;
+    let verdict = verify(&original?, &compiled?, &plan::load(Path::new(plan))?, None, &())?;
     for difference in &verdict.differences {
         println!("{difference:?}");
     }

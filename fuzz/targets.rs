@@ -2,7 +2,7 @@
 //! that are refused, and panics for a defect.
 #![allow(dead_code, reason = "a program of the fuzzer runs one of them")]
 
-use std::{fs, ops::ControlFlow};
+use std::fs;
 
 use crdiff::{
     analysis::Analysis,
@@ -22,9 +22,9 @@ fn load(data: &[u8]) -> Result<Graph, OnnxError> {
 pub fn model(data: &[u8]) {
     let Ok(graph) = load(data) else { return };
     Analysis::of(&graph);
-    digests(&graph, &|_| {}).ok();
+    digests(&graph, &()).ok();
     let nothing = plan::parse("plan.yaml", "version: 1\n").expect("an empty plan");
-    if let Ok(verdict) = verify(&graph, &graph, &nothing, None, &|_| {}) {
+    if let Ok(verdict) = verify(&graph, &graph, &nothing, None, &()) {
         assert!(verdict.is_proven(), "a model is not itself: {:#?}", verdict.differences);
     }
 }
@@ -66,7 +66,7 @@ pub fn compile(data: &[u8]) {
     };
     let masks = if how & 16 == 0 { MaskForm::Stored } else { MaskForm::Computed };
     let Ok(mut graph) = load(data) else { return };
-    if compile::compile(&mut graph, plan, target, masks, &|_| ControlFlow::Continue(())).is_err() {
+    if compile::compile(&mut graph, plan, target, masks, &()).is_err() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -78,7 +78,7 @@ pub fn compile(data: &[u8]) {
     }
     let written = fs::read(&output).expect("what was written");
     let compiled = load(&written).expect("what was written is a model");
-    match verify(&original, &compiled, plan, None, &|_| {}) {
+    match verify(&original, &compiled, plan, None, &()) {
         Ok(verdict) => assert!(verdict.is_proven(), "{target:?}: {:#?}", verdict.differences),
         // Weights that are in another file are not there.
         Err(error) => assert!(error.to_string().contains("/nonexistent"), "{error}"),

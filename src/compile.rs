@@ -2,21 +2,14 @@
 
 use std::{
     fs,
-    ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use crate::{
-    analysis::{
-        Analysis, Findings, macs,
-        magnitude::{MagnitudeError, Progress},
-        shapes,
-    },
+    analysis::{Analysis, Findings, macs, magnitude::MagnitudeError, shapes},
     ir::Graph,
+    observer::Observer,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
     passes::{self, MaskForm, Outcome, PassError, Recipe, Sharing, Stamp, WeightOutcome},
     plan::{self, Plan, PlanError},
@@ -60,16 +53,25 @@ pub enum CompileError {
     Plan(#[from] Box<PlanError>),
     /// The model could not be read, or the output not be written.
     #[error(transparent)]
-    Onnx(#[from] OnnxError),
+    Onnx(OnnxError),
     /// A pass failed.
     #[error(transparent)]
     Pass(PassError),
     /// The plan asks for something that the graph to be emitted cannot do.
     #[error("{0}")]
     Target(String),
-    /// The caller said stop; nothing was written.
+    /// The observer said stop; nothing was written.
     #[error("stopped; nothing was written")]
     Stopped,
+}
+
+impl From<OnnxError> for CompileError {
+    fn from(error: OnnxError) -> Self {
+        match error {
+            OnnxError::Stopped => Self::Stopped,
+            other => Self::Onnx(other),
+        }
+    }
 }
 
 impl From<PassError> for CompileError {
@@ -96,9 +98,9 @@ pub fn compile(
     plan: &Plan,
     target: Target,
     masks: MaskForm,
-    progress: &Progress<'_>,
+    observer: &dyn Observer,
 ) -> Result<Compilation, CompileError> {
-    compile_depth(graph, plan, (target, None), masks, progress)
+    compile_depth(graph, plan, (target, None), masks, observer)
 }
 
 /// Does the same as [`compile`] for one graph of the pair that the plan's `cache` takes.
@@ -110,7 +112,7 @@ pub fn compile_depth(
     plan: &Plan,
     (target, depth): (Target, Option<Depth>),
     masks: MaskForm,
-    progress: &Progress<'_>,
+    observer: &dyn Observer,
 ) -> Result<Compilation, CompileError> {
     // Half of the time of a compilation that reads no weights.
     let (analysis, source) = rayon::join(|| Analysis::of(graph), || graph.structure_digest());
@@ -130,7 +132,7 @@ pub fn compile_depth(
     }
     let stamp = Some(Stamp { plan: &plan.digest, source: &source });
     let recipe = Recipe { edits: &edits, target, w, cut, masks, stamp, per_row: None };
-    let Outcome { weights, sharing, .. } = passes::run(graph, &recipe, progress)?;
+    let Outcome { weights, sharing, .. } = passes::run(graph, &recipe, observer)?;
     Ok(Compilation { edits, weights, sharing, findings })
 }
 
@@ -219,37 +221,11 @@ impl<'a> Job<'a> {
     }
 }
 
-/// How a long job tells what it does and is stopped; by default not at all.
-#[derive(Clone, Copy)]
-pub struct Hooks<'a> {
-    /// Called with the number of bytes of weights read or written since the last call.
-    pub progress: &'a (dyn Fn(Stage, u64) + Sync),
-    /// Set it to stop.
-    pub stop: &'a AtomicBool,
-}
-
-impl Default for Hooks<'_> {
-    fn default() -> Self {
-        static NEVER: AtomicBool = AtomicBool::new(false);
-        Self { progress: &|_, _| {}, stop: &NEVER }
-    }
-}
-
-/// The stage of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stage {
-    /// Reading weights to find thresholds.
-    Ranking,
-    /// Writing the output.
-    Writing,
-}
-
 /// Compiles a model file. Nothing is written on failure.
 ///
 /// # Errors
 /// [`CompileError`].
-pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, CompileError> {
+pub fn compile_file(job: &Job<'_>, observer: &dyn Observer) -> Result<CompileReport, CompileError> {
     let source = Graph::load(onnx::open(job.model)?)?;
     let census = Census::of(
         &source,
@@ -262,14 +238,7 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
     for (index, depth) in depths.iter().enumerate() {
         let last = index + 1 == depths.len();
         let Some(mut graph) = (if last { source.take() } else { source.clone() }) else { continue };
-        let compilation = compile_depth(&mut graph, job.plan, (job.target, *depth), job.masks, &|bytes| {
-            (hooks.progress)(Stage::Ranking, bytes);
-            if hooks.stop.load(Ordering::Relaxed) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        })?;
+        let compilation = compile_depth(&mut graph, job.plan, (job.target, *depth), job.masks, observer)?;
         let report = report(&graph, &compilation.made(), &census, &job.plan.source);
         graphs.push((graph, compilation, report));
     }
@@ -291,16 +260,10 @@ pub fn compile_file(job: &Job<'_>, hooks: Hooks<'_>) -> Result<CompileReport, Co
     };
     let outputs = if job.cached { cached_outputs(output).to_vec() } else { vec![output.to_path_buf()] };
     let policy = job.weights.unwrap_or_else(|| default_weights(job.model, output));
-    let progress = |bytes| (hooks.progress)(Stage::Writing, bytes);
-    let options = |output| {
-        WriteOptions::new(output, policy).progress(&progress).cancelled(hooks.stop).protected(&job.protected)
-    };
+    let options = |output| WriteOptions::new(output, policy).observer(observer).protected(&job.protected);
     let writes: Vec<_> =
         graphs.iter().zip(&outputs).map(|((graph, ..), output)| (graph, options(output))).collect();
-    let written = match onnx::write_all(&writes) {
-        Err(OnnxError::Cancelled) => return Err(CompileError::Stopped),
-        other => other?,
-    };
+    let written = onnx::write_all(&writes)?;
     zeros(&mut report, &made, written.first().map_or(&[], |written| &written.masked))?;
     for (index, written) in written.iter().enumerate() {
         files(&mut report, policy, job.masks, written);

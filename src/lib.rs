@@ -6,6 +6,7 @@
 //! | [`plan`], [`rules`] | parses a plan, and resolves its rules against a model |
 //! | [`compile`] | compiles a model by a plan, in files or in memory |
 //! | [`verify`] | proves that a file is a model plus a plan; compares models by structure and by numbers |
+//! | [`observer`] | hears of the progress of long work, and stops it |
 //! | [`analysis`] | modules, symbolic shapes, weights and skip paths of a model |
 //! | [`onnx`], [`ir`] | reads models without copying weights, edits and writes them without touching the rest |
 //! | `engine`, `diffusion` | runs networks and whole pipelines: ONNX Runtime, rten; samplers, amplification (feature `runner`) |
@@ -17,14 +18,14 @@
 //! use std::path::Path;
 //!
 //! use crdiff::{
-//!     compile::{Hooks, Job, compile_file},
+//!     compile::{Job, compile_file},
 //!     plan,
 //! };
 //!
 //! let plan = plan::parse("plan.yaml", "version: 1\nrules: [{ bypass: mid_block.attentions.0 }]")?;
 //! let model = Path::new("fixtures/sd15-mini/torchscript/unet.onnx");
 //! // Without an output nothing is written; the report says what would be.
-//! let report = compile_file(&Job::new(model, &plan), Hooks::default())?;
+//! let report = compile_file(&Job::new(model, &plan), &())?;
 //! assert_eq!(report.changes[0].module, "mid_block.attentions.0");
 //! assert!(report.graph.nodes_after < report.graph.nodes_before);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -40,7 +41,7 @@
 //! let plan = plan::parse("plan.yaml", "version: 1\nrules: [{ bypass: mid_block.attentions.0 }]")?;
 //! // This one was edited with onnx-graphsurgeon.
 //! let edited = graph("tests/data/verify/bypassed.onnx")?;
-//! let verdict = verify(&original, &edited, &plan, None, &|_| {})?;
+//! let verdict = verify(&original, &edited, &plan, None, &())?;
 //! assert!(verdict.is_proven(), "{:?}", verdict.differences);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -53,6 +54,8 @@ pub mod cli;
 pub mod compile;
 mod hex;
 pub mod ir;
+mod lock;
+pub mod observer;
 pub mod onnx;
 pub mod passes;
 pub mod plan;

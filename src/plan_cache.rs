@@ -9,10 +9,11 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    compile::{CompileError, Hooks, Job, Stage, Target, compile_file},
+    compile::{CompileError, Job, Target, compile_file},
     engine::fetch::user_cache,
     hex::hex,
     ir::Graph,
+    observer::{Event, Observer},
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
     passes::MaskForm,
     plan::{Plan, Unets},
@@ -63,11 +64,7 @@ pub enum PlanCacheError {
 
 impl From<OnnxError> for PlanCacheError {
     fn from(error: OnnxError) -> Self {
-        match error {
-            OnnxError::Cancelled => CompileError::Stopped,
-            other => CompileError::Onnx(other),
-        }
-        .into()
+        CompileError::from(error).into()
     }
 }
 
@@ -94,10 +91,8 @@ pub struct PlanCache<'a> {
     pub place: Place,
     /// How masked weights are in its graphs.
     pub masks: MaskForm,
-    /// How compiling and copying tell what they do and are stopped.
-    pub hooks: Hooks<'a>,
-    /// Hears that a copy of a model is about to be made, which takes room.
-    pub notice: &'a (dyn Fn(&str) + Sync),
+    /// Observes compiling and copying. It gets a notice before a copy of a model is made, which takes room.
+    pub observer: &'a dyn Observer,
 }
 
 impl PlanCache<'_> {
@@ -145,12 +140,11 @@ fn refuse_cache(plan: &Plan) -> Result<(), PlanCacheError> {
     }
 }
 
-/// Returns the digest of the structure and weights of the model at `path`, which the user's cache remembers. `read` is told
-/// how many bytes of weights were read since the last call, from several threads.
+/// Returns the digest of the structure and weights of the model at `path`, which the user's cache remembers.
 ///
 /// # Errors
 /// [`PlanCacheError`] if the model cannot be read.
-pub fn digest(path: &Path, read: &(dyn Fn(u64) + Sync)) -> Result<String, PlanCacheError> {
+pub fn digest(path: &Path, observer: &dyn Observer) -> Result<String, PlanCacheError> {
     let model = Model::open(path)?;
     let known = user_cache().map(|cache| cache.join(DIGESTS).join(&model.key));
     let found = known.as_deref().and_then(|file| fs::read_to_string(file).ok());
@@ -158,7 +152,7 @@ pub fn digest(path: &Path, read: &(dyn Fn(u64) + Sync)) -> Result<String, PlanCa
     {
         return Ok(digest);
     }
-    let digest = structure::digests(&model.graph, read)?.weights;
+    let digest = structure::digests(&model.graph, observer)?.weights;
     if let Some(file) = known {
         // A cache that cannot be written costs time at the next run, nothing else.
         let _ = fs::create_dir_all(file.parent().unwrap_or(&file)).and_then(|()| fs::write(&file, &digest));
@@ -279,18 +273,17 @@ impl Entry<'_> {
 
     fn copy(&self, copy: &Path) -> Result<(), PlanCacheError> {
         let model = self.model;
-        (self.cache.notice)(&format!(
+        let notice = format!(
             "keeping a copy of {} in {} ({}); beside the model, compiled plans share its weights instead",
             model.path.display(),
             copy.parent().unwrap_or(copy).display(),
             bytes(model.len)
-        ));
+        );
+        self.cache.observer.tell(Event::Notice(&notice)).map_err(OnnxError::from)?;
         let about = serde_json::json!({ "model": model.path.canonicalize().unwrap_or_default() });
         let file = copy.with_file_name(ABOUT);
         fs::write(&file, format!("{about}\n")).map_err(|e| cannot("write", &file, e))?;
-        let hooks = self.cache.hooks;
-        let progress = |bytes| (hooks.progress)(Stage::Writing, bytes);
-        let options = WriteOptions::new(copy, WeightPolicy::Copy).progress(&progress).cancelled(hooks.stop);
+        let options = WriteOptions::new(copy, WeightPolicy::Copy).observer(self.cache.observer);
         onnx::write(&model.graph, &options)?;
         Ok(())
     }
@@ -301,7 +294,7 @@ impl Entry<'_> {
             .output(output)
             .weights(WeightPolicy::Share)
             .masks(self.cache.masks);
-        compile_file(&job, self.cache.hooks)?;
+        compile_file(&job, self.cache.observer)?;
         Ok(())
     }
 }

@@ -7,7 +7,8 @@ use std::{
 
 use crdiff::{
     analysis::Analysis,
-    compile::{Hooks, Job, Stage, Target, compile_file, default_output},
+    compile::{Job, Target, compile_file, default_output},
+    observer::Observer,
     onnx::WeightPolicy,
     passes::MaskForm,
     plan::{self, Glob, Selector},
@@ -34,7 +35,7 @@ use crate::{
     failure::Failure,
     input::{Model, Plan},
     report::Report,
-    work::{Observer, work},
+    work::work,
 };
 
 /// A size of latents.
@@ -110,9 +111,7 @@ fn compile(
         let job = if dry_run { job } else { job.output(place) };
         let job = policy.map_or(job.clone(), |policy| job.clone().weights(policy));
         let job = at.map_or(job.clone(), |(height, width)| job.clone().at(height, width));
-        let hooks =
-            Hooks { progress: &|stage, bytes| observer.advance(named(stage), bytes), stop: observer.stop };
-        let mut report = compile_file(&job, hooks).map_err(|error| Failure::compile(&file.path, error))?;
+        let mut report = compile_file(&job, observer).map_err(|error| Failure::compile(&file.path, error))?;
         let content = match (file.folder, &output) {
             (None, _) | (_, Some(_)) => None,
             (Some(_), None) if dry_run => None,
@@ -126,14 +125,6 @@ fn compile(
         Ok((Report::new(json, &text, true, Some(page)), content))
     })?;
     Ok((report, content.map(|content| PyBytes::new(py, &content).unbind())))
-}
-
-/// A stage of a compilation as it is told.
-pub fn named(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Ranking => "ranking weights",
-        _ => "writing",
-    }
 }
 
 /// A model's file; content is written into one.
@@ -202,9 +193,8 @@ fn verify(
     let plan = &plan.0;
     work(py, progress.as_ref(), |observer| {
         let (before, after) = (original.graph()?, compiled.graph()?);
-        let read = |bytes| observer.advance_or_unwind("checking weights", bytes);
         let is_untouched = before.source().bytes == after.source().bytes;
-        let verdict = conformance::verify(&before, &after, plan, required, &read)?;
+        let verdict = conformance::verify(&before, &after, plan, required, observer)?;
         let [first, second] = [&original, &compiled].map(|model| model.name().display().to_string());
         let mut outcome = report::verify::outcome(&first, &second, &plan.source, &verdict);
         if is_untouched {
@@ -283,12 +273,11 @@ fn differences(
     a: &Model,
     b: &Model,
     structure: bool,
-    observer: &Observer<'_>,
+    observer: &dyn Observer,
 ) -> Result<structure::Diff, Failure> {
     let (first, second) = (a.graph()?, b.graph()?);
     let weights = if structure { WeightComparison::Ignored } else { WeightComparison::Compared };
-    let read = |bytes| observer.advance_or_unwind("comparing weights", bytes);
-    structure::diff(&first, &second, weights, &read).map_err(|error| Failure::model(a.name(), &error))
+    structure::diff(&first, &second, weights, observer).map_err(|error| Failure::model(a.name(), &error))
 }
 
 /// Returns the digests of a model's structure, and of its structure and weights.
@@ -296,8 +285,7 @@ fn differences(
 #[pyo3(signature = (model, *, progress))]
 fn digest(py: Python<'_>, model: Model, progress: Option<Py<PyAny>>) -> PyResult<Py<PyDict>> {
     let digests = work(py, progress.as_ref(), |observer| {
-        let read = |bytes| observer.advance_or_unwind("reading weights", bytes);
-        structure::digests(&model.graph()?, &read).map_err(|error| Failure::model(model.name(), &error))
+        structure::digests(&model.graph()?, observer).map_err(|error| Failure::model(model.name(), &error))
     })?;
     let dict = PyDict::new(py);
     dict.set_item("structure", digests.structure)?;

@@ -35,6 +35,9 @@ pub enum Failure {
 impl Failure {
     /// An error about a model.
     pub fn model(path: &Path, error: &OnnxError) -> Self {
+        if matches!(error, OnnxError::Stopped) {
+            return Self::Stopped;
+        }
         let (path, message) = (path.display().to_string(), error.to_string());
         let message = if message.contains(&path) { message } else { format!("{path}: {message}") };
         Self::Other("ModelError", message, Some(path))
@@ -126,6 +129,7 @@ impl From<VerifyError> for Failure {
     fn from(error: VerifyError) -> Self {
         match error {
             VerifyError::Plan(error) => Self::Plan(error),
+            VerifyError::Stopped => Self::Stopped,
             other => Self::Other("ModelError", other.to_string(), None),
         }
     }

@@ -1,20 +1,19 @@
 //! Pipelines: from a prompt to images.
 
 use std::{
-    ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, atomic::Ordering},
+    sync::{Mutex, PoisonError},
 };
 
 use crdiff::{
-    compile::Hooks,
     diffusion::{
         self,
         interleave::Batching,
-        pipeline::{Event, Folder, Request, Stage, Unets},
+        pipeline::{Folder, Request, Unets},
         sampler::Preset,
         vae::Tiling,
     },
+    observer::Observer,
     passes::MaskForm,
     plan::{Amplify, AmplifyWeight, Mode, Runtime, Target},
     plan_cache::{Compiled, Place, PlanCache, PlanCacheError},
@@ -29,7 +28,7 @@ use crate::{
     engine::EngineOptions,
     failure::Failure,
     input::Plan,
-    work::{Observer, Told, work},
+    work::work,
 };
 
 /// A request to a pipeline.
@@ -57,17 +56,10 @@ struct Asked {
 fn plan_cache<T>(
     place: Place,
     masks: MaskForm,
-    observer: &Observer<'_>,
+    observer: &dyn Observer,
     then: impl FnOnce(&PlanCache<'_>) -> Result<T, PlanCacheError>,
 ) -> Result<T, Failure> {
-    let progress = |stage, bytes| observer.advance(crate::compiler::named(stage), bytes);
-    let cache = PlanCache {
-        place,
-        masks,
-        hooks: Hooks { progress: &progress, stop: observer.stop },
-        notice: &|what| observer.tell("notice", Told::Text(what.to_string())),
-    };
-    Ok(then(&cache)?)
+    Ok(then(&PlanCache { place, masks, observer })?)
 }
 
 /// Returns the networks that `plan` makes of `model`: without a plan, the dense one.
@@ -76,7 +68,7 @@ pub fn networks(
     plan: Option<&crdiff::plan::Plan>,
     place: Place,
     masks: MaskForm,
-    observer: &Observer<'_>,
+    observer: &dyn Observer,
 ) -> Result<Compiled, Failure> {
     match plan {
         None => Ok(Compiled::of(Unets::Dense)),
@@ -199,24 +191,7 @@ impl Pipeline {
         let request = self.request(&asked).map_err(|failure| failure.into_py(py))?;
         let output = work(py, listener.as_ref(), |observer| {
             let mut pipeline = self.pipeline.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut last = None;
-            let output = pipeline.run(&request, &mut |event| {
-                match event {
-                    Event::Stage(stage) => observer.advance(named(stage), 0),
-                    Event::Call { step, timestep, .. } => {
-                        // Some samplers call the networks more than once in a step.
-                        if last.replace(step) != Some(step) {
-                            observer.tell("step", Told::Step(step, timestep));
-                        }
-                    }
-                    Event::Warning(warning) => observer.tell("warning", Told::Text(warning)),
-                }
-                match observer.stop.load(Ordering::Relaxed) {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                }
-            });
-            output.map_err(Failure::pipeline)
+            pipeline.run(&request, observer).map_err(Failure::pipeline)
         })?;
         let made = PyDict::new(py);
         let images = output.images.iter();
@@ -278,15 +253,6 @@ impl Pipeline {
             request.tiling = Tiling::Tiles;
         }
         Ok(request)
-    }
-}
-
-fn named(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Loading => "loading",
-        Stage::Text => "text",
-        Stage::Sampling => "sampling",
-        Stage::Decoding => "decoding",
     }
 }
 

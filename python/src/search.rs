@@ -14,6 +14,7 @@ use std::{
 use crdiff::{
     diffusion::{pipeline::Folder, prediction_cache::PredictionCache},
     engine::SessionOptions,
+    observer::Observer,
     passes::MaskForm,
     search::{
         Space,
@@ -105,7 +106,7 @@ impl Trials {
                         return Err(Failure::other("the thread of the trials has ended"));
                     }
                     Err(RecvTimeoutError::Timeout) => {
-                        stop.store(observer.stop.load(Ordering::Relaxed), Ordering::Relaxed);
+                        stop.store(observer.is_stopped(), Ordering::Relaxed);
                     }
                 }
             }
@@ -137,7 +138,7 @@ fn open<'a>(pipeline: &Path, space: &'a Space, engine: &EngineOptions) -> Result
 /// Answers until nobody can ask any more.
 fn answer(mut trials: Open<'_>, receiver: &Receiver<Asked>) {
     for Asked { values, stop, answer } in receiver {
-        let found = trials.run(values, &stop).map_err(Failure::search);
+        let found = trials.run(values, &*stop).map_err(Failure::search);
         let found = found.and_then(|found| serde_json::to_string(&found).map_err(Failure::other));
         let _ = answer.send(found);
     }

@@ -3,13 +3,14 @@
 use std::{
     panic,
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{self, RecvTimeoutError, Sender},
     },
     thread,
     time::Duration,
 };
 
+use crdiff::observer::{Event, Observer};
 use pyo3::prelude::*;
 
 use crate::failure::Failure;
@@ -17,15 +18,17 @@ use crate::failure::Failure;
 /// How long a signal may wait.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How work tells what it does and learns that it should stop.
-pub struct Observer<'a> {
-    /// Set when it should stop.
-    pub stop: &'a AtomicBool,
+/// The listener of work, on the other side of a channel.
+pub struct Listener<'a> {
+    /// Set when the work should stop.
+    stop: &'a AtomicBool,
     sender: Sender<(&'static str, Told)>,
+    /// The step that was told last: some samplers call the networks more than once in a step.
+    step: AtomicUsize,
 }
 
 /// The event's data beside its name.
-pub enum Told {
+enum Told {
     /// So many more bytes are done.
     Bytes(u64),
     /// A step, from 0, and its timestep.
@@ -34,42 +37,39 @@ pub enum Told {
     Text(String),
 }
 
-impl Observer<'_> {
-    /// Tells something.
-    pub fn tell(&self, name: &'static str, told: Told) {
+impl Observer for Listener<'_> {
+    fn hear(&self, event: Event<'_>) {
+        let (name, told) = match event {
+            Event::Bytes(stage, bytes) => (stage.name(), Told::Bytes(bytes)),
+            Event::Begun(stage) => (stage.name(), Told::Bytes(0)),
+            Event::Call { step, .. } if self.step.swap(step, Ordering::Relaxed) == step => return,
+            Event::Call { step, timestep, .. } => ("step", Told::Step(step, timestep)),
+            Event::Notice(text) => ("notice", Told::Text(text.to_string())),
+            Event::Warning(text) => ("warning", Told::Text(text.to_string())),
+            _ => return,
+        };
         // The other side is there until the work ends.
         let _ = self.sender.send((name, told));
     }
 
-    /// Tells that so many more bytes of a stage are done.
-    pub fn advance(&self, stage: &'static str, bytes: u64) {
-        self.tell(stage, Told::Bytes(bytes));
-    }
-
-    /// As [`advance`](Self::advance), for work that cannot be told to stop: it is unwound from here.
-    pub fn advance_or_unwind(&self, stage: &'static str, bytes: u64) {
-        if self.stop.load(Ordering::Relaxed) {
-            panic::resume_unwind(Box::new(Stopped));
-        }
-        self.advance(stage, bytes);
+    fn is_stopped(&self) -> bool {
+        self.stop.is_stopped()
     }
 }
-
-/// The payload with which stopped work is unwound.
-struct Stopped;
 
 /// Does `work`. `listener`, if there is one, is called with what is told; what it raises, and what a signal's handler
 /// raises, stops the work and is raised here.
 pub fn work<T: Send>(
     py: Python<'_>,
     listener: Option<&Py<PyAny>>,
-    work: impl FnOnce(&Observer<'_>) -> Result<T, Failure> + Send,
+    work: impl FnOnce(&Listener<'_>) -> Result<T, Failure> + Send,
 ) -> PyResult<T> {
     let stop = &AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel();
     let (result, raised) = py.allow_threads(move || {
         thread::scope(|scope| {
-            let worker = scope.spawn(move || work(&Observer { stop, sender }));
+            let worker =
+                scope.spawn(move || work(&Listener { stop, sender, step: AtomicUsize::new(usize::MAX) }));
             let mut raised: Option<PyErr> = None;
             loop {
                 let event = match receiver.recv_timeout(PATIENCE) {

@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    ops::ControlFlow,
     path::PathBuf,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -22,6 +21,7 @@ use crate::{
         interleave::Batching,
         pipeline::{Folder, Request, Timings, Unets},
     },
+    observer::{Event, Observer},
     plan::{self, Amplify, AmplifyWeight, Mode, Runtime},
     plan_cache::{Compiled, Place},
     report,
@@ -191,21 +191,15 @@ fn measure(
     request: &Request,
     runs: u32,
 ) -> Result<NetworkTimes, Failure> {
-    let mut once = |each_event: &mut dyn FnMut()| -> Result<(Duration, Timings), Failure> {
+    let mut once = |observer: &dyn Observer| -> Result<(Duration, Timings), Failure> {
         let started = Instant::now();
-        let output = pipeline.run(request, &mut |_| {
-            each_event();
-            match interruptible().load(Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        })?;
+        let output = pipeline.run(request, observer)?;
         Ok((started.elapsed(), output.timings))
     };
     // Asking takes a while: not in the runs that are timed.
-    let mut peak = None;
-    let (_, warm) = once(&mut || peak = peak.max(resident()))?;
-    let mut timed = (0..runs).map(|_| once(&mut || {})).collect::<Result<Vec<_>, _>>()?;
+    let peak = Peak::default();
+    let (_, warm) = once(&peak)?;
+    let mut timed = (0..runs).map(|_| once(interruptible())).collect::<Result<Vec<_>, _>>()?;
     timed.sort_by_key(|(total, _)| *total);
     let (total, timings) = timed.get(timed.len() / 2).copied().unwrap_or_default();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
@@ -223,8 +217,22 @@ fn measure(
         decoding_ms: ms(timings.decoding),
         total_ms: ms(total),
         steps_per_second: request.steps as f64 / timings.sampling.as_secs_f64().max(f64::MIN_POSITIVE),
-        peak_bytes: peak,
+        peak_bytes: Some(peak.0.into_inner()).filter(|bytes| *bytes > 0),
     })
+}
+
+/// An observer that asks for the resident memory at each event.
+#[derive(Default)]
+struct Peak(AtomicU64);
+
+impl Observer for Peak {
+    fn hear(&self, _: Event<'_>) {
+        self.0.fetch_max(resident().unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    fn is_stopped(&self) -> bool {
+        interruptible().is_stopped()
+    }
 }
 
 /// Returns the resident memory with each page counted once, where the system reports it as Linux does.

@@ -180,6 +180,6 @@ fn locate(
 ) -> Result<Option<Divergence>, Failure> {
     let Some(case) = cases.iter().find(|case| case.name == failed.case) else { return Ok(None) };
     // Weights play no part in which node is which, and need not be read.
-    let diff = structure::diff(models[0].graph, models[1].graph, WeightComparison::Ignored, &|_| {})?;
+    let diff = structure::diff(models[0].graph, models[1].graph, WeightComparison::Ignored, &())?;
     Ok(bisect(engine, models, &diff, case, &failed.output, tolerances)?)
 }

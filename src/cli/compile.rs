@@ -8,12 +8,12 @@ use super::{
     DONE, Failure, Size, columns,
     files::{self, Report},
     likeness,
-    progress::{Bars, Visibility, interruptible},
+    progress::{Bars, Visibility},
     said_latents,
 };
 use crate::{
     analysis::Analysis,
-    compile::{CompileError, Hooks, Job, Target, cached_outputs, compile_file, default_output},
+    compile::{CompileError, Job, Target, cached_outputs, compile_file, default_output},
     ir::Graph,
     onnx::{self, WeightPolicy},
     passes::MaskForm,
@@ -191,7 +191,6 @@ impl WeightsArg {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
-    let stop = interruptible();
     let plan = plan::load(&args.plan)?;
     let mut targets: Vec<Emit> = Vec::new();
     for emit in &args.emit {
@@ -208,7 +207,6 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         return Err(Failure::Message(POA_NEEDS_FUSED.into()));
     }
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
-    let hooks = Hooks { progress: &|stage, bytes| bars.compiling(stage, bytes), stop };
     said_latents(args.at);
     let at = args.at.map(|size| (size.height, size.width));
     let report_file = args.report.as_deref().map(|path| report_file(path, args, &targets)).transpose()?;
@@ -229,7 +227,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             at,
             protected: vec![args.plan.clone()],
         };
-        reports.push(compile_file(&job, hooks).inspect_err(|error| say_likeness(args, error))?);
+        reports.push(compile_file(&job, &bars).inspect_err(|error| say_likeness(args, error))?);
     }
     drop(bars);
     if let Some(file) = report_file {

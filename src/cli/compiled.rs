@@ -6,10 +6,10 @@ use clap::{ValueEnum, builder::PossibleValue};
 
 use super::{
     Failure,
-    progress::{Bars, Visibility, interruptible},
+    progress::{Bars, Visibility},
 };
 use crate::{
-    compile::Hooks,
+    observer::{Event, Observer},
     passes::MaskForm,
     plan::Plan,
     plan_cache::{self, Compiled, Place, PlanCache, PlanCacheError},
@@ -39,6 +39,27 @@ impl From<PlanCacheError> for Failure {
     }
 }
 
+/// An observer that says what is kept, and draws the rest.
+struct Told<'a> {
+    bars: &'a Bars,
+    visibility: Visibility,
+}
+
+impl Observer for Told<'_> {
+    fn hear(&self, event: Event<'_>) {
+        match event {
+            Event::Notice(what) if self.visibility == Visibility::Shown => {
+                anstream::eprintln!("{what} (`--compiled beside`); `crdiff cache` lists what is kept");
+            }
+            event => self.bars.hear(event),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.bars.is_stopped()
+    }
+}
+
 /// Returns the networks that run `plan` for the model at `path`, compiled unless they were before.
 ///
 /// # Errors
@@ -51,16 +72,7 @@ pub fn compiled(
     visibility: Visibility,
 ) -> Result<Compiled, Failure> {
     let bars = Bars::new(visibility);
-    let cache = PlanCache {
-        place,
-        masks,
-        hooks: Hooks { progress: &|stage, bytes| bars.compiling(stage, bytes), stop: interruptible() },
-        notice: &|what| {
-            if visibility == Visibility::Shown {
-                anstream::eprintln!("{what} (`--compiled beside`); `crdiff cache` lists what is kept");
-            }
-        },
-    };
+    let cache = PlanCache { place, masks, observer: &Told { bars: &bars, visibility } };
     Ok(cache.networks(path, plan)?)
 }
 
@@ -70,5 +82,5 @@ pub fn compiled(
 /// [`Failure`] if the model cannot be read.
 pub fn digest(path: &Path, visibility: Visibility) -> Result<String, Failure> {
     let bars = Bars::new(visibility);
-    Ok(plan_cache::digest(path, &|bytes| bars.advance("reading weights", bytes))?)
+    Ok(plan_cache::digest(path, &bars)?)
 }

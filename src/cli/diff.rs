@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let page = page.map(|path| Report::create(path, &files::models(&[&args.a, &args.b])?)).transpose()?;
     let weights = if args.structure { WeightComparison::Ignored } else { WeightComparison::Compared };
     let bars = Bars::new(Visibility::Shown);
-    let diff = structure::diff(&a, &b, weights, &|bytes| bars.advance("comparing weights", bytes))?;
+    let diff = structure::diff(&a, &b, weights, &bars)?;
     drop(bars);
     let graphs = [a, b];
     let [a, b] = [&args.a, &args.b].map(|path| path.display().to_string());

@@ -29,7 +29,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let graph = onnx::open(&args.model).and_then(Graph::load);
     let graph = graph.map_err(|e| Failure::Message(super::about(&args.model, &e)))?;
     let bars = Bars::new(Visibility::Shown);
-    let digests = structure::digests(&graph, &|bytes| bars.advance("reading weights", bytes))?;
+    let digests = structure::digests(&graph, &bars)?;
     drop(bars);
     if args.json.is_asked() {
         let json = serde_json::to_string_pretty(&digests).map_err(|e| Failure::Message(e.to_string()))?;

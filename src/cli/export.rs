@@ -9,7 +9,7 @@ use self::sizes::SizeArgs;
 use super::{
     DONE, Failure,
     files::replace,
-    progress::{Bars, Visibility, interruptible},
+    progress::{Bars, Visibility},
 };
 use crate::{
     deploy::{DeployError, trtexec, web},
@@ -101,7 +101,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
 impl From<DeployError> for Failure {
     fn from(error: DeployError) -> Self {
         match error {
-            DeployError::Onnx(OnnxError::Cancelled) => Self::Interrupted,
+            DeployError::Onnx(OnnxError::Stopped) => Self::Interrupted,
             other => Self::Message(other.to_string()),
         }
     }
@@ -128,13 +128,8 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 
 fn web(args: &WebArgs) -> Result<u8, Failure> {
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
-    let job = web::WebJob {
-        model: &args.model,
-        output: &args.output,
-        file_limit: args.max_file,
-        progress: &|bytes| bars.advance("copying", bytes),
-        stop: interruptible(),
-    };
+    let job =
+        web::WebJob { model: &args.model, output: &args.output, file_limit: args.max_file, observer: &bars };
     let bundle = web::export(&job)?;
     drop(bars);
     for note in &bundle.notes {

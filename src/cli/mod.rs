@@ -171,7 +171,10 @@ impl From<PlanError> for Failure {
 
 impl From<OnnxError> for Failure {
     fn from(error: OnnxError) -> Self {
-        Self::Message(error.to_string())
+        match error {
+            OnnxError::Stopped => Self::Interrupted,
+            other => Self::Message(other.to_string()),
+        }
     }
 }
 

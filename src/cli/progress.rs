@@ -12,7 +12,10 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::compile::Stage;
+use crate::{
+    lock::lock,
+    observer::{Event, Observer, Stage},
+};
 
 /// Set by Ctrl-C. Long work looks at it and stops without leaving a file.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -40,38 +43,30 @@ pub enum Visibility {
     Hidden,
 }
 
-/// A counter of bytes for each kind of work, drawn once all has taken a second.
+/// An observer that counts the bytes of each stage, drawn once all has taken a second, and stops at Ctrl-C.
 #[derive(Debug)]
 pub struct Bars {
     visibility: Visibility,
     started: Instant,
-    current: Mutex<Option<(&'static str, u64, ProgressBar)>>,
+    current: Mutex<Option<(Stage, u64, ProgressBar)>>,
 }
 
 impl Bars {
     /// Makes the display; nothing is drawn yet.
     pub fn new(visibility: Visibility) -> Self {
+        interruptible();
         Self { visibility, started: Instant::now(), current: Mutex::new(None) }
     }
 
-    /// Counts bytes of a stage of a compilation.
-    pub fn compiling(&self, stage: Stage, bytes: u64) {
-        let work = match stage {
-            Stage::Ranking => "ranking weights",
-            Stage::Writing => "writing",
-        };
-        self.advance(work, bytes);
-    }
-
-    /// Counts bytes of `work`, which is its name on the screen.
-    pub fn advance(&self, work: &'static str, bytes: u64) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = current.as_ref().is_some_and(|(known, ..)| *known == work);
+    /// Counts bytes of a stage.
+    fn advance(&self, stage: Stage, bytes: u64) {
+        let mut current = lock(&self.current);
+        let same = current.as_ref().is_some_and(|(known, ..)| *known == stage);
         if !same {
             if let Some((.., bar)) = current.take() {
                 bar.finish_and_clear();
             }
-            *current = Some((work, 0, hidden_bar(work)));
+            *current = Some((stage, 0, hidden_bar(stage.name())));
         }
         let Some((_, total, bar)) = current.as_mut() else { return };
         *total += bytes;
@@ -80,6 +75,18 @@ impl Bars {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
         }
         bar.set_position(*total);
+    }
+}
+
+impl Observer for Bars {
+    fn hear(&self, event: Event<'_>) {
+        if let Event::Bytes(stage, bytes) = event {
+            self.advance(stage, bytes);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        INTERRUPTED.is_stopped()
     }
 }
 
@@ -149,7 +156,7 @@ impl Counter {
 
     /// Counts from `position` of `total` from now on.
     pub fn begin(&self, position: u64, total: Option<u64>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         (state.first, state.position, state.total, state.started) =
             (position, position, total, Instant::now());
         self.style(total);
@@ -165,16 +172,16 @@ impl Counter {
     pub fn message(&self, message: impl Into<String>) {
         let message = message.into();
         self.bar.set_message(message.clone());
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).message = message;
+        lock(&self.state).message = message;
     }
 
     /// Shows that `position` are done.
     pub fn set(&self, position: u64) {
         self.bar.set_position(position);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.position = position;
         let Some(lines) = &self.lines else { return };
-        let mut last = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(lines);
         if last.elapsed() >= EVERY {
             *last = Instant::now();
             anstream::eprintln!("{}", state.line(self.unit, state.started.elapsed()));

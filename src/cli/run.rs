@@ -162,7 +162,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         reporter.drawing(&name);
         names.push(name);
         request.amplify = amplify;
-        outputs.push(pipeline.run(&request, &mut |event| reporter.event(&event))?);
+        outputs.push(pipeline.run(&request, &reporter)?);
     }
     reporter.finish();
 

@@ -156,7 +156,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         compiler: &mut compiler,
         worker: &worker,
         jobs: args.jobs.get(),
-        stop: interruptible(),
+        observer: interruptible(),
     };
     let found = search.run(&journal, |event| reporter.tell(&event));
     reporter.finish();

@@ -55,6 +55,7 @@ impl From<VerifyError> for Failure {
     fn from(error: VerifyError) -> Self {
         match error {
             VerifyError::Plan(error) => Self::Plan(error),
+            VerifyError::Stopped => Self::Interrupted,
             other => Self::Message(other.to_string()),
         }
     }
@@ -78,9 +79,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let compiled = Graph::load(onnx::open(&args.compiled)?)?;
     let is_untouched = original.source().bytes == compiled.source().bytes;
     let bars = Bars::new(if args.quiet { Visibility::Hidden } else { Visibility::Shown });
-    let verdict = conformance::verify(&original, &compiled, &plan, form, &|bytes| {
-        bars.advance("checking weights", bytes);
-    })?;
+    let verdict = conformance::verify(&original, &compiled, &plan, form, &bars)?;
     drop(bars);
     if !args.quiet {
         let (original, compiled) = (args.original.display().to_string(), args.compiled.display().to_string());

@@ -1,7 +1,5 @@
 //! A batch whose rows are requests of their own: every input has the batch first.
 
-use std::ops::ControlFlow;
-
 use super::DeployError;
 use crate::{
     analysis::{per_row_inputs::PerRowInputs, shapes},
@@ -35,7 +33,7 @@ pub fn make_rows(graph: &mut Graph) -> Result<Batching, DeployError> {
         Err(why) => return Ok(Batching::Whole(why)),
     };
     if !rows.inputs.is_empty() {
-        passes::run(graph, &Recipe::per_row(&rows), &|_| ControlFlow::Continue(()))?;
+        passes::run(graph, &Recipe::per_row(&rows), &())?;
     }
     if let Err(why) = outputs_follow(graph) {
         return Ok(Batching::Whole(why));

@@ -12,6 +12,7 @@ use super::{DeployError, atomic_dir::Staging};
 use crate::{
     engine::TensorInfo,
     ir::Graph,
+    observer::Observer,
     onnx::{self, DataType, WeightPolicy, WriteOptions},
 };
 
@@ -38,10 +39,8 @@ pub struct WebJob<'a> {
     pub output: &'a Path,
     /// The most bytes that one file may have, at most [`FILE_LIMIT`].
     pub file_limit: u64,
-    /// Called with the number of bytes written since the last call.
-    pub progress: &'a (dyn Fn(u64) + Sync),
-    /// Set it to stop.
-    pub stop: &'a std::sync::atomic::AtomicBool,
+    /// Observes the writing.
+    pub observer: &'a dyn Observer,
 }
 
 /// A bundle that was written.
@@ -82,7 +81,7 @@ pub fn export(job: &WebJob<'_>) -> Result<Bundle, DeployError> {
     let name = name.ok_or_else(|| fail("its name is not valid UTF-8".to_string()))?;
     let staging = Staging::beside(job.output)?;
     let model = staging.path(name)?;
-    let options = |policy| WriteOptions::new(&model, policy).progress(job.progress).cancelled(job.stop);
+    let options = |policy| WriteOptions::new(&model, policy).observer(job.observer);
     // The model file is small without its weights; where it isn't, the writer's own limit decides.
     let whole = weights.saturating_add(graph_bytes(&graph));
     let written = match whole <= job.file_limit {

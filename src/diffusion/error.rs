@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{guidance::GuidanceError, sampler::SamplerError};
-use crate::engine::EngineError;
+use crate::{engine::EngineError, observer::Stopped};
 
 /// An error of loading or running a pipeline. `Display` says what is wrong, where, and what would be right.
 #[derive(Debug, thiserror::Error)]
@@ -71,9 +71,15 @@ pub enum PipelineError {
     /// Outputs of a network don't fit each other.
     #[error(transparent)]
     Guidance(#[from] GuidanceError),
-    /// The caller said stop.
+    /// The observer said stop.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<Stopped> for PipelineError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
 }
 
 impl PipelineError {

@@ -8,7 +8,7 @@
 use std::{
     cell::Cell,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use rustc_hash::FxHashMap;
@@ -17,6 +17,7 @@ use super::{
     PipelineError,
     text::{Encoded, HiddenState},
 };
+use crate::lock::lock;
 
 /// Answers of models by what they depend on: the model's file and all that it was fed. Pipelines that share a cache run the
 /// same engine: others round differently.
@@ -70,7 +71,7 @@ impl PredictionCache {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn prediction(&self, network: &Path, inputs: &Inputs) -> Option<Arc<Vec<f32>>> {

@@ -8,7 +8,7 @@ mod values;
 use std::{
     ffi::CStr,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use bytes::Bytes;
@@ -32,7 +32,7 @@ use super::{
     signature::{match_inputs, match_outputs, named_dims},
     tensorrt,
 };
-use crate::onnx;
+use crate::{lock::lock, onnx};
 
 /// The oldest release whose interface this crate speaks.
 pub const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
@@ -58,7 +58,7 @@ impl OrtEngine {
     pub fn open(path: &Path) -> Result<Self, EngineError> {
         let unusable = |what: String| EngineError::LibraryUnusable { path: path.to_path_buf(), what };
         let path = path.canonicalize().map_err(|e| unusable(e.to_string()))?;
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = lock(&LOADED);
         if let Some(engine) = loaded.as_ref() {
             return match engine.path == path {
                 true => Ok(engine.clone()),

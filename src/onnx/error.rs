@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::observer::Stopped;
+
 /// An error of reading or writing a model. `Display` says what is wrong and where.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -48,9 +50,15 @@ pub enum OnnxError {
         /// Why not, and what would do.
         what: String,
     },
-    /// The user stopped the work; nothing was changed.
+    /// The observer said stop; nothing was changed.
     #[error("stopped before anything was changed")]
-    Cancelled,
+    Stopped,
+}
+
+impl From<Stopped> for OnnxError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
 }
 
 impl OnnxError {

@@ -5,10 +5,11 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     path::{Component, Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use super::{ExternalRange, OnnxError, foreign};
+use crate::lock::lock;
 
 /// The data files of one model, opened when first needed.
 #[derive(Debug)]
@@ -108,7 +109,7 @@ impl DataFiles {
     }
 
     fn file(&self, location: &str) -> Result<Arc<DataFile>, OnnxError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         if let Some(file) = open.get(location) {
             return Ok(Arc::clone(file));
         }

@@ -12,8 +12,9 @@ use super::{
     splice::Spliced,
 };
 use crate::{
-    analysis::{magnitude::Progress, weights::Weight},
+    analysis::weights::Weight,
     ir::{Editor, Graph, InitializerId, Masked, NewData, NodeId, NodeSpec, Place, ValueId, int_attribute},
+    observer::Observer,
     onnx::{
         DataType,
         proto::{AttributeProto, type_proto},
@@ -44,14 +45,14 @@ pub(super) fn run(
     weight: Option<f64>,
     spliced: &Spliced,
     editor: &mut Editor<'_>,
-    progress: &Progress<'_>,
+    observer: &dyn Observer,
 ) -> Result<(Vec<WeightOutcome>, Sharing), PassError> {
     let dense: Vec<NodeId> = editor.graph().node_ids().collect();
     let attributes = edits.other.changes.iter().flat_map(Change::attributes);
     let attributes = attributes.map(|edit| (edit.node, edit.set.as_slice())).collect();
     let mut branch =
         Branch { skips: edits.skips(), attributes, operands: spliced.clone(), ..Branch::default() };
-    let outcomes = place_all(edits.other.weights(), editor, &mut branch, progress)?;
+    let outcomes = place_all(edits.other.weights(), editor, &mut branch, observer)?;
     let outputs: Vec<ValueId> = editor.graph().outputs().iter().map(|io| io.value).collect();
     let differing = branch.differing(editor.graph(), &dense);
     let needed = branch.needed(editor.graph(), &dense, &outputs);

@@ -8,12 +8,11 @@ use super::{
 };
 use crate::{
     analysis::{
-        magnitude::{
-            Magnitude, MagnitudeHistogram, Magnitudes, PoolTensor, Progress, Summary, Threshold, TieMask,
-        },
+        magnitude::{Magnitude, MagnitudeHistogram, Magnitudes, PoolTensor, Summary, Threshold, TieMask},
         weights::Weight,
     },
     ir::{Graph, InitializerId, Transform, WeightReader},
+    observer::Observer,
     onnx::OnnxError,
     rules::{Mask, Pool, WeightEdit},
 };
@@ -36,7 +35,7 @@ pub(super) struct Masks {
 pub(crate) const REPORTED_BINS: usize = 96;
 
 /// Decides the masks of `prune`, reading its weights where a ratio needs their ranks.
-pub(super) fn masks(prune: &WeightEdit, graph: &Graph, progress: &Progress<'_>) -> Result<Masks, PassError> {
+pub(super) fn masks(prune: &WeightEdit, graph: &Graph, observer: &dyn Observer) -> Result<Masks, PassError> {
     let scale = prune.scale as f32;
     let weights = &prune.weights;
     let magnitude = |weight: &Weight, t: Magnitude, ties: TieMask| -> Result<WeightMask, PassError> {
@@ -73,7 +72,7 @@ pub(super) fn masks(prune: &WeightEdit, graph: &Graph, progress: &Progress<'_>) 
             let mut magnitudes = Magnitudes::default();
             for members in pools {
                 let (threshold, histogram) =
-                    ratio_masks(members, graph, ratio, exact, progress, &mut masks.of, &magnitude)?;
+                    ratio_masks(members, graph, ratio, exact, observer, &mut masks.of, &magnitude)?;
                 magnitudes.add(&histogram);
                 let k = threshold.map_or(0, |t| t.k);
                 masks.k = masks.k.map(|sum| sum + k);
@@ -94,7 +93,7 @@ fn ratio_masks(
     graph: &Graph,
     ratio: f64,
     exact: bool,
-    progress: &Progress<'_>,
+    observer: &dyn Observer,
     of: &mut Vec<Option<WeightMask>>,
     magnitude: &dyn Fn(&Weight, Magnitude, TieMask) -> Result<WeightMask, PassError>,
 ) -> Result<(Option<Threshold>, MagnitudeHistogram), PassError> {
@@ -102,13 +101,13 @@ fn ratio_masks(
         .iter()
         .map(|w| Ok(PoolTensor { reader: reader(graph, w.initializer)?, data_type: w.data_type }))
         .collect::<Result<Vec<_>, OnnxError>>()?;
-    let histogram = MagnitudeHistogram::read(&tensors, progress)?;
-    let threshold = histogram.threshold(ratio, progress)?;
+    let histogram = MagnitudeHistogram::read(&tensors, observer)?;
+    let threshold = histogram.threshold(ratio, observer)?;
     let Some(found) = threshold else {
         of.extend(members.iter().map(|_| None));
         return Ok((None, histogram));
     };
-    let ties = if exact { histogram.ties(&found, progress)? } else { vec![TieMask::All; members.len()] };
+    let ties = if exact { histogram.ties(&found, observer)? } else { vec![TieMask::All; members.len()] };
     for (weight, ties) in members.iter().zip(ties) {
         of.push(Some(magnitude(weight, found.t, ties)?));
     }

@@ -15,12 +15,9 @@ mod splice;
 mod stamp;
 
 use crate::{
-    analysis::{
-        cut::Cut,
-        magnitude::{MagnitudeError, Progress},
-        per_row_inputs::PerRowInputs,
-    },
+    analysis::{cut::Cut, magnitude::MagnitudeError, per_row_inputs::PerRowInputs},
     ir::{CheckError, EditError, Editor, Graph},
+    observer::Observer,
     onnx::OnnxError,
     plan::{Depth, Target},
     rules::{EditSet, Edits},
@@ -119,9 +116,9 @@ const ORDERED: [Pass; 11] = [
             let Recipe { edits, target, .. } = context.recipe;
             let both = edits.always.weights();
             context.outcomes = match target {
-                Target::Fused | Target::FusedWithInput => prune::run(both, editor, context.progress)?,
+                Target::Fused | Target::FusedWithInput => prune::run(both, editor, context.observer)?,
                 Target::Pruned | Target::Amplified | Target::Dense => {
-                    prune::run(both.chain(edits.other.weights()), editor, context.progress)?
+                    prune::run(both.chain(edits.other.weights()), editor, context.observer)?
                 }
             };
             Ok(())
@@ -142,7 +139,7 @@ const ORDERED: [Pass; 11] = [
         run: |context, editor| {
             let Recipe { edits, target, w, .. } = context.recipe;
             if target.is_fused() {
-                let (outcomes, sharing) = fuse::run(edits, *w, &context.spliced, editor, context.progress)?;
+                let (outcomes, sharing) = fuse::run(edits, *w, &context.spliced, editor, context.observer)?;
                 context.outcomes.extend(outcomes);
                 context.sharing = sharing;
             }
@@ -194,7 +191,7 @@ const ORDERED: [Pass; 11] = [
 
 struct Context<'a> {
     recipe: &'a Recipe<'a>,
-    progress: &'a Progress<'a>,
+    observer: &'a dyn Observer,
     unread: dce::Unread,
     outcomes: Vec<WeightOutcome>,
     /// The operands that the other network of a fused graph is to have.
@@ -266,11 +263,11 @@ pub struct Outcome {
 ///
 /// # Errors
 /// [`PassError`]; the graph is then of no use.
-pub fn run(graph: &mut Graph, recipe: &Recipe<'_>, progress: &Progress<'_>) -> Result<Outcome, PassError> {
+pub fn run(graph: &mut Graph, recipe: &Recipe<'_>, observer: &dyn Observer) -> Result<Outcome, PassError> {
     let unread = dce::Unread::of(graph);
     let mut context = Context {
         recipe,
-        progress,
+        observer,
         unread,
         outcomes: Vec::new(),
         spliced: splice::Spliced::default(),

@@ -8,10 +8,11 @@ use super::{
 };
 use crate::{
     analysis::{
-        magnitude::{Magnitude, Progress, Summary, Threshold},
+        magnitude::{Magnitude, Summary, Threshold},
         weights::Weight,
     },
     ir::{EditError, Editor, Graph, InitializerId, Masked, NewData, NodeId, Place, Use, ValueId},
+    observer::Observer,
     rules::WeightEdit,
 };
 
@@ -71,9 +72,9 @@ pub(super) trait Placing {
 pub(super) fn run<'a>(
     edits: impl Iterator<Item = &'a WeightEdit>,
     editor: &mut Editor<'_>,
-    progress: &Progress<'_>,
+    observer: &dyn Observer,
 ) -> Result<Vec<WeightOutcome>, PassError> {
-    place_all(edits, editor, &mut InPlace, progress)
+    place_all(edits, editor, &mut InPlace, observer)
 }
 
 /// Masks weights and puts them where `placing` does.
@@ -81,18 +82,18 @@ pub(super) fn place_all<'a>(
     edits: impl Iterator<Item = &'a WeightEdit>,
     editor: &mut Editor<'_>,
     placing: &mut dyn Placing,
-    progress: &Progress<'_>,
+    observer: &dyn Observer,
 ) -> Result<Vec<WeightOutcome>, PassError> {
-    edits.map(|edit| place(edit, editor, placing, progress)).collect()
+    edits.map(|edit| place(edit, editor, placing, observer)).collect()
 }
 
 fn place(
     prune: &WeightEdit,
     editor: &mut Editor<'_>,
     placing: &mut dyn Placing,
-    progress: &Progress<'_>,
+    observer: &dyn Observer,
 ) -> Result<WeightOutcome, PassError> {
-    let masks = masks(prune, editor.graph(), progress)?;
+    let masks = masks(prune, editor.graph(), observer)?;
     let mut outcome = WeightOutcome {
         threshold: masks.threshold,
         k: masks.k,

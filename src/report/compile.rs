@@ -12,7 +12,7 @@ use super::{
 use crate::{
     analysis::{
         Analysis,
-        magnitude::{MagnitudeError, MagnitudeHistogram, PoolTensor, no_progress},
+        magnitude::{MagnitudeError, MagnitudeHistogram, PoolTensor},
         modules::{ModuleId, Modules},
     },
     ir::{Graph, InitializerId, NodeId, count_masked},
@@ -297,7 +297,7 @@ pub fn magnitudes(reports: &mut [CompileReport], analysis: &Analysis<'_>) -> Res
             let reader = analysis.graph.weight_reader(&initializer.header)?;
             pool.push(PoolTensor { reader, data_type: weight.data_type });
         }
-        let summary = MagnitudeHistogram::read(&pool, &no_progress)?.summary(REPORTED_BINS);
+        let summary = MagnitudeHistogram::read(&pool, &())?.summary(REPORTED_BINS);
         for report in &mut *reports {
             if let Some(rule) = report.prune.get_mut(index) {
                 rule.magnitudes = Some(MagnitudeReport::from(&summary));

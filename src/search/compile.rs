@@ -3,13 +3,9 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    ops::ControlFlow,
     path::{Path, PathBuf},
     process,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -21,7 +17,7 @@ use super::SearchError;
 use crate::{
     analysis::{
         Analysis, Findings,
-        magnitude::{MagnitudeHistogram, PoolTensor, Progress},
+        magnitude::{MagnitudeHistogram, PoolTensor},
         weights::Weight,
     },
     compile::CompileError,
@@ -29,6 +25,7 @@ use crate::{
     engine::HostTensor,
     hex::hex,
     ir::{Graph, InitializerId, Use, for_each_piece},
+    observer::Observer,
     onnx::{self, DataType, OnnxError, WeightPolicy, WriteOptions},
     passes::{self, FedWeight, MaskForm, PassError, Recipe, Stamp},
     plan::{self, Located, Plan, PlanError, Target, Unets},
@@ -167,7 +164,7 @@ impl Compiler {
     pub fn digest(&self) -> Result<String, SearchError> {
         let mut hash = Sha256::new();
         hash.update(self.graph.structure_digest());
-        hash.update(plan_cache::digest(&self.source, &|_| ())?);
+        hash.update(plan_cache::digest(&self.source, &())?);
         Ok(hex(&hash.finalize()))
     }
 
@@ -183,14 +180,10 @@ impl Compiler {
     ///
     /// # Errors
     /// [`SearchError`] if the plan doesn't fit the model, or nothing can be written.
-    pub fn compile(&mut self, plan: &Plan, stop: &AtomicBool) -> Result<TrialGraph, SearchError> {
+    pub fn compile(&mut self, plan: &Plan, observer: &dyn Observer) -> Result<TrialGraph, SearchError> {
         let mut edits = self.resolve(plan).map_err(|e| CompileError::Plan(Box::new(e)))?;
-        let progress = |_| match stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        };
         for change in edits.always.changes.iter_mut().chain(&mut edits.other.changes) {
-            self.with_thresholds(change, &progress).map_err(CompileError::from)?;
+            self.with_thresholds(change, observer).map_err(CompileError::from)?;
         }
         if edits.changes().all(|change| change.edits.is_empty()) {
             return Ok(TrialGraph::none());
@@ -199,7 +192,7 @@ impl Compiler {
         let unets = Unets::of(plan.amplify.mode, has_edits(&edits.always), has_edits(&edits.other));
         let (mut fed, mut files) = (Arc::default(), Vec::new());
         let unets = unets.try_map(|target| {
-            let made = self.graph(plan, edits.clone(), target, stop, &progress)?;
+            let made = self.graph(plan, edits.clone(), target, observer)?;
             // The last one is fed, if one is: the dense one stores what it has.
             fed = made.fed;
             files.push(made.files);
@@ -214,8 +207,7 @@ impl Compiler {
         plan: &Plan,
         mut edits: Edits,
         target: Target,
-        stop: &AtomicBool,
-        progress: &Progress<'_>,
+        observer: &dyn Observer,
     ) -> Result<Made, SearchError> {
         let w = target.weight(plan, &edits).map_err(CompileError::Target)?;
         match (target, w) {
@@ -235,8 +227,8 @@ impl Compiler {
         let source = self.graph.structure_digest();
         let stamp = Some(Stamp { plan: &plan.digest, source: &source });
         let recipe = Recipe { edits: &edits, target, w, cut: None, masks, stamp, per_row: None };
-        let outcome = passes::run(&mut graph, &recipe, progress).map_err(CompileError::from)?;
-        let (output, files) = self.written(&graph, &edits, target, &outcome.fed, stop)?;
+        let outcome = passes::run(&mut graph, &recipe, observer).map_err(CompileError::from)?;
+        let (output, files) = self.written(&graph, &edits, target, &outcome.fed, observer)?;
         let fed = outcome.fed.par_iter().map(elements).collect::<Result<_, _>>()?;
         Ok(Made { output, files, fed: Arc::new(fed) })
     }
@@ -248,7 +240,7 @@ impl Compiler {
         edits: &Edits,
         target: Target,
         fed: &[FedWeight],
-        stop: &AtomicBool,
+        observer: &dyn Observer,
     ) -> Result<(PathBuf, Arc<Files>), SearchError> {
         let structure = edits.structure();
         let weights: Vec<_> = fed.iter().map(|weight| (weight.input.clone(), weight.uses.clone())).collect();
@@ -263,9 +255,9 @@ impl Compiler {
         let mut output = self.stem.clone().into_os_string();
         output.push(format!("-{}.onnx", self.next));
         let output = PathBuf::from(output);
-        let options = WriteOptions::new(&output, WeightPolicy::Share).cancelled(stop);
+        let options = WriteOptions::new(&output, WeightPolicy::Share).observer(observer);
         let written = match onnx::write(graph, &options) {
-            Err(OnnxError::Cancelled) => return Err(SearchError::Stopped),
+            Err(OnnxError::Stopped) => return Err(SearchError::Stopped),
             other => other?,
         };
         let files = Arc::new(Files(written.files.into_iter().map(|(path, _)| path).collect()));
@@ -278,11 +270,11 @@ impl Compiler {
 
     /// Puts thresholds in the place of ratios, so that the passes need no ranks. A ratio of less than one weight leaves
     /// no edit; a ratio that only the passes can follow stays.
-    fn with_thresholds(&mut self, change: &mut Change, progress: &Progress<'_>) -> Result<(), PassError> {
+    fn with_thresholds(&mut self, change: &mut Change, observer: &dyn Observer) -> Result<(), PassError> {
         let mut edits = Vec::with_capacity(change.edits.len());
         for edit in change.edits.drain(..) {
             match edit {
-                Edit::Transform(weights) => self.with_threshold(weights, &mut edits, progress)?,
+                Edit::Transform(weights) => self.with_threshold(weights, &mut edits, observer)?,
                 Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) => edits.push(edit),
             }
         }
@@ -294,7 +286,7 @@ impl Compiler {
         &mut self,
         edit: WeightEdit,
         edits: &mut Vec<Edit>,
-        progress: &Progress<'_>,
+        observer: &dyn Observer,
     ) -> Result<(), PassError> {
         let Mask::Ratio { ratio, pool, ties: Ties::All } = edit.mask else {
             edits.push(Edit::Transform(edit));
@@ -311,8 +303,8 @@ impl Compiler {
             Pool::Tensor => edit.weights.chunks(1).map(<[Weight]>::to_vec).collect(),
         };
         for weights in pools {
-            let histogram = self.histogram(&weights, progress)?;
-            let threshold = histogram.threshold(ratio.value.get(), progress)?;
+            let histogram = self.histogram(&weights, observer)?;
+            let threshold = histogram.threshold(ratio.value.get(), observer)?;
             let Some(threshold) = threshold else { continue };
             let value = f64::from(threshold.t.value());
             let mask = match value.is_nan() {
@@ -327,7 +319,7 @@ impl Compiler {
     fn histogram(
         &mut self,
         weights: &[Weight],
-        progress: &Progress<'_>,
+        observer: &dyn Observer,
     ) -> Result<&MagnitudeHistogram, PassError> {
         let key: Vec<InitializerId> = weights.iter().map(|weight| weight.initializer).collect();
         if !self.pools.contains_key(&key) {
@@ -338,7 +330,7 @@ impl Compiler {
                 Ok(PoolTensor { reader, data_type: weight.data_type })
             };
             let tensors = weights.iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
-            let histogram = MagnitudeHistogram::read(&tensors, progress)?;
+            let histogram = MagnitudeHistogram::read(&tensors, observer)?;
             self.pools.insert(key.clone(), histogram);
         }
         let gone = || OnnxError::invalid("a pool of weights", "it is not known");

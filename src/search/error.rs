@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::space::SpaceError;
 use crate::{
-    compile::CompileError, diffusion::PipelineError, engine::EngineError, onnx::OnnxError,
+    compile::CompileError, diffusion::PipelineError, engine::EngineError, observer::Stopped, onnx::OnnxError,
     plan_cache::PlanCacheError,
 };
 
@@ -67,9 +67,15 @@ pub enum SearchError {
         /// Why the last one did.
         what: String,
     },
-    /// The caller said stop.
+    /// The observer said stop.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<Stopped> for SearchError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
 }
 
 impl SearchError {

@@ -12,8 +12,9 @@ use super::{
 use crate::{
     diffusion::{
         Pipeline,
-        pipeline::{Listener, Output, Request},
+        pipeline::{Output, Request},
     },
+    observer::Observer,
     plan::{self, AmplifyWeight, Glob, Mask, Plan, Ratio, Rule, Selector},
 };
 
@@ -63,11 +64,11 @@ impl Drawing<'_> {
         &mut self,
         weight: f64,
         moved: Option<Moved>,
-        listener: Listener<'_>,
+        observer: &dyn Observer,
     ) -> Result<Tried, SearchError> {
         let mut request = self.request.clone();
         request.amplify.weight.value = AmplifyWeight::Constant(weight);
-        let output = self.pipeline.run(&request, listener)?;
+        let output = self.pipeline.run(&request, observer)?;
         let mut sum = 0.0;
         for image in &output.images {
             sum += self.objective.score(&Picture::new(image, &request.prompt, self.scratch))?.score;
@@ -93,9 +94,9 @@ pub fn weights(center: f64, count: usize) -> Vec<f64> {
 pub fn sweep(
     drawing: &mut Drawing<'_>,
     weights: &[f64],
-    listener: Listener<'_>,
+    observer: &dyn Observer,
 ) -> Result<Vec<Tried>, SearchError> {
-    weights.iter().map(|weight| drawing.draw(*weight, None, &mut *listener)).collect()
+    weights.iter().map(|weight| drawing.draw(*weight, None, observer)).collect()
 }
 
 /// Checks that [`climb`] can move the ratios of `plan`.
@@ -125,7 +126,7 @@ pub fn climb(
     from: &Tried,
     step: f64,
     compile: &mut dyn FnMut(&Plan) -> Result<TrialGraph, SearchError>,
-    listener: Listener<'_>,
+    observer: &dyn Observer,
 ) -> Result<Vec<Tried>, SearchError> {
     let (mut current, mut best, mut tried) = (plan.clone(), from.score, Vec::new());
     for index in 0..ratios(plan).len() {
@@ -133,7 +134,7 @@ pub fn climb(
             let Some(moved) = moved(&current, index, by)? else { continue };
             let graph = compile(&moved.plan)?;
             drawing.pipeline.set_unets(graph.unets.clone());
-            let picture = drawing.draw(from.weight, Some(moved.clone()), &mut *listener)?;
+            let picture = drawing.draw(from.weight, Some(moved.clone()), observer)?;
             let is_better = picture.score > best;
             best = best.max(picture.score);
             tried.push(picture);

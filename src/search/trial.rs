@@ -2,12 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    ops::ControlFlow,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -29,6 +25,7 @@ use crate::{
         vae::Image,
     },
     engine::{Engine, MemoryMode, SessionOptions},
+    observer::Observer,
     plan::Amplify,
 };
 
@@ -228,7 +225,7 @@ impl Worker {
         &mut self,
         networks: &Networks,
         shot: &Shot,
-        stop: &AtomicBool,
+        observer: &dyn Observer,
     ) -> Result<Image, SearchError> {
         self.pipeline.set_unets(networks.unets.clone());
         self.pipeline.feed(Arc::clone(&networks.fed));
@@ -236,10 +233,7 @@ impl Worker {
         request.prompt.clone_from(&shot.prompt);
         (request.height, request.width, request.seeds) = (shot.height, shot.width, vec![shot.seed]);
         request.amplify = networks.amplify.clone();
-        let output = self.pipeline.run(request, &mut |_| match stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        });
+        let output = self.pipeline.run(request, observer);
         let output = output.map_err(|error| match error {
             crate::diffusion::PipelineError::Stopped => SearchError::Stopped,
             other => other.into(),

@@ -1,7 +1,5 @@
 //! Trials for other optimisers: values in, scores out.
 
-use std::sync::atomic::AtomicBool;
-
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,6 +10,7 @@ use super::{
     space::{Bound, SpaceError},
     trial::{Scores, Shot, Worker},
 };
+use crate::observer::Observer;
 
 /// A space on a model, ready to be tried.
 pub struct Trials<'a> {
@@ -55,12 +54,12 @@ impl<'a> Trials<'a> {
     /// Tries values: an object with a value for each variable of the space.
     ///
     /// # Errors
-    /// [`SearchError`] if they are none, or the caller said stop. A trial that fails has scores that say so.
-    pub fn run(&mut self, values: Value, stop: &AtomicBool) -> Result<Answer, SearchError> {
+    /// [`SearchError`] if they are none, or the observer said stop. A trial that fails has scores that say so.
+    pub fn run(&mut self, values: Value, observer: &dyn Observer) -> Result<Answer, SearchError> {
         let settings = self.bound.settings_from_json(&values)?;
         let over = self.bound.space.over;
-        let scores = match networks(&self.bound, &settings, &mut self.compiler, stop) {
-            Ok((networks, _graph)) => run_one(&networks, &mut self.worker, &self.shots, over, stop)?,
+        let scores = match networks(&self.bound, &settings, &mut self.compiler, observer) {
+            Ok((networks, _graph)) => run_one(&networks, &mut self.worker, &self.shots, over, observer)?,
             Err(SearchError::Stopped) => return Err(SearchError::Stopped),
             Err(error) => Scores::failed(error),
         };

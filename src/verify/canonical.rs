@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     ir::Graph,
+    observer::Progress,
     onnx::{
         OnnxError, graph_field, model_field,
         proto::{
@@ -111,7 +112,7 @@ impl<'g> Canonical<'g> {
         Ok(Hasher::new("tensor")
             .number(header.data_type.0 as u64)
             .dims(&header.dims)
-            .bytes(&content(self.graph, &header, &|_| {})?)
+            .bytes(&content(self.graph, &header, Progress::none())?)
             .finish())
     }
 

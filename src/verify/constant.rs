@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::hash::{Hash, Hasher};
 use crate::{
     ir::{Graph, Node},
+    observer::Progress,
     onnx::{DataType, OnnxError, Payload, TensorHeader, proto::TensorProto},
 };
 
@@ -95,11 +96,11 @@ pub fn written(header: &TensorHeader) -> Result<TensorProto, OnnxError> {
     Ok(TensorProto { name: None, doc_string: None, metadata_props: Vec::new(), ..tensor })
 }
 
-/// Returns the SHA-256 of a tensor's elements, read in pieces. `read` is told how many bytes each has.
+/// Returns the SHA-256 of a tensor's elements, read in pieces. `progress` is told how many bytes each has.
 ///
 /// # Errors
 /// [`OnnxError`] if they cannot be read.
-pub fn content(graph: &Graph, header: &TensorHeader, read: &(dyn Fn(u64) + Sync)) -> Result<Hash, OnnxError> {
+pub fn content(graph: &Graph, header: &TensorHeader, progress: Progress<'_>) -> Result<Hash, OnnxError> {
     if header.data_type == STRING {
         let hasher = Hasher::new("strings");
         let strings = written(header)?.string_data;
@@ -118,7 +119,7 @@ pub fn content(graph: &Graph, header: &TensorHeader, read: &(dyn Fn(u64) + Sync)
         let piece = &mut buffer[..(reader.len() - at).min(PIECE as u64) as usize];
         reader.read_at(at, piece)?;
         sha.update(&*piece);
-        read(piece.len() as u64);
+        progress.advance(piece.len() as u64)?;
     }
     Ok(sha.finalize().into())
 }

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use crdiff::{
-    compile::{CompileError, Hooks, Job, Target, cached_outputs, compile_file},
+    compile::{CompileError, Job, Target, cached_outputs, compile_file},
     engine::{Engine, HostTensor, RtenEngine, SessionOptions, io},
     onnx::WeightPolicy,
     plan,
@@ -85,10 +85,9 @@ fn the_shallow_graph_continues_what_the_full_one_keeps() {
         let cached = plan::parse("plan", &format!("version: 1\n{rules}cache: {{ at: {at} }}\n")).unwrap();
         let plain = plan::parse("plan", &format!("version: 1\n{rules}")).unwrap();
         let whole = folder.path().join("whole.onnx");
-        compile_file(&Job::new(&model, &plain).target(target).output(&whole), Hooks::default()).unwrap();
+        compile_file(&Job::new(&model, &plain).target(target).output(&whole), &()).unwrap();
         let report =
-            compile_file(&Job::new(&model, &cached).target(target).cached().output(&model), Hooks::default())
-                .unwrap();
+            compile_file(&Job::new(&model, &cached).target(target).cached().output(&model), &()).unwrap();
         let cache = report.cache.unwrap();
         assert!(cache.shallow.nodes_after < report.graph.nodes_after * 4 / 5, "{label}");
         let [full, shallow] = cached_outputs(&model);
@@ -122,7 +121,7 @@ fn shared_weights_take_no_room() {
         let model = folder.path().join("unet.onnx");
         let plan = plan::parse("plan", "version: 1\ncache: { at: up_blocks.1.resnets.1 }").unwrap();
         let job = Job::new(&model, &plan).cached().output(&model).weights(WeightPolicy::Share);
-        let report = compile_file(&job, Hooks::default()).unwrap();
+        let report = compile_file(&job, &()).unwrap();
         let written: Vec<&str> = report.weights.files.iter().map(|file| file.path.as_str()).collect();
         let [full, shallow] = cached_outputs(&model).map(|path| path.display().to_string());
         assert_eq!(written, [full.as_str(), shallow.as_str()], "{export}: no data file");
@@ -137,7 +136,7 @@ fn both_graphs_appear_or_none() {
     let model = folder.path().join("unet.onnx");
     let [full, shallow] = cached_outputs(&model);
     let plan = plan::parse("plan", "version: 1\ncache: { at: up_blocks.1.resnets.1 }").unwrap();
-    let compile = || compile_file(&Job::new(&model, &plan).cached().output(&model), Hooks::default());
+    let compile = || compile_file(&Job::new(&model, &plan).cached().output(&model), &());
     fs::create_dir(&shallow).unwrap();
     assert!(matches!(compile(), Err(CompileError::Onnx(_))));
     assert!(!full.exists());
@@ -150,7 +149,7 @@ fn both_graphs_appear_or_none() {
     // Nothing temporary is left.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     let plain = plan::parse("plan", "version: 1").unwrap();
-    let error = compile_file(&Job::new(&model, &plain).cached(), Hooks::default()).unwrap_err();
+    let error = compile_file(&Job::new(&model, &plain).cached(), &()).unwrap_err();
     assert!(error.to_string().contains("cache: { at: MODULE }"), "{error}");
 }
 
@@ -159,7 +158,7 @@ fn a_cut_that_cannot_be_is_refused() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sd15-mini/torchscript/unet.onnx");
     let refused = |text: &str| {
         let plan = plan::parse("plan", text).unwrap();
-        let error = compile_file(&Job::new(&model, &plan), Hooks::default()).unwrap_err();
+        let error = compile_file(&Job::new(&model, &plan), &()).unwrap_err();
         let CompileError::Plan(error) = error else { panic!("{error}") };
         let text = format!("{:?}", miette::Report::new(*error));
         // As it is before it is broken into lines.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use crdiff::{
-    compile::{Hooks, Job, Target, compile_file},
+    compile::{Job, Target, compile_file},
     engine::{Engine, HostTensor, OrtEngine, RtenEngine, SessionOptions, io},
     onnx::WeightPolicy,
     plan,
@@ -83,7 +83,7 @@ fn emitted_graphs_give_the_same_numbers_in_every_engine() {
                 let (model, plan) =
                     (fixtures.join(export).join("unet.onnx"), plan::parse(plan_name, text).unwrap());
                 let job = Job::new(&model, &plan).target(target).output(&output).weights(WeightPolicy::Copy);
-                compile_file(&job, Hooks::default()).unwrap();
+                compile_file(&job, &()).unwrap();
                 let outputs: Vec<Vec<f32>> =
                     engines.iter().map(|e| run(e.as_ref(), &output, &inputs)).collect();
                 let label = format!("{family}/{export} {plan_name} {}", target.name());

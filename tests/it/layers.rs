@@ -7,23 +7,28 @@ use std::{
 };
 
 /// Each module and those that it may use, the lower ones first. `onnx/write` stands above `ir`: it writes graphs.
-const LAYERS: [(&str, &[&str]); 19] = [
+const LAYERS: [(&str, &[&str]); 21] = [
     ("hex", &[]),
-    ("onnx", &["hex"]),
+    ("lock", &[]),
+    ("observer", &[]),
+    ("onnx", &["hex", "lock", "observer"]),
     ("ir", &["hex", "onnx"]),
-    ("onnx/write", &["ir", "onnx"]),
-    ("analysis", &["ir", "onnx"]),
+    ("onnx/write", &["ir", "observer", "onnx"]),
+    ("analysis", &["ir", "lock", "observer", "onnx"]),
     ("plan", &["analysis", "hex", "ir", "onnx", "rules"]),
     ("rules", &["analysis", "ir", "onnx", "plan"]),
-    ("passes", &["analysis", "ir", "onnx", "plan", "rules"]),
-    ("verify", &["analysis", "hex", "ir", "onnx", "plan", "rules"]),
-    ("engine", &["hex", "onnx"]),
-    ("diffusion", &["analysis", "engine", "hex", "ir", "onnx", "plan"]),
+    ("passes", &["analysis", "ir", "observer", "onnx", "plan", "rules"]),
+    ("verify", &["analysis", "hex", "ir", "observer", "onnx", "plan", "rules"]),
+    ("engine", &["hex", "lock", "onnx"]),
+    ("diffusion", &["analysis", "engine", "hex", "ir", "lock", "observer", "onnx", "plan"]),
     ("numeric", &["analysis", "diffusion", "engine", "ir", "onnx", "verify"]),
     ("report", &["analysis", "ir", "numeric", "onnx", "passes", "plan", "rules", "verify"]),
-    ("compile", &["analysis", "ir", "onnx", "passes", "plan", "report", "rules"]),
-    ("plan_cache", &["compile", "engine", "hex", "ir", "onnx", "passes", "plan", "report", "verify"]),
-    ("deploy", &["analysis", "diffusion", "engine", "hex", "ir", "onnx", "passes", "plan"]),
+    ("compile", &["analysis", "ir", "observer", "onnx", "passes", "plan", "report", "rules"]),
+    (
+        "plan_cache",
+        &["compile", "engine", "hex", "ir", "observer", "onnx", "passes", "plan", "report", "verify"],
+    ),
+    ("deploy", &["analysis", "diffusion", "engine", "hex", "ir", "observer", "onnx", "passes", "plan"]),
     (
         "search",
         &[
@@ -33,6 +38,8 @@ const LAYERS: [(&str, &[&str]); 19] = [
             "engine",
             "hex",
             "ir",
+            "lock",
+            "observer",
             "onnx",
             "passes",
             "plan",
@@ -50,7 +57,9 @@ const LAYERS: [(&str, &[&str]); 19] = [
             "engine",
             "hex",
             "ir",
+            "lock",
             "numeric",
+            "observer",
             "onnx",
             "passes",
             "plan",

@@ -31,6 +31,7 @@ mod hostile;
 mod interrupt;
 mod layers;
 mod mistakes;
+mod observers;
 mod onnx_write;
 #[cfg(feature = "runner")]
 mod packages;

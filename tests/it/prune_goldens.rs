@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs::File, path::Path, sync::Arc};
 
 use crdiff::{
     analysis::{
-        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, TieMask, no_progress},
+        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, TieMask},
         modules::modules,
         weights::{MatrixLayout, Weight, weights},
     },
@@ -117,8 +117,8 @@ fn check_ratio(
         .iter()
         .map(|weight| PoolTensor { reader: reader(graph, weight), data_type: weight.data_type })
         .collect();
-    let histogram = MagnitudeHistogram::read(&pool, &no_progress).unwrap();
-    let found = histogram.threshold(ratio, &no_progress).unwrap();
+    let histogram = MagnitudeHistogram::read(&pool, &()).unwrap();
+    let found = histogram.threshold(ratio, &()).unwrap();
     assert_eq!(found.map_or(0, |t| t.k), torch["k"].as_u64().unwrap(), "{what}");
     let expected = torch.get("threshold").filter(|t| !t.is_null()).map(bits);
     assert_eq!(found.and_then(|found| found.t.bits(weights[0].data_type)), expected, "{what}");

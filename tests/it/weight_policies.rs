@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use crdiff::{
-    compile::{Hooks, Job, Target, compile_file},
+    compile::{Job, Target, compile_file},
     engine::{Engine, HostTensor, OrtEngine, RtenEngine, SessionOptions, io},
     onnx::WeightPolicy,
     passes::MaskForm,
@@ -68,7 +68,7 @@ fn every_policy_gives_the_same_network_in_every_engine() {
                 let output = folder.path().join(format!("{}-{name}.onnx", target.name()));
                 let job =
                     Job::new(&model, &plan).target(target).output(&output).weights(weights).masks(masks);
-                compile_file(&job, Hooks::default()).unwrap();
+                compile_file(&job, &()).unwrap();
                 for engine in engines {
                     let label = format!("{export} {} {name} {}", target.name(), engine.kind());
                     of_target.push((label, run(engine, &output, &inputs)));

@@ -1,14 +1,15 @@
 //! The histogram of a pool's magnitudes, and the thresholds in it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustc_hash::FxHashMap;
 
 use super::{
-    FloatType, INFINITY, Magnitude, MagnitudeError, NAN, PoolTensor, Progress, Threshold, TieMask,
+    FloatType, INFINITY, Magnitude, MagnitudeError, NAN, PoolTensor, Threshold, TieMask,
     scan::scan,
     table::{BINS, Counts, LOW, Table, Tables, add},
 };
+use crate::{lock::lock, observer::Observer};
 
 /// The magnitudes of a pool of weights, counted in one pass. A pool is the weights of a group of modules, or of one
 /// tensor: then pass a slice of one.
@@ -58,10 +59,10 @@ impl MagnitudeHistogram {
     ///
     /// # Errors
     /// [`MagnitudeError::Read`], [`MagnitudeError::Type`], [`MagnitudeError::Stopped`].
-    pub fn read(tensors: &[PoolTensor], progress: &Progress<'_>) -> Result<Self, MagnitudeError> {
+    pub fn read(tensors: &[PoolTensor], observer: &dyn Observer) -> Result<Self, MagnitudeError> {
         let all: Vec<&PoolTensor> = tensors.iter().collect();
         let mut counts = Counts::default();
-        for tables in scan(&all, progress, Tables::default, Tables::add)? {
+        for tables in scan(&all, observer, Tables::default, Tables::add)? {
             tables.add_to(&mut counts);
         }
         let mut coarse = vec![0; BINS];
@@ -90,14 +91,14 @@ impl MagnitudeHistogram {
     pub fn threshold(
         &self,
         ratio: f64,
-        progress: &Progress<'_>,
+        observer: &dyn Observer,
     ) -> Result<Option<Threshold>, MagnitudeError> {
         if !(0.0..1.0).contains(&ratio) {
             return Err(MagnitudeError::Ratio(ratio));
         }
         match (self.len as f64 * ratio).floor() as u64 {
             0 => Ok(None),
-            k => self.kth(k, progress).map(Some),
+            k => self.kth(k, observer).map(Some),
         }
     }
 
@@ -106,7 +107,7 @@ impl MagnitudeHistogram {
     ///
     /// # Errors
     /// [`MagnitudeError::Rank`], [`MagnitudeError::Read`], [`MagnitudeError::Stopped`].
-    pub fn kth(&self, k: u64, progress: &Progress<'_>) -> Result<Threshold, MagnitudeError> {
+    pub fn kth(&self, k: u64, observer: &dyn Observer) -> Result<Threshold, MagnitudeError> {
         let n = self.len;
         if k == 0 || k > n {
             return Err(MagnitudeError::Rank { k, n });
@@ -119,7 +120,7 @@ impl MagnitudeHistogram {
                 below += in_bucket;
                 continue;
             }
-            for (lower, at) in self.fine(upper, progress)?.iter().copied().enumerate() {
+            for (lower, at) in self.fine(upper, observer)?.iter().copied().enumerate() {
                 let bits = (upper << 16 | lower) as u32;
                 if bits > INFINITY {
                     break;
@@ -142,7 +143,7 @@ impl MagnitudeHistogram {
     pub fn ties(
         &self,
         threshold: &Threshold,
-        progress: &Progress<'_>,
+        observer: &dyn Observer,
     ) -> Result<Vec<TieMask>, MagnitudeError> {
         let mut left = threshold.k.saturating_sub(threshold.below);
         if left == threshold.at {
@@ -150,7 +151,7 @@ impl MagnitudeHistogram {
         }
         let mut ties = Vec::with_capacity(self.tensors.len());
         for tensor in &self.tensors {
-            let here = if left == 0 { 0 } else { count_equal(tensor, threshold.t, progress)? };
+            let here = if left == 0 { 0 } else { count_equal(tensor, threshold.t, observer)? };
             ties.push(TieMask::First(here.min(left)));
             left -= here.min(left);
         }
@@ -164,12 +165,12 @@ impl MagnitudeHistogram {
     }
 
     /// Counts by the lower half, of the magnitudes with this upper half.
-    fn fine(&self, upper: usize, progress: &Progress<'_>) -> Result<Arc<Vec<u64>>, MagnitudeError> {
-        let kept = || self.fine.lock().unwrap_or_else(PoisonError::into_inner);
+    fn fine(&self, upper: usize, observer: &dyn Observer) -> Result<Arc<Vec<u64>>, MagnitudeError> {
+        let kept = || lock(&self.fine);
         if let Some(known) = kept().get(&upper) {
             return Ok(Arc::clone(known));
         }
-        let fine = Arc::new(self.count_fine(upper, progress)?);
+        let fine = Arc::new(self.count_fine(upper, observer)?);
         let mut kept = kept();
         if kept.len() < KEPT {
             kept.insert(upper, Arc::clone(&fine));
@@ -177,7 +178,7 @@ impl MagnitudeHistogram {
         Ok(fine)
     }
 
-    fn count_fine(&self, upper: usize, progress: &Progress<'_>) -> Result<Vec<u64>, MagnitudeError> {
+    fn count_fine(&self, upper: usize, observer: &dyn Observer) -> Result<Vec<u64>, MagnitudeError> {
         let mut fine = vec![0; LOW];
         for (bits, count) in singles(&self.counts).filter(|(bits, _)| *bits as usize >> 16 == upper) {
             fine[bits as usize % LOW] += count;
@@ -189,7 +190,7 @@ impl MagnitudeHistogram {
                 .filter(|t| matches!(FloatType::try_from(t.data_type), Ok(FloatType::F32)))
                 .collect();
             let count = |table: &mut Table, _, bytes: &[u8]| table.add_lower(upper as u32, bytes);
-            for table in scan(&singles, progress, || Table::new(LOW), count)? {
+            for table in scan(&singles, observer, || Table::new(LOW), count)? {
                 add(&mut fine, table.finish());
             }
         }
@@ -249,7 +250,7 @@ fn singles(counts: &Counts) -> impl Iterator<Item = (u32, u64)> {
 }
 
 /// Returns how many elements of `tensor` have the magnitude `t`.
-fn count_equal(tensor: &PoolTensor, t: Magnitude, progress: &Progress<'_>) -> Result<u64, MagnitudeError> {
+fn count_equal(tensor: &PoolTensor, t: Magnitude, observer: &dyn Observer) -> Result<u64, MagnitudeError> {
     let float = FloatType::try_from(tensor.data_type)?;
     let Some(bits) = t.exact_bits(float) else { return Ok(0) };
     let count = |count: &mut u64, _, bytes: &[u8]| {
@@ -264,5 +265,5 @@ fn count_equal(tensor: &PoolTensor, t: Magnitude, progress: &Progress<'_>) -> Re
             }
         } as u64;
     };
-    Ok(scan(&[tensor], progress, || 0, count)?.into_iter().sum())
+    Ok(scan(&[tensor], observer, || 0, count)?.into_iter().sum())
 }

@@ -11,14 +11,13 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::ops::ControlFlow;
-
 use half::{bf16, f16};
 
 pub use histogram::{MagnitudeHistogram, Magnitudes, Summary, SummaryBin};
 
 use crate::{
     ir::WeightReader,
+    observer::Stopped,
     onnx::{DataType, OnnxError},
 };
 
@@ -29,15 +28,6 @@ pub struct PoolTensor {
     pub reader: WeightReader,
     /// Their type: float32, float16 or bfloat16.
     pub data_type: DataType,
-}
-
-/// A callback with the number of bytes that were read since the last call, from several threads;
-/// [`ControlFlow::Break`] stops the work, which then fails with [`MagnitudeError::Stopped`].
-pub type Progress<'a> = dyn Fn(u64) -> ControlFlow<()> + Sync + 'a;
-
-/// Returns a [`Progress`] that does nothing.
-pub fn no_progress(_: u64) -> ControlFlow<()> {
-    ControlFlow::Continue(())
 }
 
 /// The threshold of a pool: weights with `|w| <= t` are masked.
@@ -88,9 +78,15 @@ pub enum MagnitudeError {
     /// A threshold that is not a magnitude.
     #[error("a threshold of {0} is not possible: it must be a number that is not negative")]
     Threshold(f64),
-    /// The progress callback said to stop.
+    /// The observer said stop.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<Stopped> for MagnitudeError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
 }
 
 /// The magnitude of a weight, ordered by value. NaN is above infinity, as in `torch.sort`, and all NaNs are equal.

@@ -1,14 +1,14 @@
 //! A parallel scan: reads every byte of a pool once, on all threads, in pieces that stay in the cache.
 
-use std::{
-    ops::ControlFlow,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::{FloatType, MagnitudeError, PoolTensor, Progress};
-use crate::onnx::OnnxError;
+use super::{FloatType, MagnitudeError, PoolTensor};
+use crate::{
+    observer::{Observer, Progress, Stage},
+    onnx::OnnxError,
+};
 
 /// Bytes read at once. Half of a usual second-level cache, so that what the system copies there is still there when
 /// it is counted.
@@ -18,11 +18,12 @@ pub(super) const PIECE: usize = 256 << 10;
 /// Pieces hold whole elements; which state sees which piece is not defined.
 pub(super) fn scan<S: Send>(
     tensors: &[&PoolTensor],
-    progress: &Progress<'_>,
+    observer: &dyn Observer,
     new: impl Fn() -> S + Sync,
     visit: impl Fn(&mut S, FloatType, &[u8]) + Sync,
 ) -> Result<Vec<S>, MagnitudeError> {
     let pieces = pieces(tensors)?;
+    let progress = Progress::new(observer, Stage::Ranking);
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let work = || {
@@ -35,9 +36,7 @@ pub(super) fn scan<S: Send>(
             let bytes = &mut buffer[..piece.len];
             piece.tensor.reader.read_at(piece.at, bytes)?;
             visit(&mut state, piece.float, bytes);
-            if progress(piece.len as u64) == ControlFlow::Break(()) {
-                return Err(MagnitudeError::Stopped);
-            }
+            progress.advance(piece.len as u64)?;
         }
         Ok(state)
     };

@@ -1,14 +1,22 @@
 //! Thresholds against a full sort of all values.
 
-use std::{
-    ops::ControlFlow,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use half::{bf16, f16};
 use proptest::{collection::vec, prelude::*};
 
 use super::{scan::PIECE, *};
+use crate::observer::{Event, Observer, Stage};
+
+/// An observer that counts bytes.
+struct Count(AtomicU64);
+
+impl Observer for Count {
+    fn hear(&self, event: Event<'_>) {
+        let Event::Bytes(Stage::Ranking, bytes) = event else { panic!("{event:?}") };
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
 
 fn tensor(values: &[f32], data_type: DataType) -> PoolTensor {
     let bytes: Vec<u8> = match data_type {
@@ -44,11 +52,11 @@ fn by_sorting(pool: &[PoolTensor], k: usize) -> (f32, u64, u64) {
 
 fn check(pool: &[PoolTensor], ratios: &[f64]) {
     let n: usize = pool.iter().map(|t| values(t).len()).sum();
-    let histogram = MagnitudeHistogram::read(pool, &no_progress).unwrap();
+    let histogram = MagnitudeHistogram::read(pool, &()).unwrap();
     assert_eq!(histogram.len(), n as u64);
     for ratio in ratios {
         let k = (n as f64 * ratio).floor() as usize;
-        let found = histogram.threshold(*ratio, &no_progress).unwrap();
+        let found = histogram.threshold(*ratio, &()).unwrap();
         if k == 0 {
             assert_eq!(found, None);
             continue;
@@ -60,7 +68,7 @@ fn check(pool: &[PoolTensor], ratios: &[f64]) {
         assert_eq!((found.below, found.at), (below, at), "at ratio {ratio}");
     }
     for k in [1, n as u64] {
-        let found = histogram.kth(k, &no_progress).unwrap();
+        let found = histogram.kth(k, &()).unwrap();
         let (t, below, at) = by_sorting(pool, k as usize);
         assert!(found.t.value() == t || (t.is_nan() && found.t.is_nan()));
         assert_eq!((found.below, found.at), (below, at));
@@ -134,7 +142,7 @@ fn tensors_of_many_pieces_and_odd_sizes() {
 fn a_float32_between_two_float16_values() {
     let pool = [tensor(&[1.0, 1.001, 2.0], DataType::FLOAT16), tensor(&[1.0005, -3.0], DataType::FLOAT)];
     check(&pool, &[0.2, 0.4, 0.6, 0.8]);
-    let t = MagnitudeHistogram::read(&pool, &no_progress).unwrap().kth(2, &no_progress).unwrap().t;
+    let t = MagnitudeHistogram::read(&pool, &()).unwrap().kth(2, &()).unwrap().t;
     assert_eq!(t.value(), 1.0005);
     assert_eq!(t.bits(DataType::FLOAT), Some(1.0005f32.to_bits()));
     assert_eq!(t.bits(DataType::FLOAT16), None);
@@ -144,10 +152,10 @@ fn a_float32_between_two_float16_values() {
 #[test]
 fn empty_pools() {
     for pool in [vec![], vec![tensor(&[], DataType::FLOAT)]] {
-        let histogram = MagnitudeHistogram::read(&pool, &no_progress).unwrap();
+        let histogram = MagnitudeHistogram::read(&pool, &()).unwrap();
         assert!(histogram.is_empty());
-        assert_eq!(histogram.threshold(0.5, &no_progress).unwrap(), None);
-        assert!(matches!(histogram.kth(1, &no_progress), Err(MagnitudeError::Rank { k: 1, n: 0 })));
+        assert_eq!(histogram.threshold(0.5, &()).unwrap(), None);
+        assert!(matches!(histogram.kth(1, &()), Err(MagnitudeError::Rank { k: 1, n: 0 })));
         assert_eq!(histogram.summary(64).bins, []);
     }
 }
@@ -155,38 +163,34 @@ fn empty_pools() {
 #[test]
 fn what_cannot_be_done_says_so() {
     let pool = [tensor(&[1.0, 2.0], DataType::FLOAT)];
-    let histogram = MagnitudeHistogram::read(&pool, &no_progress).unwrap();
+    let histogram = MagnitudeHistogram::read(&pool, &()).unwrap();
     for ratio in [1.0, -0.1, f64::NAN, f64::INFINITY] {
-        assert!(matches!(histogram.threshold(ratio, &no_progress), Err(MagnitudeError::Ratio(_))));
+        assert!(matches!(histogram.threshold(ratio, &()), Err(MagnitudeError::Ratio(_))));
     }
-    assert!(matches!(histogram.kth(3, &no_progress), Err(MagnitudeError::Rank { k: 3, n: 2 })));
+    assert!(matches!(histogram.kth(3, &()), Err(MagnitudeError::Rank { k: 3, n: 2 })));
     let integers = PoolTensor { data_type: DataType::INT64, ..pool[0].clone() };
-    let error = MagnitudeHistogram::read(&[integers], &no_progress).unwrap_err();
+    let error = MagnitudeHistogram::read(&[integers], &()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "weights of type int64 cannot be pruned, only float32, float16 and bfloat16"
     );
     let cut = PoolTensor { reader: WeightReader::Memory(vec![0; 7].into()), data_type: DataType::FLOAT };
-    assert!(matches!(MagnitudeHistogram::read(&[cut], &no_progress), Err(MagnitudeError::Read(_))));
+    assert!(matches!(MagnitudeHistogram::read(&[cut], &()), Err(MagnitudeError::Read(_))));
 }
 
 #[test]
 fn progress_counts_every_byte_and_can_stop() {
     let pool = [tensor(&vec![0.25; PIECE], DataType::FLOAT), tensor(&[1.0; 3], DataType::FLOAT)];
-    let read = AtomicU64::new(0);
-    let count = |bytes| {
-        read.fetch_add(bytes, Ordering::Relaxed);
-        ControlFlow::Continue(())
-    };
+    let count = Count(AtomicU64::new(0));
     let histogram = MagnitudeHistogram::read(&pool, &count).unwrap();
-    assert_eq!(read.load(Ordering::Relaxed), 4 * PIECE as u64 + 12);
-    let stop = |_| ControlFlow::Break(());
+    assert_eq!(count.0.load(Ordering::Relaxed), 4 * PIECE as u64 + 12);
+    let stop = AtomicBool::new(true);
     assert!(matches!(MagnitudeHistogram::read(&pool, &stop), Err(MagnitudeError::Stopped)));
     assert!(matches!(histogram.kth(1, &stop), Err(MagnitudeError::Stopped)));
     // The second time it knows what it has counted.
     for _ in 0..2 {
         histogram.kth(1, &count).unwrap();
-        assert_eq!(read.load(Ordering::Relaxed), 2 * (4 * PIECE as u64 + 12));
+        assert_eq!(count.0.load(Ordering::Relaxed), 2 * (4 * PIECE as u64 + 12));
     }
 }
 
@@ -198,11 +202,11 @@ fn ties_are_given_out_in_the_order_of_the_pool() {
         tensor(&[1.0, 1.0, -1.0], DataType::BFLOAT16),
         tensor(&[1.0], DataType::FLOAT16),
     ];
-    let histogram = MagnitudeHistogram::read(&pool, &no_progress).unwrap();
+    let histogram = MagnitudeHistogram::read(&pool, &()).unwrap();
     let ties = |k| {
-        let threshold = histogram.kth(k, &no_progress).unwrap();
+        let threshold = histogram.kth(k, &()).unwrap();
         assert_eq!((threshold.t.value(), threshold.below, threshold.at), (1.0, 1, 6));
-        histogram.ties(&threshold, &no_progress).unwrap()
+        histogram.ties(&threshold, &()).unwrap()
     };
     assert_eq!(ties(2), [1, 0, 0, 0].map(TieMask::First));
     assert_eq!(ties(5), [2, 0, 2, 0].map(TieMask::First));

@@ -8,7 +8,7 @@ use super::sizes::SizeArgs;
 use crate::{
     cli::{
         DONE, Failure,
-        progress::{Bars, Visibility, interruptible},
+        progress::{Bars, Visibility},
     },
     deploy::{
         Range,
@@ -187,8 +187,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         pipeline: pipeline.as_ref(),
         serving: &serving,
         repository: &args.output,
-        progress: &|bytes| bars.advance("copying", bytes),
-        stop: interruptible(),
+        observer: &bars,
     };
     let served = export(&job)?;
     drop(bars);

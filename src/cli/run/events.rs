@@ -1,6 +1,6 @@
 //! Progress of a run: a bar or lines on stderr, or JSON on stdout.
 
-use std::{ops::ControlFlow, sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -9,10 +9,11 @@ use crate::{
         print,
         progress::{Counter, Visibility, interruptible},
     },
-    diffusion::pipeline::{Event, Output},
+    diffusion::pipeline::Output,
+    observer::{Event, Observer},
 };
 
-/// A listener that reports the events of a run.
+/// An observer that reports the events of a run.
 pub(super) struct Reporter {
     json: bool,
     counter: Counter,
@@ -39,15 +40,17 @@ impl Reporter {
             print(format_args!("{event}\n")).ok();
         }
     }
+}
 
-    pub(super) fn event(&self, event: &Event) -> ControlFlow<()> {
+impl Observer for Reporter {
+    fn hear(&self, event: Event<'_>) {
         match event {
-            Event::Stage(stage) => self.tell(&json!({ "event": "stage", "stage": stage })),
+            Event::Begun(stage) => self.tell(&json!({ "event": "stage", "stage": stage })),
             Event::Call { call, calls, step, steps, timestep } => {
-                if *call == 0 {
-                    self.counter.begin(0, Some(*steps as u64));
+                if call == 0 {
+                    self.counter.begin(0, Some(steps as u64));
                 }
-                self.counter.set(*step as u64 + 1);
+                self.counter.set(step as u64 + 1);
                 self.tell(&json!({
                     "event": "call", "call": call, "calls": calls, "step": step, "steps": steps, "timestep": timestep,
                 }));
@@ -56,11 +59,12 @@ impl Reporter {
                 self.counter.say(&format!("warning: {text}"));
                 self.tell(&json!({ "event": "warning", "text": text }));
             }
+            _ => {}
         }
-        match interruptible().load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        interruptible().is_stopped()
     }
 }
 

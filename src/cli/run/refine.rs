@@ -62,7 +62,7 @@ pub(super) fn run(
     let image = scratch.path().join("picture.png");
     let weights = weights(center, count);
     let mut drawing = Drawing { pipeline, request, objective: &mut *objective, scratch: &image };
-    let mut tried = sweep(&mut drawing, &weights, &mut |event| reporter.event(&event))?;
+    let mut tried = sweep(&mut drawing, &weights, reporter)?;
     if let Some((step, plan)) = moving {
         // The dense network's image has no ratios.
         let pruned = tried.get(1..).unwrap_or_default();
@@ -70,8 +70,7 @@ pub(super) fn run(
         let mut compiler = Compiler::open(&Folder::open(&settings.pipeline)?.unet())?;
         compiler.masks = args.engine.masks();
         let mut compile = |plan: &Plan| compiler.compile(plan, interruptible());
-        let listener = &mut |event| reporter.event(&event);
-        let moved = climb(&mut drawing, plan, from, step, &mut compile, listener)?;
+        let moved = climb(&mut drawing, plan, from, step, &mut compile, reporter)?;
         tried.extend(moved);
     }
     reporter.finish();

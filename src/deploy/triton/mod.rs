@@ -10,10 +10,7 @@ mod accelerator;
 mod bls;
 mod config;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
-};
+use std::path::{Path, PathBuf};
 
 pub use accelerator::{Accelerator, Precision, TensorRt};
 pub use bls::Pipeline;
@@ -23,6 +20,7 @@ use super::{Batching, DeployError, atomic_dir::Staging, make_rows};
 use crate::{
     engine::Signature,
     ir::Graph,
+    observer::Observer,
     onnx::{self, WeightPolicy, WriteOptions},
 };
 
@@ -86,10 +84,8 @@ pub struct TritonJob<'a> {
     pub serving: &'a Serving,
     /// The repository; made if it isn't there. Models that are in it stay.
     pub repository: &'a Path,
-    /// Called with the number of bytes written since the last call.
-    pub progress: &'a (dyn Fn(u64) + Sync),
-    /// Set it to stop.
-    pub stop: &'a AtomicBool,
+    /// Observes the writing.
+    pub observer: &'a dyn Observer,
 }
 
 /// A model in the repository.
@@ -182,7 +178,7 @@ fn serve(entry: &Entry, job: &TritonJob<'_>, staging: &Staging) -> Result<Served
     let model = folder.join("1").join(MODEL);
     staging.write(&folder.join("config.pbtxt"), &config.text())?;
     std::fs::create_dir_all(folder.join("1")).map_err(DeployError::io("create", &folder))?;
-    let options = WriteOptions::new(&model, layout(&graph)).progress(job.progress).cancelled(job.stop);
+    let options = WriteOptions::new(&model, layout(&graph)).observer(job.observer);
     onnx::write(&graph, &options)?;
     Ok(Served { name: entry.name.clone(), max_batch, widened, notes, config })
 }

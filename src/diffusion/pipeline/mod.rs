@@ -16,12 +16,11 @@ use std::{
 
 pub use crate::plan::Unets;
 pub use folder::{Folder, PipelineKind};
-pub use request::{Event, Listener, Output, Place, Random, Request, Stage, Timings};
+pub use request::{Output, Place, Random, Request, Timings};
 
 use self::{
     condition::{Prompt, Shared, branches, guidance_embedding},
     noise::{Noise, Precision},
-    request::tell,
 };
 use super::{
     PipelineError,
@@ -34,7 +33,10 @@ use super::{
     unet::{Fed, Unet},
     vae::{Decoder, Image, Tiling},
 };
-use crate::engine::{Engine, HostTensor, MemoryMode, Provider, Session, SessionOptions};
+use crate::{
+    engine::{Engine, HostTensor, MemoryMode, Provider, Session, SessionOptions},
+    observer::{Event, Observer, Stage},
+};
 
 /// A pipeline: its models are loaded when they are first run.
 ///
@@ -146,12 +148,12 @@ impl Pipeline {
         &self.folder
     }
 
-    /// Makes images. `listener` hears of stages, calls and warnings, and can stop the run between calls.
+    /// Makes images. `observer` hears of stages, calls and warnings, and can stop the run between calls.
     ///
     /// # Errors
     /// [`PipelineError`]: the request doesn't fit the pipeline, an engine fails, a network's output is not finite, or
     /// [`PipelineError::Stopped`].
-    pub fn run(&mut self, request: &Request, listener: Listener<'_>) -> Result<Output, PipelineError> {
+    pub fn run(&mut self, request: &Request, observer: &dyn Observer) -> Result<Output, PipelineError> {
         let config = scheduler(&self.folder.scheduler, request)?;
         let table = Table::new(&config, request.steps, request.eta)?;
         let sample = self.sample_dims(request)?;
@@ -163,14 +165,14 @@ impl Pipeline {
             true => mixes(&request.amplify, table.rows())?,
             false => Vec::new(),
         };
-        let networks = self.networks(request, sample, &mixed, listener);
+        let networks = self.networks(request, sample, &mixed, observer);
         let networks = networks.map_err(|error| self.folder.explain_size(error, sample))?;
-        let distilled = check_networks(&networks, &self.folder, &table, sample, listener)?;
+        let distilled = check_networks(&networks, &self.folder, &table, sample, observer)?;
         let guided = request.guidance > 1.0 && distilled.is_none();
 
-        tell(listener, Event::Stage(Stage::Text))?;
+        observer.tell(Event::Begun(Stage::Text))?;
         let (started, loaded) = (Instant::now(), self.loading);
-        let (conditional, unconditional) = self.prompts(request, guided, cache.as_ref(), listener)?;
+        let (conditional, unconditional) = self.prompts(request, guided, cache.as_ref(), observer)?;
         let text = started.elapsed().saturating_sub(self.loading - loaded);
 
         let mut noise = {
@@ -186,7 +188,7 @@ impl Pipeline {
         };
         let branches = branches(&conditional, unconditional.as_ref(), &shared)?;
 
-        tell(listener, Event::Stage(Stage::Sampling))?;
+        observer.tell(Event::Begun(Stage::Sampling))?;
         let started = Instant::now();
         let on_device = self.samples_on_device(request);
         let networks = self.networks.insert(networks);
@@ -199,9 +201,9 @@ impl Pipeline {
         let scale = table.init_noise_sigma() as f32;
         latents.iter_mut().for_each(|value| *value *= scale);
         let (calls, steps) = (table.rows().len(), request.steps);
-        let mut told = |call: usize, row: &Row| {
+        let told = |call: usize, row: &Row| {
             let (step, timestep) = (row.step, row.timestep);
-            tell(listener, Event::Call { call, calls, step, steps, timestep })
+            Ok(observer.tell(Event::Call { call, calls, step, steps, timestep })?)
         };
         let on = request.amplify.on;
         let (sampled, networks_time) = if on_device {
@@ -235,9 +237,9 @@ impl Pipeline {
         }
         let sampling = started.elapsed();
 
-        tell(listener, Event::Stage(Stage::Decoding))?;
+        observer.tell(Event::Begun(Stage::Decoding))?;
         let (started, loaded) = (Instant::now(), self.loading);
-        let images = self.decode(&latents, sample, request.tiling, listener)?;
+        let images = self.decode(&latents, sample, request.tiling, observer)?;
         let decoding = started.elapsed().saturating_sub(self.loading - loaded);
         let timings = Timings {
             loading: self.loading,
@@ -285,7 +287,7 @@ impl Pipeline {
         request: &Request,
         guided: bool,
         cache: Option<&CachedRun<'_>>,
-        listener: Listener<'_>,
+        observer: &dyn Observer,
     ) -> Result<(Prompt, Option<Prompt>), PipelineError> {
         let state = match (self.folder.kind, request.clip_skip) {
             (PipelineKind::StableDiffusion, None) => HiddenState::Last,
@@ -298,14 +300,14 @@ impl Pipeline {
                 HiddenState::FromEnd(skip.unwrap_or(0).saturating_add(2))
             }
         };
-        let conditional = self.encode(&request.prompt, state, cache, listener)?;
+        let conditional = self.encode(&request.prompt, state, cache, observer)?;
         let unconditional = match &request.negative_prompt {
             _ if !guided => None,
             None if self.folder.zeros_for_empty_prompt => Some(conditional.zeros()?),
             // As diffusers, `clip_skip` is for the prompt only.
             negative => {
                 let state = if state == HiddenState::Last { state } else { HiddenState::FromEnd(2) };
-                Some(self.encode(negative.as_deref().unwrap_or_default(), state, cache, listener)?)
+                Some(self.encode(negative.as_deref().unwrap_or_default(), state, cache, observer)?)
             }
         };
         if self.options.memory == MemoryMode::Low {
@@ -319,7 +321,7 @@ impl Pipeline {
         prompt: &str,
         state: HiddenState,
         cache: Option<&CachedRun<'_>>,
-        listener: Listener<'_>,
+        observer: &dyn Observer,
     ) -> Result<Prompt, PipelineError> {
         let mut encoded = Vec::with_capacity(self.encoders.len());
         for (prompter, encoder) in self.prompters.iter().zip(&mut self.encoders) {
@@ -328,7 +330,7 @@ impl Pipeline {
             if encoded.is_empty()
                 && let Some(warning) = tokens.cut_warning()
             {
-                tell(listener, Event::Warning(warning))?;
+                observer.tell(Event::Warning(&warning))?;
             }
             let path = encoder.path.clone();
             let mut encode = || {
@@ -348,7 +350,7 @@ impl Pipeline {
         latents: &[f32],
         [_, channels, height, width]: [usize; 4],
         tiling: Tiling,
-        listener: Listener<'_>,
+        observer: &dyn Observer,
     ) -> Result<Vec<Image>, PipelineError> {
         let mut images = Vec::new();
         for latents in latents.chunks_exact(channels * height * width) {
@@ -361,7 +363,7 @@ impl Pipeline {
                     };
                     let what =
                         "the VAE gave values that are not finite; decoding again with vae_decoder_fp32";
-                    tell(listener, Event::Warning(what.to_string()))?;
+                    observer.tell(Event::Warning(what))?;
                     self.decoder = Model::new(path);
                     self.decode_one(latents, height, width, tiling)?
                 }
@@ -399,7 +401,7 @@ fn check_networks(
     folder: &Folder,
     table: &Table,
     [_, _, height, width]: [usize; 4],
-    listener: Listener<'_>,
+    observer: &dyn Observer,
 ) -> Result<Option<usize>, PipelineError> {
     let unets: Vec<&Unet> = match networks {
         Networks::One(unet) => vec![unet],
@@ -435,7 +437,7 @@ fn check_networks(
                 unet.model(),
                 table.class()
             );
-            tell(listener, Event::Warning(what))?;
+            observer.tell(Event::Warning(&what))?;
         }
         distilled = unet.timestep_cond().transpose()?;
     }

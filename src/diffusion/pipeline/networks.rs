@@ -6,8 +6,7 @@ use std::{
 };
 
 use super::{
-    Event, Listener, Pipeline, Request, Stage, Unets, load,
-    request::tell,
+    Pipeline, Request, Unets, load,
     shapes::{self, Part},
 };
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
         unet::{Fed, LoadedFor, Unet},
     },
     engine::SessionOptions,
+    observer::{Event, Observer, Stage},
 };
 
 impl Pipeline {
@@ -70,7 +70,7 @@ impl Pipeline {
         request: &Request,
         sample: [usize; 4],
         mixes: &[Mix],
-        listener: Listener<'_>,
+        observer: &dyn Observer,
     ) -> Result<Networks, PipelineError> {
         let on_device = self.options.runs_on_a_device() || self.samples_on_device(request);
         let sizes = on_device.then(|| shapes::Sizes {
@@ -103,7 +103,7 @@ impl Pipeline {
         let mut idle = std::mem::take(&mut self.idle);
         idle.retain(|unet| wanted.iter().any(|wanted| is(unet, wanted)) || self.is_kept(unet));
         if !wanted.iter().all(|wanted| idle.iter().any(|unet| is(unet, wanted))) {
-            tell(listener, Event::Stage(Stage::Loading))?;
+            observer.tell(Event::Begun(Stage::Loading))?;
         }
         let mut unets = Vec::with_capacity(wanted.len());
         for (at, wanted) in wanted.iter().enumerate() {

@@ -1,9 +1,8 @@
-//! Requests to a pipeline, events on the way, and the output.
+//! Requests to a pipeline, and the output.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::time::Duration;
 
 use super::super::{
-    PipelineError,
     interleave::{Batching, NetworkTime},
     prediction_cache::Lookups,
     sampler::{Class, Preset},
@@ -113,53 +112,6 @@ pub enum Random {
     Torch,
     /// NumPy's `RandomState`: the latents of older Optimum releases.
     Numpy,
-}
-
-/// The stage of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Loading a model.
-    Loading,
-    /// Encoding the prompts.
-    Text,
-    /// Sampling.
-    Sampling,
-    /// Decoding latents.
-    Decoding,
-}
-
-/// An event of a running pipeline.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A stage begins.
-    Stage(Stage),
-    /// The networks have run for a call of the sampler. A step may have several calls.
-    Call {
-        /// The call, from 0.
-        call: usize,
-        /// How many there will be.
-        calls: usize,
-        /// The step it belongs to, from 0.
-        step: usize,
-        /// How many steps there are.
-        steps: usize,
-        /// The timestep that was fed.
-        timestep: f64,
-    },
-    /// Something that the user should know.
-    Warning(String),
-}
-
-/// Hears events; `Break` stops the run before its next call.
-pub type Listener<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
-
-/// Tells an event.
-pub(super) fn tell(listener: Listener<'_>, event: Event) -> Result<(), PipelineError> {
-    match listener(event) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(()) => Err(PipelineError::Stopped),
-    }
 }
 
 /// The output of a run.

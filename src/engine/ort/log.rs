@@ -2,12 +2,12 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use ort::logging::{LogLevel, LoggerFunction};
 
-use crate::engine::Placement;
+use crate::{engine::Placement, lock::lock};
 
 /// The latest messages of ONNX Runtime, kept instead of printed.
 #[derive(Clone, Default)]
@@ -37,7 +37,7 @@ impl Messages {
     }
 
     fn push(&self, message: &str) {
-        let mut messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut messages = lock(&self.0);
         if messages.len() == Self::KEPT {
             messages.pop_front();
         }
@@ -45,17 +45,17 @@ impl Messages {
     }
 
     pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.0).clear();
     }
 
     /// Returns the messages, each on a line after the first.
     pub(super) fn joined(&self) -> String {
-        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let messages = lock(&self.0);
         messages.iter().map(|m| format!("\n{m}")).collect()
     }
 
     pub(super) fn placement(&self) -> Vec<Placement> {
-        let messages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let messages = lock(&self.0);
         messages.iter().filter_map(|m| placement_line(m)).collect()
     }
 }

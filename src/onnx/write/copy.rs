@@ -1,70 +1,38 @@
 //! Moving bytes into output files: from other files inside the kernel, from tensors in small pieces. Weights never
 //! pass through a map, so the process's memory stays small whatever the model's size.
 
-use std::{
-    fs::File,
-    os::unix::fs::FileExt,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
     ir::{InitializerId, Masked, for_each_piece},
+    observer::Progress,
     onnx::{DataFile, OnnxError},
 };
 
 /// About how many bytes of a tensor are in memory at once.
 const PIECE: usize = 4 << 20;
-/// How much one system call copies, so that a cancelled copy stops soon.
+/// How much one system call copies, so that a copy that should stop does so soon.
 #[cfg(target_os = "linux")]
 const KERNEL_PIECE: u64 = 64 << 20;
-
-/// A callback that reports progress and hears about cancellation.
-#[derive(Clone, Copy)]
-pub struct Ticker<'a> {
-    /// Called with the number of bytes written since the last call.
-    pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
-    /// Set when the work should stop.
-    pub cancelled: Option<&'a AtomicBool>,
-}
-
-impl Ticker<'_> {
-    /// Reports `written` more bytes.
-    ///
-    /// # Errors
-    /// [`OnnxError::Cancelled`] if the work should stop.
-    pub fn advance(self, written: u64) -> Result<(), OnnxError> {
-        if let Some(progress) = self.progress {
-            progress(written);
-        }
-        match self.cancelled {
-            Some(cancelled) if cancelled.load(Ordering::Relaxed) => Err(OnnxError::Cancelled),
-            _ => Ok(()),
-        }
-    }
-}
 
 /// An output file under its temporary name, and the name it will have (for messages).
 #[derive(Clone, Copy)]
 pub struct Destination<'a> {
     pub file: &'a File,
     pub path: &'a Path,
-    pub ticker: Ticker<'a>,
+    pub progress: Progress<'a>,
 }
 
 impl Destination<'_> {
     /// Writes `bytes` at `at`.
     ///
     /// # Errors
-    /// [`OnnxError::Io`] if the disk is full or the system refuses otherwise; [`OnnxError::Cancelled`].
+    /// [`OnnxError::Io`] if the disk is full or the system refuses otherwise; [`OnnxError::Stopped`].
     pub fn put(self, at: u64, bytes: &[u8]) -> Result<(), OnnxError> {
         self.file.write_all_at(bytes, at).map_err(|e| OnnxError::io("write", self.path, e))?;
-        self.ticker.advance(bytes.len() as u64)
+        Ok(self.progress.advance(bytes.len() as u64)?)
     }
 
     /// Copies `len` bytes of `from`: shared extents where the file system can, else inside the kernel, else through
@@ -104,7 +72,7 @@ impl Destination<'_> {
                 Ok(0) => break,
                 Ok(n) => {
                     done += n as u64;
-                    self.ticker.advance(n as u64)?;
+                    self.progress.advance(n as u64)?;
                 }
                 Err(Errno::INTR) => {}
                 Err(e @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {

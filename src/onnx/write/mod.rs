@@ -20,16 +20,19 @@ use std::{
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
 };
 
-use copy::{Destination, MaskedCount, Ticker};
+use copy::{Destination, MaskedCount};
 use files::{Pending, Taken, Target};
 use message::Message;
 use tensors::{Placement, WeightLayout};
 
 use super::{DataFile, OnnxError, Payload, Source, TensorHeader, graph_field};
-use crate::ir::{Graph, InitializerId};
+use crate::{
+    ir::{Graph, InitializerId},
+    observer::{Observer, Progress, Stage},
+};
 
 const INITIALIZER: u32 = graph_field::INITIALIZER;
 
@@ -57,10 +60,9 @@ pub struct WriteOptions<'a> {
     pub output: &'a Path,
     /// How unchanged weights are written.
     pub policy: WeightPolicy,
-    /// Called, from any thread, with the number of bytes written since the last call.
-    pub progress: Option<&'a (dyn Fn(u64) + Sync)>,
-    /// Set it to stop: [`write()`] removes what it began and returns [`OnnxError::Cancelled`].
-    pub cancelled: Option<&'a AtomicBool>,
+    /// Hears of the bytes that are written. Where it says stop, [`write()`] removes what it began and returns
+    /// [`OnnxError::Stopped`].
+    pub observer: &'a dyn Observer,
     /// Files that must not be written over, besides the source model and its data: the plan.
     pub protected: &'a [PathBuf],
 }
@@ -68,19 +70,13 @@ pub struct WriteOptions<'a> {
 impl<'a> WriteOptions<'a> {
     /// Returns the options of writing to `output`, which tell nobody and protect nothing but the source.
     pub fn new(output: &'a Path, policy: WeightPolicy) -> Self {
-        Self { output, policy, progress: None, cancelled: None, protected: &[] }
+        Self { output, policy, observer: &(), protected: &[] }
     }
 
-    /// Sets what is called with the number of bytes written.
+    /// Sets the observer.
     #[must_use]
-    pub fn progress(self, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
-        Self { progress: Some(progress), ..self }
-    }
-
-    /// Sets what stops it.
-    #[must_use]
-    pub fn cancelled(self, cancelled: &'a AtomicBool) -> Self {
-        Self { cancelled: Some(cancelled), ..self }
+    pub fn observer(self, observer: &'a dyn Observer) -> Self {
+        Self { observer, ..self }
     }
 
     /// Sets files that must not be written over.
@@ -116,7 +112,7 @@ pub struct Written {
 /// # Errors
 /// [`OnnxError::Output`] if the output must not or cannot be written there, or weights cannot be shared from there;
 /// [`OnnxError::Io`] if a file cannot be read or written (a full disk, a read-only folder);
-/// [`OnnxError::Cancelled`]; other variants if the source's weights are missing or broken. After any error, no file
+/// [`OnnxError::Stopped`]; other variants if the source's weights are missing or broken. After any error, no file
 /// has changed.
 pub fn write(graph: &Graph, options: &WriteOptions<'_>) -> Result<Written, OnnxError> {
     let written = write_all(&[(graph, *options)])?.pop();
@@ -135,7 +131,8 @@ pub fn write_all(graphs: &[(&Graph, WriteOptions<'_>)]) -> Result<Vec<Written>, 
     for ((graph, options), target) in graphs.iter().zip(&targets) {
         outputs.push(begin(graph, options, target, &mut taken)?);
     }
-    let mut written = finish(outputs, graphs.iter().find_map(|(_, options)| options.cancelled))?;
+    let observers: Vec<&dyn Observer> = graphs.iter().map(|(_, options)| options.observer).collect();
+    let mut written = finish(outputs, &observers)?;
     for (written, target) in written.iter_mut().zip(&targets) {
         let data = target.beside(&target.data_name(0));
         let is_used =
@@ -158,13 +155,13 @@ fn begin(
     for path in options.protected {
         taken.add(path, "a file that this command reads");
     }
-    let ticker = Ticker { progress: options.progress, cancelled: options.cancelled };
-    ticker.advance(0)?;
+    let progress = Progress::new(options.observer, Stage::Writing);
+    progress.advance(0)?;
     let keeps_layout = matches!(options.policy, WeightPolicy::Share | WeightPolicy::Copy);
     if graph.is_edited() || !keeps_layout {
-        write_edited(graph, options.policy, target, !external.is_empty(), taken, ticker)
+        write_edited(graph, options.policy, target, !external.is_empty(), taken, progress)
     } else {
-        write_unedited(graph, target, &external, taken, ticker)
+        write_unedited(graph, target, &external, taken, progress)
     }
 }
 
@@ -257,7 +254,7 @@ fn write_edited(
     target: &Target,
     external: bool,
     taken: &mut Taken,
-    ticker: Ticker<'_>,
+    progress: Progress<'_>,
 ) -> Result<Unplaced, OnnxError> {
     let (message, placement) = lay_out(graph, policy, target, external, MESSAGE_LIMIT)?;
     let model = Pending::create(&target.path, taken)?;
@@ -265,15 +262,15 @@ fn write_edited(
     let mut data = Vec::new();
     for (index, layout) in placement.data.iter().enumerate() {
         let file = Pending::create(&target.beside(&target.data_name(index)), taken)?;
-        masked.extend(layout.write(destination(&file, ticker))?);
+        masked.extend(layout.write(destination(&file, progress))?);
         data.push(file);
     }
-    masked.extend(message.write(destination(&model, ticker))?);
+    masked.extend(message.write(destination(&model, progress))?);
     Ok(Unplaced { model, data, shared: placement.shared, masked })
 }
 
-fn destination<'a>(file: &'a Pending, ticker: Ticker<'a>) -> Destination<'a> {
-    Destination { file: &file.file, path: &file.path, ticker }
+fn destination<'a>(file: &'a Pending, progress: Progress<'a>) -> Destination<'a> {
+    Destination { file: &file.file, path: &file.path, progress }
 }
 
 /// Returns the model as a message of at most `limit` bytes.
@@ -325,7 +322,7 @@ fn write_unedited(
     target: &Target,
     external: &[TensorHeader],
     taken: &mut Taken,
-    ticker: Ticker<'_>,
+    progress: Progress<'_>,
 ) -> Result<Unplaced, OnnxError> {
     let source = graph.source();
     let mut used: BTreeMap<&str, (Arc<DataFile>, u64)> = BTreeMap::new();
@@ -348,7 +345,7 @@ fn write_unedited(
         taken.check(&path)?;
         if id.is_none() {
             let copy = Pending::create(&path, taken)?;
-            destination(&copy, ticker).copy(&file, 0, 0, file.len)?;
+            destination(&copy, progress).copy(&file, 0, 0, file.len)?;
             data.push(copy);
         } else if same_content(&path, &file)? {
             shared.insert(path, len);
@@ -360,8 +357,8 @@ fn write_unedited(
         }
     }
     match &source.file {
-        Some(file) => destination(&model, ticker).copy(file, 0, 0, source.bytes.len() as u64)?,
-        None => destination(&model, ticker).put(0, &source.bytes)?,
+        Some(file) => destination(&model, progress).copy(file, 0, 0, source.bytes.len() as u64)?,
+        None => destination(&model, progress).put(0, &source.bytes)?,
     }
     Ok(Unplaced { model, data, shared, masked: Vec::new() })
 }
@@ -387,7 +384,7 @@ fn same_content(path: &Path, other: &DataFile) -> Result<bool, OnnxError> {
 }
 
 /// Gives outputs their names, once all are on the disk.
-fn finish(outputs: Vec<Unplaced>, cancelled: Option<&AtomicBool>) -> Result<Vec<Written>, OnnxError> {
+fn finish(outputs: Vec<Unplaced>, observers: &[&dyn Observer]) -> Result<Vec<Written>, OnnxError> {
     let mut all = Vec::new();
     let mut pending = Vec::new();
     for Unplaced { model, data, shared, mut masked } in outputs {
@@ -408,7 +405,7 @@ fn finish(outputs: Vec<Unplaced>, cancelled: Option<&AtomicBool>) -> Result<Vec<
         });
         pending.push((data, model));
     }
-    Ticker { progress: None, cancelled }.advance(0)?;
+    observers.iter().try_for_each(|observer| observer.check())?;
     files::place(pending)?;
     Ok(all)
 }

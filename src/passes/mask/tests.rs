@@ -8,7 +8,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::{
     analysis::{
-        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, TieMask, no_progress},
+        magnitude::{Magnitude, MagnitudeHistogram, PoolTensor, TieMask},
         weights::{MatrixLayout, Weight},
     },
     ir::{InitializerId, Masked, Transform, WeightReader, count_masked, for_each_piece},
@@ -258,9 +258,9 @@ proptest! {
         let mut expected = all.clone();
         order[..k].iter().for_each(|i| expected[*i] = 0.0);
 
-        let histogram = MagnitudeHistogram::read(&pool, &no_progress).unwrap();
-        let threshold = histogram.kth(k as u64, &no_progress).unwrap();
-        let ties = histogram.ties(&threshold, &no_progress).unwrap();
+        let histogram = MagnitudeHistogram::read(&pool, &()).unwrap();
+        let threshold = histogram.kth(k as u64, &()).unwrap();
+        let ties = histogram.ties(&threshold, &()).unwrap();
         let mut after = Vec::new();
         let mut masked = 0;
         for (tensor, ties) in tensors.iter().zip(ties) {

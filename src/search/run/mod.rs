@@ -5,7 +5,7 @@ mod queue;
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool, mpsc},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -24,6 +24,7 @@ use super::{
     strategy::{Annealing, Asked, Grid, RandomSampling, Strategy},
     trial::{Networks, Scores, Shot, Worker, WorkerTime},
 };
+use crate::observer::Observer;
 
 /// The number of failed trials at the start, with no other, that ends a search.
 const FAILURES: u64 = 5;
@@ -40,8 +41,8 @@ pub struct Search<'a> {
     pub worker: &'a (dyn Fn(usize) -> Result<Worker, SearchError> + Sync),
     /// How many workers.
     pub jobs: usize,
-    /// Set it to stop.
-    pub stop: &'a AtomicBool,
+    /// Observes the pipelines of all workers and the compiler, and stops them.
+    pub observer: &'a dyn Observer,
 }
 
 /// An event of a running search.
@@ -123,7 +124,7 @@ impl Search<'_> {
         }
         listener(Event::Resumed(kept.records.len()));
         let started = Instant::now();
-        let (jobs, stop, shots, worker) = (self.jobs.max(1), self.stop, self.shots, self.worker);
+        let (jobs, observer, shots, worker) = (self.jobs.max(1), self.observer, self.shots, self.worker);
         let mut found = Found {
             model: header.model.clone(),
             records: kept.records,
@@ -136,7 +137,7 @@ impl Search<'_> {
             let (answers, answered) = mpsc::channel::<Answer>();
             for number in 0..jobs {
                 let (queue, answers, times) = (&queue, answers.clone(), &times);
-                scope.spawn(move || work(worker, number, shots, queue, &answers, stop, times));
+                scope.spawn(move || work(worker, number, shots, queue, &answers, observer, times));
             }
             drop(answers);
             let mut pool = WorkerPool::new(&queue, answered, shots);
@@ -239,7 +240,7 @@ impl Search<'_> {
             return Ok(());
         }
         let started = Instant::now();
-        let compiled = networks(self.bound, &settings, self.compiler, self.stop);
+        let compiled = networks(self.bound, &settings, self.compiler, self.observer);
         found.times.compiling += started.elapsed();
         match compiled {
             Ok((networks, graph)) => pool.send(number, settings, networks, graph),
@@ -258,10 +259,10 @@ pub fn networks(
     bound: &Bound<'_>,
     settings: &Settings,
     compiler: &mut Compiler,
-    stop: &AtomicBool,
+    observer: &dyn Observer,
 ) -> Result<(Networks, TrialGraph), SearchError> {
     let plan = bound.plan(settings).map_err(super::space::SpaceError::from)?;
-    let graph = compiler.compile(&plan, stop).map_err(|error| match error {
+    let graph = compiler.compile(&plan, observer).map_err(|error| match error {
         SearchError::Compile(crate::compile::CompileError::Stopped) => SearchError::Stopped,
         SearchError::Compile(crate::compile::CompileError::Plan(error)) => {
             SearchError::Space((*error).into())
@@ -290,11 +291,12 @@ pub fn run_one(
     worker: &mut Worker,
     shots: &[Shot],
     over: super::space::Over,
-    stop: &AtomicBool,
+    observer: &dyn Observer,
 ) -> Result<Scores, SearchError> {
     let mut scores = Vec::with_capacity(shots.len());
     for shot in shots {
-        let scored = worker.draw(networks, shot, stop).and_then(|image| worker.score(&image, &shot.prompt));
+        let scored =
+            worker.draw(networks, shot, observer).and_then(|image| worker.score(&image, &shot.prompt));
         match scored {
             Ok(scored) => scores.push(scored),
             Err(SearchError::Stopped) => return Err(SearchError::Stopped),

@@ -3,8 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
         mpsc::{Receiver, Sender},
     },
 };
@@ -12,6 +11,8 @@ use std::{
 use super::queue::Queue;
 use crate::{
     diffusion::pipeline::Unets,
+    lock::lock,
+    observer::Observer,
     plan::{Amplify, AmplifyWeight},
     search::{
         SearchError,
@@ -170,7 +171,7 @@ pub(super) fn work(
     shots: &[Shot],
     queue: &Queue,
     answers: &Sender<Answer>,
-    stop: &AtomicBool,
+    observer: &dyn Observer,
     times: &Mutex<WorkerTime>,
 ) {
     let mut worker = match open(number) {
@@ -186,9 +187,10 @@ pub(super) fn work(
         let Task { number, index, networks, failed } = task;
         let answer = match shots.get(index) {
             Some(shot) if lock(&failed).is_none() => {
-                let result =
-                    worker.draw(&networks, shot, stop).and_then(|image| worker.score(&image, &shot.prompt));
-                let result = if stop.load(Ordering::Relaxed) { Err(SearchError::Stopped) } else { result };
+                let result = worker
+                    .draw(&networks, shot, observer)
+                    .and_then(|image| worker.score(&image, &shot.prompt));
+                let result = if observer.is_stopped() { Err(SearchError::Stopped) } else { result };
                 if let Err(error) = &result {
                     // A journal knows no names of files that are gone.
                     let why = networks.unnamed(&error.to_string());
@@ -201,8 +203,4 @@ pub(super) fn work(
         is_heard = answers.send(answer).is_ok();
     }
     lock(times).add(worker.time());
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

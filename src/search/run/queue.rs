@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::pool::Task;
+use crate::lock::lock;
 
 /// Tasks, taken by workers until it is closed.
 pub(super) struct Queue {
@@ -52,7 +53,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

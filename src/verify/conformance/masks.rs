@@ -13,6 +13,7 @@ use super::{
 use crate::{
     analysis::weights::{MatrixLayout, Weight},
     ir::{Graph, NodeId, WeightReader},
+    observer::Progress,
     onnx::OnnxError,
     rules::{Mask, Pool, Ties, WeightEdit},
 };
@@ -111,7 +112,7 @@ pub(super) fn expected(
     prune: &WeightEdit,
     pool: Range<usize>,
     factor: &dyn Fn(f64) -> f64,
-    read: &(dyn Fn(u64) + Sync),
+    progress: Progress<'_>,
 ) -> Result<Vec<Option<Expected>>, OnnxError> {
     let scale = scale(prune, factor).to_bits();
     let weights = prune.weights.get(pool).unwrap_or_default();
@@ -133,7 +134,7 @@ pub(super) fn expected(
                 .iter()
                 .map(|weight| Ok(Member { elements: elements_of(graph, weight)?, float: float_of(weight)? }))
                 .collect::<Result<Vec<_>, OnnxError>>()?;
-            ratio_masks(&members, ratio.value.get(), ties, read)?
+            ratio_masks(&members, ratio.value.get(), ties, progress)?
         }
     };
     let all = masked.into_iter().zip(weights).map(|(masked, weight)| {
@@ -147,7 +148,7 @@ fn ratio_masks(
     members: &[Member],
     ratio: f64,
     ties: Ties,
-    read: &(dyn Fn(u64) + Sync),
+    progress: Progress<'_>,
 ) -> Result<Vec<Option<Masked>>, OnnxError> {
     let n: u64 = members.iter().map(|m| m.elements.len() / m.float.size() as u64).sum();
     let k = rank(n, ratio);
@@ -155,7 +156,7 @@ fn ratio_masks(
     if k == 0 {
         return Ok(nothing());
     }
-    let Some(selected) = select::select(members, k, read)? else { return Ok(nothing()) };
+    let Some(selected) = select::select(members, k, progress)? else { return Ok(nothing()) };
     let mut left = k - selected.below;
     members
         .iter()
@@ -164,7 +165,7 @@ fn ratio_masks(
                 Ties::All => None,
                 Ties::Exact if left == 0 => Some(0),
                 Ties::Exact => {
-                    let here = select::count_equal(member, selected.t, read)?.min(left);
+                    let here = select::count_equal(member, selected.t, progress)?.min(left);
                     left -= here;
                     Some(here)
                 }

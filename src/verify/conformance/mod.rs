@@ -52,6 +52,7 @@ use self::{
 use crate::{
     analysis::Analysis,
     ir::{Graph, ValueId},
+    observer::{Event, Observer, Progress, Stage, Stopped},
     onnx::OnnxError,
     plan::{self, Depth, Plan, PlanError, Target},
 };
@@ -169,7 +170,25 @@ pub enum VerifyError {
     Plan(#[from] Box<PlanError>),
     /// A model could not be read.
     #[error(transparent)]
-    Onnx(#[from] OnnxError),
+    Onnx(OnnxError),
+    /// The observer said stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl From<OnnxError> for VerifyError {
+    fn from(error: OnnxError) -> Self {
+        match error {
+            OnnxError::Stopped => Self::Stopped,
+            other => Self::Onnx(other),
+        }
+    }
+}
+
+impl From<Stopped> for VerifyError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
 }
 
 /// The most violations that are reported.
@@ -178,7 +197,7 @@ const MOST: usize = 21;
 const ROUNDS: usize = 64;
 
 /// Decides whether `compiled` is `original` plus `plan`, in the form `required`, or else in any. Both graphs are as they
-/// were loaded. `read` is told how many bytes of weights were read since the last call, from several threads.
+/// were loaded.
 ///
 /// # Errors
 /// [`VerifyError`].
@@ -187,7 +206,7 @@ pub fn verify(
     compiled: &Graph,
     plan: &Plan,
     required: Option<Required>,
-    read: &(dyn Fn(u64) + Sync),
+    observer: &dyn Observer,
 ) -> Result<Verdict, VerifyError> {
     let started = Instant::now();
     let analysis = Analysis::of(original);
@@ -195,6 +214,7 @@ pub fn verify(
     let cut = plan::cut(plan, &analysis, &edits).map_err(Box::new)?;
     let mut kept = cut.and_then(|cut| Kept::of(cut, original, compiled, &analysis.shapes));
     let rows = PerRow::of(original, compiled, &edits, &analysis.shapes);
+    observer.check()?;
     // Shapes take as much memory as a graph.
     let modules = analysis.into_modules();
     let mut interner = Interner::default();
@@ -204,6 +224,7 @@ pub fn verify(
     }
     let original_side = Side::new(&expected, &mut interner)?;
     let compiled_side = Side::new(compiled, &mut interner)?;
+    observer.check()?;
     let none = Overrides::default();
     let substitution = Substitution::of_dense(&edits, (&rows, &templates), original, &mut interner)?;
     let masks = masks::masked_operands(edits.always.weights()).0;
@@ -229,6 +250,7 @@ pub fn verify(
             order[id.index()] = order[before.index()];
         }
     }
+    observer.check()?;
     let stamp = Stamp::of(original, compiled);
     let forms = match required {
         Some(form) => vec![form.target],
@@ -253,7 +275,7 @@ pub fn verify(
         masks: &masks,
         stamp: stamp.as_ref(),
         interner: &mut interner,
-        read,
+        observer,
     };
     let (likeliest, others) = forms.split_first().unwrap_or((&Target::Pruned, &[]));
     let mut verdict = verifier.compare(*likeliest, &mut cones)?;
@@ -270,6 +292,25 @@ pub fn verify(
     Ok(verdict)
 }
 
+/// An observer that counts bytes for another.
+struct Counted<'a> {
+    observer: &'a dyn Observer,
+    bytes: AtomicU64,
+}
+
+impl Observer for Counted<'_> {
+    fn hear(&self, event: Event<'_>) {
+        if let Event::Bytes(_, bytes) = event {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        self.observer.hear(event);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.observer.is_stopped()
+    }
+}
+
 /// The reference that a compiled graph is compared with.
 struct Verifier<'a, 'g> {
     names: Names<'a, 'g>,
@@ -281,7 +322,7 @@ struct Verifier<'a, 'g> {
     masks: &'a [(usize, usize)],
     stamp: Option<&'a Stamp>,
     interner: &'a mut Interner,
-    read: &'a (dyn Fn(u64) + Sync),
+    observer: &'a dyn Observer,
 }
 
 impl Verifier<'_, '_> {
@@ -336,16 +377,13 @@ impl Verifier<'_, '_> {
         }
         let walk = match_nodes(&self.names, self.rows, &*cones, overrides, self.interner, &mut differences);
 
-        let bytes = AtomicU64::new(0);
-        let counted = |n: u64| {
-            bytes.fetch_add(n, Ordering::Relaxed);
-            (self.read)(n);
-        };
+        let counted = Counted { observer: self.observer, bytes: AtomicU64::new(0) };
+        let progress = Progress::new(&counted, Stage::Checking);
         let factor = form.factor(self.plan);
-        let pairs = Pairs { names: &self.names, masks: self.masks, factor: &*factor, read: &counted };
+        let pairs = Pairs { names: &self.names, masks: self.masks, factor: &*factor, progress };
         let mut proof = pairs.compare_all(&walk, &mut differences)?;
         proof.nodes = walk.matched.len();
-        proof.bytes_read = bytes.into_inner();
+        proof.bytes_read = counted.bytes.into_inner();
 
         differences.sort_by_key(|difference| difference.rank);
         if differences.len() > MOST {

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::{
     ir::WeightReader,
+    observer::Progress,
     onnx::{DataType, OnnxError},
 };
 
@@ -73,15 +74,11 @@ pub(super) struct Selected {
 }
 
 /// Selects the `k`-th smallest magnitude, counted from 1, of all elements of `pool`; `None` if there are fewer.
-/// `read` is told how many bytes were read.
+/// `progress` is told how many bytes were read.
 ///
 /// # Errors
 /// [`OnnxError`] if the elements cannot be read.
-pub(super) fn select(
-    pool: &[Member],
-    k: u64,
-    read: &(dyn Fn(u64) + Sync),
-) -> Result<Option<Selected>, OnnxError> {
+pub(super) fn select(pool: &[Member], k: u64, progress: Progress<'_>) -> Result<Option<Selected>, OnnxError> {
     let (singles, halves): (Vec<_>, Vec<_>) = pool.iter().partition(|m| m.float == Float::F32);
     // There are few 16-bit patterns: each is counted, and stands for its float32.
     let mut few: Vec<(u32, u64)> = Vec::new();
@@ -90,7 +87,7 @@ pub(super) fn select(
         if members.is_empty() {
             continue;
         }
-        let counts = count(&members, 1 << 15, read, &|piece, counts| {
+        let counts = count(&members, 1 << 15, progress, &|piece, counts| {
             for bytes in piece.chunks_exact(2) {
                 let bits = u16::from_le_bytes([bytes[0], bytes[1]]) & 0x7FFF;
                 counts[usize::from(bits)] += 1;
@@ -98,7 +95,7 @@ pub(super) fn select(
         })?;
         few.extend((0u16..).zip(counts).map(|(bits, n)| (magnitude(float.widen(bits)), n)));
     }
-    let mut high = count(&singles, 1 << (32 - LOW), read, &|piece, counts| {
+    let mut high = count(&singles, 1 << (32 - LOW), progress, &|piece, counts| {
         for bytes in piece.chunks_exact(4) {
             counts[(single(bytes) >> LOW) as usize] += 1;
         }
@@ -108,7 +105,7 @@ pub(super) fn select(
     }
     let Some((bucket, before)) = place(&high, k) else { return Ok(None) };
     let bucket = bucket as u32;
-    let mut low = count(&singles, 1 << LOW, read, &|piece, counts| {
+    let mut low = count(&singles, 1 << LOW, progress, &|piece, counts| {
         for bytes in piece.chunks_exact(4) {
             let magnitude = single(bytes);
             if magnitude >> LOW == bucket {
@@ -127,9 +124,9 @@ pub(super) fn select(
 ///
 /// # Errors
 /// [`OnnxError`] if they cannot be read.
-pub(super) fn count_equal(member: &Member, t: u32, read: &(dyn Fn(u64) + Sync)) -> Result<u64, OnnxError> {
+pub(super) fn count_equal(member: &Member, t: u32, progress: Progress<'_>) -> Result<u64, OnnxError> {
     let float = member.float;
-    let counts = count(&[member], 1, read, &|piece, counts| {
+    let counts = count(&[member], 1, progress, &|piece, counts| {
         let equal = |bytes: &[u8]| match float {
             Float::F32 => single(bytes) == t,
             _ => magnitude(float.widen(u16::from_le_bytes([bytes[0], bytes[1]]))) == t,
@@ -159,7 +156,7 @@ fn place(counts: &[u64], k: u64) -> Option<(usize, u64)> {
 fn count(
     members: &[&Member],
     len: usize,
-    read: &(dyn Fn(u64) + Sync),
+    progress: Progress<'_>,
     tally: &(dyn Fn(&[u8], &mut [u64]) + Sync),
 ) -> Result<Vec<u64>, OnnxError> {
     let pieces: Vec<(&Member, u64)> = members
@@ -175,7 +172,7 @@ fn count(
             for (member, at) in pieces {
                 let piece = &mut buffer[..(member.elements.len() - at).min(PIECE) as usize];
                 member.elements.read_at(*at, piece)?;
-                read(piece.len() as u64);
+                progress.advance(piece.len() as u64)?;
                 tally(piece, &mut counts);
             }
             Ok(counts)

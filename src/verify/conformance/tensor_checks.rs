@@ -17,6 +17,7 @@ use super::{
 use crate::{
     analysis::weights::Weight,
     ir::Origin,
+    observer::Progress,
     onnx::OnnxError,
     rules::{Mask, WeightEdit},
 };
@@ -29,7 +30,7 @@ pub(super) struct Pairs<'a, 'g> {
     /// The factor on masked weights of the other network, from the scale of their rule.
     pub factor: &'a (dyn Fn(f64) -> f64 + Sync),
     /// Told how many bytes were read.
-    pub read: &'a (dyn Fn(u64) + Sync),
+    pub progress: Progress<'a>,
 }
 
 /// The elements that a tensor must hold.
@@ -94,7 +95,7 @@ impl Pairs<'_, '_> {
             claims.extend(self.claim(pool)?.map(|claim| (index, claim)));
         }
         let (of, claims): (Vec<usize>, Vec<threshold_check::PoolCheck>) = claims.into_iter().unzip();
-        let found = threshold_check::proven(&claims, self.read)?;
+        let found = threshold_check::proven(&claims, self.progress)?;
         let proven: FxHashSet<usize> =
             of.into_iter().zip(found).filter_map(|(pool, is_right)| is_right.then_some(pool)).collect();
         let mut wanted = FxHashMap::default();
@@ -106,7 +107,7 @@ impl Pairs<'_, '_> {
             }
             let graph = self.names.original.graph;
             let expected =
-                masks::expected(graph, pool.edit, pool.range.clone(), self.factor(pool), self.read)?;
+                masks::expected(graph, pool.edit, pool.range.clone(), self.factor(pool), self.progress)?;
             let masked = masks.zip(expected);
             wanted.extend(masked.filter_map(|(mask, expected)| Some((mask, Wanted::Masked(expected?)))));
         }
@@ -199,9 +200,9 @@ impl Pairs<'_, '_> {
             (value::tensor(original, pair.original)?, value::tensor(compiled, pair.compiled)?);
         let (comparison, expected) = match wanted {
             Wanted::Proven => (Comparison::Equal, None),
-            Wanted::Original => (tensors::compare(&tensor, &found, None, self.read)?, None),
+            Wanted::Original => (tensors::compare(&tensor, &found, None, self.progress)?, None),
             Wanted::Masked(expected) => {
-                (tensors::compare(&tensor, &found, Some(expected), self.read)?, Some(expected))
+                (tensors::compare(&tensor, &found, Some(expected), self.progress)?, Some(expected))
             }
         };
         let mut difference = Violation {
@@ -238,7 +239,7 @@ impl Pairs<'_, '_> {
             _ => reads,
         };
         let untouched = expected.is_some()
-            && !matches!(tensors::compare(&tensor, &found, None, self.read)?, Comparison::Unequal(_));
+            && !matches!(tensors::compare(&tensor, &found, None, self.progress)?, Comparison::Unequal(_));
         difference.message = if untouched {
             format!("{what} is not masked: `{}` holds the original's elements", found.name)
         } else {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     ir::WeightReader,
+    observer::Progress,
     onnx::{DataType, OnnxError},
 };
 
@@ -38,7 +39,7 @@ pub(super) struct Unequal {
 }
 
 /// Compares `compiled` with what `expected` makes of `original`, or with `original` itself. Type and dimensions are
-/// the same already. `read` is told how many bytes were read.
+/// the same already. `progress` is told how many bytes were read.
 ///
 /// # Errors
 /// [`OnnxError`] if the elements cannot be read.
@@ -46,7 +47,7 @@ pub(super) fn compare(
     original: &Tensor,
     compiled: &Tensor,
     expected: Option<Expected>,
-    read: &(dyn Fn(u64) + Sync),
+    progress: Progress<'_>,
 ) -> Result<Comparison, OnnxError> {
     let as_it_is = expected.is_none() && original.mask == compiled.mask;
     if as_it_is && is_same_range(&original.elements, &compiled.elements)? {
@@ -70,7 +71,7 @@ pub(super) fn compare(
         let have = &mut have[..want.len()];
         original.elements.read_at(at, want)?;
         compiled.elements.read_at(at, have)?;
-        read(2 * want.len() as u64);
+        progress.advance(2 * want.len() as u64)?;
         if !as_it_is {
             for (tensor, piece) in [(original, &mut *want), (compiled, &mut *have)] {
                 if let Some(mask) = tensor.mask {

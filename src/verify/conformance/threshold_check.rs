@@ -19,7 +19,7 @@ use super::{
     masks,
     select::{self, Float, INFINITY},
 };
-use crate::{ir::WeightReader, onnx::OnnxError, plan::Ties};
+use crate::{ir::WeightReader, observer::Progress, onnx::OnnxError, plan::Ties};
 
 /// A weight of a pool.
 #[derive(Clone, Debug)]
@@ -58,24 +58,24 @@ const PIECE: usize = 256 << 10;
 /// Elements looked at once. Their number fits into an element of 16 bits.
 const BLOCK: usize = 4096;
 
-/// Returns for each pool whether it is certainly masked as it must be. `read` is told how many bytes were read.
+/// Returns for each pool whether it is certainly masked as it must be. `progress` is told how many bytes were read.
 ///
 /// # Errors
 /// [`OnnxError`] if elements cannot be read.
-pub(super) fn proven(pools: &[PoolCheck], read: &(dyn Fn(u64) + Sync)) -> Result<Vec<bool>, OnnxError> {
+pub(super) fn proven(pools: &[PoolCheck], progress: Progress<'_>) -> Result<Vec<bool>, OnnxError> {
     let tables = Tables::of(pools);
     let mut seen = vec![Seen::default(); pools.len()];
     let there = |member: &Member, pool: &PoolCheck, _: Seen| match member.form {
         Form::Gone => None,
         _ => Some(Judge::of(member, pool.scale, &tables)),
     };
-    look(pools, &mut seen, read, there)?;
+    look(pools, &mut seen, progress, there)?;
     // A weight that is gone has no mask of its own: it is counted by the claims of the others.
     let gone = |member: &Member, _: &PoolCheck, seen: Seen| match member.form {
         Form::Gone => seen.limits().map(|(largest, least_kept)| Judge::Between(largest, least_kept)),
         _ => None,
     };
-    look(pools, &mut seen, read, gone)?;
+    look(pools, &mut seen, progress, gone)?;
     Ok(pools.iter().zip(seen).map(|(pool, seen)| seen.is_right(pool)).collect())
 }
 
@@ -138,7 +138,7 @@ impl Seen {
 fn look<'a>(
     pools: &'a [PoolCheck],
     seen: &mut [Seen],
-    read: &(dyn Fn(u64) + Sync),
+    progress: Progress<'_>,
     judge: impl Fn(&'a Member, &'a PoolCheck, Seen) -> Option<Judge<'a>>,
 ) -> Result<(), OnnxError> {
     let mut sections = Vec::new();
@@ -162,11 +162,11 @@ fn look<'a>(
             for at in range.clone().step_by(PIECE) {
                 let len = (range.end - at).min(PIECE as u64) as usize;
                 member.original.read_at(at, &mut before[..len])?;
-                read(len as u64);
+                progress.advance(len as u64)?;
                 let after = match new {
                     Some(new) => {
                         new.read_at(at, &mut after[..len])?;
-                        read(len as u64);
+                        progress.advance(len as u64)?;
                         &after[..len]
                     }
                     None => &before[..len],

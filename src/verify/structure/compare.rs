@@ -7,7 +7,6 @@ use rustc_hash::FxHashSet;
 use serde::Serialize;
 
 use super::{
-    Read,
     constants::{Constant, constant},
     fingerprint::{Fingerprints, compared, inputs, used_opsets},
     matching::Matching,
@@ -16,6 +15,7 @@ use super::{
 use crate::{
     analysis::modules::{ModuleId, Modules},
     ir::{Graph, Node, NodeId, Origin, ValueId},
+    observer::Progress,
     onnx::{OnnxError, TensorHeader, proto::AttributeProto},
     verify::{
         canonical::{Canonical, domain},
@@ -115,7 +115,7 @@ pub struct Comparison<'a, 'g> {
     pub fingerprints: [&'a Fingerprints; 2],
     pub modules: [&'a Modules; 2],
     pub matching: &'a Matching,
-    pub read: Read<'a>,
+    pub progress: Progress<'a>,
 }
 
 const A: usize = 0;
@@ -369,7 +369,7 @@ impl Comparison<'_, '_> {
                 return Ok(Some((difference, None)));
             };
             let data_type = x.header.data_type;
-            let difference = difference(data_type, x.header.elements(), &a, &b, self.read)?;
+            let difference = difference(data_type, x.header.elements(), &a, &b, self.progress)?;
             let values = elements_text(data_type, &a).zip(elements_text(data_type, &b));
             Ok((difference.differing > 0).then(|| (difference, values.map(|(a, b)| [a, b]))))
         };

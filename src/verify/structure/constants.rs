@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
-use super::Read;
 use crate::{
     ir::{Graph, Origin, ValueId, WeightReader},
+    observer::Progress,
     onnx::{DataType, OnnxError, TensorHeader},
     verify::{
         constant::{STRING, content, of_node},
@@ -88,9 +88,12 @@ fn range(graph: &Graph, header: &TensorHeader) -> Option<Range> {
 pub fn contents(
     graph: &Graph,
     constants: &[Option<Constant>],
-    read: Read<'_>,
+    progress: Progress<'_>,
 ) -> Result<Vec<Option<Hash>>, OnnxError> {
-    constants.par_iter().map(|c| c.as_ref().map(|c| content(graph, &c.header, read)).transpose()).collect()
+    constants
+        .par_iter()
+        .map(|c| c.as_ref().map(|c| content(graph, &c.header, progress)).transpose())
+        .collect()
 }
 
 /// Returns the content hashes of the structural constants of one graph.
@@ -102,7 +105,7 @@ pub fn structural_contents(
     constants: &[Option<Constant>],
 ) -> Result<Vec<Option<Hash>>, OnnxError> {
     let one = |c: &Option<Constant>| match c {
-        Some(c) if c.is_structural() => content(graph, &c.header, &|_| {}).map(Some),
+        Some(c) if c.is_structural() => content(graph, &c.header, Progress::none()).map(Some),
         _ => Ok(None),
     };
     constants.iter().map(one).collect()
@@ -120,7 +123,7 @@ pub type Side<'a> = (&'a Graph, &'a [Option<Constant>]);
 pub fn shared_contents(
     a: Side<'_>,
     b: Side<'_>,
-    read: Read<'_>,
+    progress: Progress<'_>,
 ) -> Result<[Vec<Option<Hash>>; 2], OnnxError> {
     let sides = [a, b];
     let ranges = sides.map(|(graph, constants)| -> Vec<Option<Range>> {
@@ -147,13 +150,13 @@ pub fn shared_contents(
             let Some(constant) = constant else { return Ok(None) };
             let header = &constant.header;
             Ok(Some(match ranges[side].get(index).copied().flatten() {
-                _ if constant.is_structural() => content(graph, header, read)?,
+                _ if constant.is_structural() => content(graph, header, progress)?,
                 Some(range) if is_shared(&Some(range)) => {
                     let (device, inode, offset, len) = range;
                     Hasher::new("range").number(device).number(inode).number(offset).number(len).finish()
                 }
                 _ if shapes.get(&(header.data_type, header.dims.as_slice())) == Some(&[true, true]) => {
-                    content(graph, header, read)?
+                    content(graph, header, progress)?
                 }
                 _ => Hasher::new("alone").number(side as u64).number(index as u64).finish(),
             }))

@@ -23,6 +23,7 @@ use crate::{
     analysis::modules::{Modules, modules},
     hex::hex,
     ir::Graph,
+    observer::{Observer, Progress, Stage},
     onnx::OnnxError,
 };
 use fingerprint::{Fingerprints, Hashed};
@@ -47,17 +48,14 @@ pub struct Digests {
     pub weights: String,
 }
 
-/// Called with the number of bytes of weights that were read since the last call, from several threads.
-pub type Read<'a> = &'a (dyn Fn(u64) + Sync);
-
 /// Computes both digests. Weights are read in parallel, in pieces.
 ///
 /// # Errors
-/// [`OnnxError`] if a tensor or a function of the model is broken or missing.
-pub fn digests(graph: &Graph, read: Read<'_>) -> Result<Digests, OnnxError> {
+/// [`OnnxError`] if a tensor or a function of the model is broken or missing, or `observer` says stop.
+pub fn digests(graph: &Graph, observer: &dyn Observer) -> Result<Digests, OnnxError> {
     let canonical = Canonical::new(graph)?;
     let constants = constants::constants(graph)?;
-    let contents = constants::contents(graph, &constants, read)?;
+    let contents = constants::contents(graph, &constants, Progress::new(observer, Stage::Digesting))?;
     let digest = |contents: &[Option<Hash>]| -> Result<String, OnnxError> {
         let hashed = Hashed { graph, canonical: &canonical, constants: &constants, contents };
         Ok(hex(&hashed.whole(&hashed.fingerprints()?)))
@@ -98,17 +96,26 @@ impl Diff {
 /// read in parallel, in pieces.
 ///
 /// # Errors
-/// [`OnnxError`] if a tensor or a function of a model is broken or missing.
-pub fn diff(a: &Graph, b: &Graph, weights: WeightComparison, read: Read<'_>) -> Result<Diff, OnnxError> {
+/// [`OnnxError`] if a tensor or a function of a model is broken or missing, or `observer` says stop.
+pub fn diff(
+    a: &Graph,
+    b: &Graph,
+    weights: WeightComparison,
+    observer: &dyn Observer,
+) -> Result<Diff, OnnxError> {
+    let progress = Progress::new(observer, Stage::Comparing);
     let graphs = [a, b];
     let [constants_a, constants_b] = [constants::constants(a)?, constants::constants(b)?];
     let constants = [&constants_a, &constants_b];
     let structural =
         [constants::structural_contents(a, &constants_a)?, constants::structural_contents(b, &constants_b)?];
     let contents = match weights {
-        WeightComparison::Compared => constants::shared_contents((a, &constants_a), (b, &constants_b), read)?,
+        WeightComparison::Compared => {
+            constants::shared_contents((a, &constants_a), (b, &constants_b), progress)?
+        }
         WeightComparison::Ignored => structural.clone(),
     };
+    observer.check()?;
     let canonical = [Canonical::new(a)?, Canonical::new(b)?];
     let fingerprints = |side: usize, contents: &[Option<Hash>]| -> Result<Fingerprints, OnnxError> {
         Hashed { graph: graphs[side], canonical: &canonical[side], constants: constants[side], contents }
@@ -123,6 +130,7 @@ pub fn diff(a: &Graph, b: &Graph, weights: WeightComparison, read: Read<'_>) -> 
         Ok((structure, full, modules(graphs[side])))
     };
     let mut prepared: Vec<_> = [0, 1].into_par_iter().map(of_side).collect::<Result<Vec<_>, _>>()?;
+    observer.check()?;
     let matching = {
         let [side_a, side_b] = [0, 1].map(|side| {
             let (structure, weights, modules) = &prepared[side];
@@ -130,6 +138,7 @@ pub fn diff(a: &Graph, b: &Graph, weights: WeightComparison, read: Read<'_>) -> 
         });
         matching::matching(&side_a, &side_b)
     };
+    observer.check()?;
     let differences = compare::Comparison {
         graphs,
         constants: [&constants_a, &constants_b],
@@ -138,7 +147,7 @@ pub fn diff(a: &Graph, b: &Graph, weights: WeightComparison, read: Read<'_>) -> 
         fingerprints: [&prepared[0].1, &prepared[1].1],
         modules: [&prepared[0].2, &prepared[1].2],
         matching: &matching,
-        read,
+        progress,
     }
     .differences()?;
     Ok(Diff {

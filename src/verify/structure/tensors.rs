@@ -3,9 +3,9 @@
 use half::{bf16, f16};
 use serde::Serialize;
 
-use super::Read;
 use crate::{
     ir::WeightReader,
+    observer::Progress,
     onnx::{DataType, OnnxError},
     verify::constant::PIECE,
 };
@@ -24,7 +24,7 @@ pub struct TensorDifference {
     pub mean_abs: Option<f64>,
 }
 
-/// Compares the `elements` elements of two tensors of type `data_type`. `read` is told how many bytes were read.
+/// Compares the `elements` elements of two tensors of type `data_type`. `progress` is told how many bytes were read.
 ///
 /// # Errors
 /// [`OnnxError`] if they cannot be read.
@@ -33,7 +33,7 @@ pub fn difference(
     elements: u64,
     a: &WeightReader,
     b: &WeightReader,
-    read: Read<'_>,
+    progress: Progress<'_>,
 ) -> Result<TensorDifference, OnnxError> {
     let bits = data_type.bits().unwrap_or(8);
     let number = number(data_type);
@@ -47,7 +47,7 @@ pub fn difference(
         let (x, y) = (&mut x[..piece], &mut y[..piece]);
         a.read_at(at, x)?;
         b.read_at(at, y)?;
-        read(2 * piece as u64);
+        progress.advance(2 * piece as u64)?;
         if x == y {
             continue;
         }
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn counts_and_sizes_of_differences() {
         let (a, b) = (memory(&[1.0, 2.0, -3.0, 4.0]), memory(&[1.0, 0.0, -3.0, 4.5]));
-        let found = difference(DataType::FLOAT, 4, &a, &b, &|_| {}).unwrap();
+        let found = difference(DataType::FLOAT, 4, &a, &b, Progress::none()).unwrap();
         let expected =
             TensorDifference { elements: 4, differing: 2, max_abs: Some(2.0), mean_abs: Some(0.625) };
         assert_eq!(found, expected);
@@ -136,13 +136,15 @@ mod tests {
         let mut values = vec![0.5f32; PIECE / 4 + 3];
         let a = memory(&values);
         values[PIECE / 4 + 1] = 0.75;
-        let found = difference(DataType::FLOAT, values.len() as u64, &a, &memory(&values), &|_| {}).unwrap();
+        let found =
+            difference(DataType::FLOAT, values.len() as u64, &a, &memory(&values), Progress::none()).unwrap();
         assert_eq!((found.differing, found.max_abs), (1, Some(0.25)));
     }
 
     #[test]
     fn what_is_not_a_number_is_infinitely_far_away() {
-        let found = difference(DataType::FLOAT, 1, &memory(&[f32::NAN]), &memory(&[0.0]), &|_| {}).unwrap();
+        let found =
+            difference(DataType::FLOAT, 1, &memory(&[f32::NAN]), &memory(&[0.0]), Progress::none()).unwrap();
         assert_eq!((found.differing, found.max_abs), (1, Some(f64::INFINITY)));
     }
 
@@ -150,7 +152,7 @@ mod tests {
     fn elements_of_four_bits_are_counted() {
         let (a, b) = (Bytes::from_static(&[0x12, 0x34]), Bytes::from_static(&[0x13, 0x43]));
         let (a, b) = (WeightReader::Memory(a), WeightReader::Memory(b));
-        let found = difference(DataType(22), 4, &a, &b, &|_| {}).unwrap();
+        let found = difference(DataType(22), 4, &a, &b, Progress::none()).unwrap();
         assert_eq!((found.differing, found.max_abs), (3, None));
     }
 

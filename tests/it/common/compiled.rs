@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crdiff::{
-    compile::{Hooks, Job, compile_file},
+    compile::{Job, compile_file},
     plan,
 };
 
@@ -12,6 +12,6 @@ pub fn compiled(model: &Path, plan: &str, folder: &Path) -> PathBuf {
     let plan = plan::parse("plan.yaml", plan).unwrap();
     let output = folder.join("compiled.onnx");
     let job = Job::new(model, &plan).output(&output);
-    compile_file(&job, Hooks::default()).unwrap();
+    compile_file(&job, &()).unwrap();
     output
 }

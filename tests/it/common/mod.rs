@@ -5,6 +5,7 @@ pub mod compiled;
 pub mod decoded;
 pub mod edit;
 pub mod node;
+pub mod observer;
 pub mod onnx_text;
 #[cfg(feature = "runner")]
 pub mod ort;

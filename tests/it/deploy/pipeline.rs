@@ -13,7 +13,7 @@ use crdiff::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::deploy::support::{NOT_STOPPED, compiled_by, config, fixture, printed, python, serving};
+use crate::deploy::support::{compiled_by, config, fixture, printed, python, serving};
 
 const NAME: &str = "draw";
 
@@ -21,14 +21,7 @@ const NAME: &str = "draw";
 fn serve(pipeline: &str, unet: Option<&Path>, serving: &Serving, repository: &Path) {
     let folder = fixture("pipelines").join(pipeline);
     let (pipeline, entries) = Pipeline::open(NAME, &folder, unet).unwrap();
-    let job = TritonJob {
-        entries: &entries,
-        pipeline: Some(&pipeline),
-        serving,
-        repository,
-        progress: &|_| {},
-        stop: &NOT_STOPPED,
-    };
+    let job = TritonJob { entries: &entries, pipeline: Some(&pipeline), serving, repository, observer: &() };
     let served = export(&job).unwrap();
     assert_eq!(served.len(), entries.len() + 1);
 }
@@ -304,8 +297,7 @@ fn what_the_loop_cannot_run_is_refused() {
         pipeline: Some(&pipeline),
         serving: &serving(),
         repository: &repository,
-        progress: &|_| {},
-        stop: &NOT_STOPPED,
+        observer: &(),
     };
     let error = export(&job).unwrap_err().to_string();
     assert!(error.contains("the loop cannot feed its input `timestep_cond`"), "{error}");

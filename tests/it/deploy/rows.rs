@@ -121,7 +121,7 @@ fn prove(original: &Path, exported: &Path, plan: &Plan, target: Target, per_row:
     let [original, exported] =
         [original, exported].map(|path| Graph::load(onnx::open(path).unwrap()).unwrap());
     let required = Required { target, cached: false, per_row: true };
-    let verdict = verify(&original, &exported, plan, Some(required), &|_| {}).unwrap();
+    let verdict = verify(&original, &exported, plan, Some(required), &()).unwrap();
     assert!(verdict.is_proven(), "{:#?}", verdict.differences);
     assert_eq!(verdict.form.per_row, per_row);
 }

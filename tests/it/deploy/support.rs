@@ -6,11 +6,11 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::Command,
-    sync::{OnceLock, atomic::AtomicBool},
+    sync::OnceLock,
 };
 
 use crdiff::{
-    compile::{self, Hooks, Target, compile_file},
+    compile::{self, Target, compile_file},
     deploy::DeployError,
     deploy::triton::{Accelerator, Devices, Entry, Served, Serving, TritonJob, export},
     engine::{Engine, HostTensor, Optimization, OrtEngine, Session, SessionOptions, io},
@@ -21,8 +21,6 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::Value;
 
 use crate::common::{node, ort::ort_library};
-
-pub static NOT_STOPPED: AtomicBool = AtomicBool::new(false);
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -51,14 +49,7 @@ pub fn export_to(
 ) -> Result<Vec<Served>, DeployError> {
     let entry = |(name, model): &(&str, &Path)| Entry { name: name.to_string(), model: model.to_path_buf() };
     let entries: Vec<Entry> = models.iter().map(entry).collect();
-    export(&TritonJob {
-        entries: &entries,
-        pipeline: None,
-        serving,
-        repository,
-        progress: &|_| {},
-        stop: &NOT_STOPPED,
-    })
+    export(&TritonJob { entries: &entries, pipeline: None, serving, repository, observer: &() })
 }
 
 /// Triton's schema.
@@ -175,5 +166,5 @@ pub fn compiled(model: &Path, target: Target, output: &Path) -> plan::Plan {
 /// Compiles `model` by `plan`, with its weights, into `output`.
 pub fn compiled_by(plan: &plan::Plan, model: &Path, target: Target, output: &Path) {
     let job = compile::Job::new(model, plan).target(target).output(output).weights(WeightPolicy::Copy);
-    compile_file(&job, Hooks::default()).unwrap();
+    compile_file(&job, &()).unwrap();
 }

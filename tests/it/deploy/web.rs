@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     common::node,
-    deploy::support::{Golden, NOT_STOPPED, fixture, of_range, printed, root},
+    deploy::support::{Golden, fixture, of_range, printed, root},
 };
 
 const TOLERANCE: f32 = 1e-5;
@@ -19,7 +19,7 @@ const TOLERANCE: f32 = 1e-5;
 const VERSION: &str = "1.30.0";
 
 fn export(model: &Path, output: &Path, file_limit: u64) -> Result<web::Bundle, DeployError> {
-    web::export(&web::WebJob { model, output, file_limit, progress: &|_| {}, stop: &NOT_STOPPED })
+    web::export(&web::WebJob { model, output, file_limit, observer: &() })
 }
 
 /// Node, about to run `node/run.js`.

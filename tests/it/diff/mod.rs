@@ -19,9 +19,9 @@ fn load(path: &Path) -> Graph {
 }
 
 fn compared(a: &Path, b: &Path, weights: WeightComparison) -> Diff {
-    diff(&load(a), &load(b), weights, &|_| {}).unwrap()
+    diff(&load(a), &load(b), weights, &()).unwrap()
 }
 
 fn digest(path: &Path) -> Digests {
-    digests(&load(path), &|_| {}).unwrap()
+    digests(&load(path), &()).unwrap()
 }

@@ -10,7 +10,7 @@ use std::{
 
 use crdiff::{
     analysis::Analysis,
-    compile::{Hooks, Job, Target, compile_file},
+    compile::{Job, Target, compile_file},
     engine::{Engine, HostTensor, Optimization, OrtEngine, RtenEngine, Session, SessionOptions, io},
     ir::Graph,
     onnx, plan,
@@ -94,8 +94,8 @@ impl Family {
         let output = folder.path().join("unet.onnx");
         let source = self.model(export);
         let job = Job::new(&source, &plan).target(target).output(&output);
-        let report = compile_file(&job, Hooks::default())
-            .unwrap_or_else(|e| panic!("{} {export} {}: {e}", self.name, case.name));
+        let report =
+            compile_file(&job, &()).unwrap_or_else(|e| panic!("{} {export} {}: {e}", self.name, case.name));
         Compiled { report, model: output, source, _folder: folder }
     }
 

@@ -11,14 +11,17 @@ use std::{
     process::{Command, Output},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use crdiff::{
     ir::{Graph, Transform},
+    observer::{Event, Stage},
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
 };
+
+use crate::common::observer::Hears;
 
 use super::{UpTo, fixture, listing, load, mask, workspace, write};
 
@@ -168,20 +171,19 @@ fn leaves_no_trace(attempt: impl Fn(&Path, &Path)) {
 }
 
 #[test]
-fn a_cancelled_write_leaves_no_trace() {
+fn a_stopped_write_leaves_no_trace() {
     for (policy, edited) in
         [(WeightPolicy::Share, true), (WeightPolicy::Copy, true), (WeightPolicy::Copy, false)]
     {
         leaves_no_trace(|source, output| {
             let graph = if edited { pruned(source) } else { load(source) };
-            let (cancelled, seen) = (AtomicBool::new(false), AtomicU64::new(0));
-            let stop = |n: u64| {
-                if seen.fetch_add(n, Ordering::Relaxed) + n > 0 {
-                    cancelled.store(true, Ordering::Relaxed);
-                }
-            };
-            let options = WriteOptions::new(output, policy).progress(&stop).cancelled(&cancelled);
-            assert!(matches!(onnx::write(&graph, &options), Err(OnnxError::Cancelled)));
+            let seen = AtomicU64::new(0);
+            let stop = Hears::new(|event| {
+                let Event::Bytes(Stage::Writing, bytes) = event else { panic!("{event:?}") };
+                seen.fetch_add(bytes, Ordering::Relaxed) + bytes > 0
+            });
+            let options = WriteOptions::new(output, policy).observer(&stop);
+            assert!(matches!(onnx::write(&graph, &options), Err(OnnxError::Stopped)));
             assert!(seen.load(Ordering::Relaxed) > 0);
         });
     }
@@ -191,12 +193,14 @@ fn a_cancelled_write_leaves_no_trace() {
 fn progress_adds_up_to_what_was_written() {
     let (_work, source) = workspace(&fixture("sd15-mini/torchscript/unet.onnx"));
     let seen = AtomicU64::new(0);
-    let count = |n: u64| {
-        seen.fetch_add(n, Ordering::Relaxed);
-    };
+    let count = Hears::new(|event| {
+        let Event::Bytes(Stage::Writing, bytes) = event else { panic!("{event:?}") };
+        seen.fetch_add(bytes, Ordering::Relaxed);
+        false
+    });
     let output = source.with_file_name("out.onnx");
     let policy = WeightPolicy::Copy;
-    let options = WriteOptions::new(&output, policy).progress(&count);
+    let options = WriteOptions::new(&output, policy).observer(&count);
     let written = onnx::write(&pruned(&source), &options).unwrap();
     assert_eq!(seen.into_inner(), written.bytes_written);
 }

@@ -2,13 +2,15 @@
 
 use std::{fs, path::Path};
 
-use crdiff::onnx::WeightPolicy;
+use crdiff::{observer::Event, onnx::WeightPolicy};
 use onnx_protobuf::{
     AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto,
     SparseTensorProto, StringStringEntryProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType,
     tensor_proto::DataLocation,
 };
 use protobuf::MessageField;
+
+use crate::common::observer::Hears;
 
 use super::{
     decoded::{Decoded, elements, external},
@@ -178,11 +180,9 @@ fn folders_made_for_an_output_that_failed_are_removed() {
     fs::write(folder.join("m.onnx"), model().write_to_bytes().unwrap()).unwrap();
     let elsewhere = work.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let progress = |n: u64| stop.store(n > 0, std::sync::atomic::Ordering::Relaxed);
+    let stop = Hears::new(|event| !matches!(event, Event::Bytes(_, 0)));
     let output = elsewhere.join("m.onnx");
-    let options =
-        crdiff::onnx::WriteOptions::new(&output, WeightPolicy::Copy).progress(&progress).cancelled(&stop);
+    let options = crdiff::onnx::WriteOptions::new(&output, WeightPolicy::Copy).observer(&stop);
     crdiff::onnx::write(&load(&folder.join("m.onnx")), &options).unwrap_err();
     assert_eq!(super::listing(&elsewhere), [""; 0]);
 }

@@ -17,7 +17,7 @@ use crdiff::{
 };
 use serde_json::Value;
 
-use crate::pipelines::support::{Golden, Prepared, Runner, ignore, prepare};
+use crate::pipelines::support::{Golden, Prepared, Runner, prepare};
 
 fn crdiff(prepared: &Prepared) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_crdiff"));
@@ -103,7 +103,7 @@ fn a_plan_a_prompt_a_picture_and_the_same_again() {
         Pipeline::open(&prepared.pipeline, Runner::Rten.engine(), SessionOptions::default(), unets).unwrap();
     let mut request = Request::new("the cat", 32, 40);
     (request.steps, request.seeds, request.negative_prompt) = (3, vec![7], Some("dog".to_string()));
-    let output = pipeline.run(&request, &mut ignore).unwrap();
+    let output = pipeline.run(&request, &()).unwrap();
     assert_eq!(output.images[0].pixels, picture.pixels);
     assert_eq!(output.latents, read_npy(&folder.join("l.npy")).unwrap());
 

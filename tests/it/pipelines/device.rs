@@ -26,7 +26,7 @@ use crdiff::{
 
 use crate::{
     common::ort::ort_library,
-    pipelines::support::{Runner, ignore, prepare},
+    pipelines::support::{Runner, prepare},
 };
 
 fn ort() -> OrtEngine {
@@ -105,7 +105,7 @@ fn both_loops_make_the_same_latents() {
     for mut request in requests {
         let outputs = [Place::Host, Place::Device].map(|place| {
             request.place = place;
-            pipeline.run(&request, &mut ignore).unwrap()
+            pipeline.run(&request, &()).unwrap()
         });
         let [host, device] = outputs.each_ref().map(|output| output.latents.to_f32());
         let largest = host.iter().fold(1f32, |most, value| most.max(value.abs()));
@@ -129,7 +129,7 @@ fn engines_without_device_memory_say_so() {
             .unwrap();
     let mut request = request("DDIMScheduler", "{weight: 1}");
     request.place = Place::Device;
-    let error = pipeline.run(&request, &mut ignore).unwrap_err().to_string();
+    let error = pipeline.run(&request, &()).unwrap_err().to_string();
     assert!(error.contains("device memory"), "{error}");
 }
 
@@ -247,7 +247,7 @@ fn no_buffer_is_read_after_it_was_overwritten() {
             Pipeline::open(&prepared.pipeline, engine, SessionOptions::default(), unets).unwrap();
         let mut request = request("PNDMScheduler", amplify);
         (request.place, request.batching) = (Place::Device, batching);
-        pipeline.run(&request, &mut ignore).unwrap();
+        pipeline.run(&request, &()).unwrap();
         let runs = log.lock().unwrap().clone();
         assert!(runs.iter().filter(|run| run.network).count() >= 9);
 

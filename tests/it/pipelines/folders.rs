@@ -5,7 +5,6 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::AtomicBool,
 };
 
 use crdiff::{
@@ -22,7 +21,7 @@ use crdiff::{
 use prost::Message;
 use serde_json::Value;
 
-use crate::pipelines::support::{Golden, Prepared, Runner, ignore, prepare};
+use crate::pipelines::support::{Golden, Prepared, Runner, prepare};
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -109,7 +108,7 @@ fn a_download_cache_runs_and_nothing_is_written_into_it() {
     // A search's trials too.
     let plan = plan::load(folder.join("plan.yaml")).unwrap();
     let mut compiler = Compiler::open(&root.join("snapshots/rev/unet/model.onnx")).unwrap();
-    let trial = compiler.compile(&plan, &AtomicBool::new(false)).unwrap();
+    let trial = compiler.compile(&plan, &()).unwrap();
     let Unets::WithPruned(graph) = &trial.unets else { panic!("{:?}", trial.unets) };
     Runner::Rten.engine().load(graph, &SessionOptions::default()).unwrap();
     drop((trial, compiler));
@@ -147,7 +146,7 @@ fn the_layout_of_onnx_stable_diffusion_pipeline_runs() {
         let mut pipeline = Pipeline::open(&prepared.pipeline, engine, options, Unets::Dense).unwrap();
         let mut request = Request::new("the cat", 32, 40);
         request.steps = 2;
-        pipeline.run(&request, &mut ignore).unwrap().images
+        pipeline.run(&request, &()).unwrap().images
     };
     let expected = draw();
     for part in ["unet", "vae_decoder", "text_encoder"] {
@@ -202,9 +201,9 @@ fn a_unet_of_one_size_draws_that_size() {
     let mut pipeline = Pipeline::open(&prepared.pipeline, engine, options, Unets::Dense).unwrap();
     let mut request = Request::new("the cat", 48, 64);
     request.steps = 1;
-    pipeline.run(&request, &mut ignore).unwrap();
+    pipeline.run(&request, &()).unwrap();
     request.height = 32;
-    let error = pipeline.run(&request, &mut ignore).unwrap_err().to_string();
+    let error = pipeline.run(&request, &()).unwrap_err().to_string();
     let expected = "it was exported for one size, 48x64 pixels (latents of 12x16), not for 32x64";
     assert!(error.contains(expected), "{error}");
 }

@@ -12,7 +12,7 @@ use crdiff::{
 };
 use serde_json::Value;
 
-use crate::pipelines::support::{Golden, Runner, compile, ignore, pipelines, prepare, prepare_with};
+use crate::pipelines::support::{Golden, Runner, compile, pipelines, prepare, prepare_with};
 
 /// A field of a case, or its default.
 fn field<'a>(golden: &'a Golden, case: &'a Value, key: &str) -> &'a Value {
@@ -62,7 +62,7 @@ fn check(name: &str, runner: Runner, options: &SessionOptions, place: Place) {
             let label = case["name"].as_str().unwrap();
             let mut request = request(&golden, case);
             request.place = place;
-            let output = pipeline.run(&request, &mut ignore).unwrap_or_else(|e| panic!("{label}: {e}"));
+            let output = pipeline.run(&request, &()).unwrap_or_else(|e| panic!("{label}: {e}"));
             let expected = golden.tensor(&format!("{label}/latents"));
             assert_eq!(output.latents.dims(), expected.dims(), "{label}");
             let expected = expected.to_f32();
@@ -163,7 +163,7 @@ fn perturbed_attention_guidance() {
             let mut request = request(&golden, case);
             request.place = place;
             request.amplify = plan.amplify.clone();
-            let output = pipeline.run(&request, &mut ignore).unwrap_or_else(|e| panic!("{label}: {e}"));
+            let output = pipeline.run(&request, &()).unwrap_or_else(|e| panic!("{label}: {e}"));
             let expected = golden.tensor(&format!("{label}/latents")).to_f32();
             let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
             let latents = output.latents.to_f32();
@@ -196,7 +196,7 @@ fn both_networks_changed() {
         let engine = Runner::OnnxRuntime.engine();
         let mut pipeline =
             Pipeline::open(&prepared.pipeline, engine, SessionOptions::default(), unets).unwrap();
-        pipeline.run(&request, &mut ignore).unwrap().latents.to_f32()
+        pipeline.run(&request, &()).unwrap().latents.to_f32()
     };
     let off = |a: &[f32], b: &[f32]| a.iter().zip(b).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
     let one = latents(Unets::Instead(fused));

@@ -1,19 +1,30 @@
 //! Requests to a pipeline, and those that are refused.
 
-use std::{fs, ops::ControlFlow, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use crdiff::{
     diffusion::{
         Pipeline, PipelineError,
         interleave::Batching,
-        pipeline::{Event, Output, Place, Random, Request, Unets},
+        pipeline::{Output, Place, Random, Request, Unets},
     },
     engine::{HostTensor, MemoryMode, SessionOptions},
+    observer::Event,
 };
 
 use onnx_protobuf::{Message, ModelProto};
 
-use crate::pipelines::support::{Prepared, Runner, ignore, prepare};
+use crate::{
+    common::observer::Hears,
+    pipelines::support::{Prepared, Runner, prepare},
+};
 
 fn open(prepared: &Prepared, runner: Runner, unets: Unets) -> Pipeline {
     Pipeline::open(&prepared.pipeline, runner.engine(), SessionOptions::default(), unets).unwrap()
@@ -29,7 +40,7 @@ fn small() -> Request {
 fn refused(pipeline: &mut Pipeline, change: impl FnOnce(&mut Request)) -> String {
     let mut request = small();
     change(&mut request);
-    pipeline.run(&request, &mut ignore).unwrap_err().to_string()
+    pipeline.run(&request, &()).unwrap_err().to_string()
 }
 
 fn largest_difference(a: &Output, b: &Output) -> f32 {
@@ -86,7 +97,7 @@ fn given_latents_and_noise_are_used() {
     let mut request = small();
     request.scheduler = Some("EulerAncestralDiscreteScheduler".parse().unwrap());
     request.seeds = vec![5];
-    let drawn = pipeline.run(&request, &mut ignore).unwrap();
+    let drawn = pipeline.run(&request, &()).unwrap();
     // The same numbers from the generator, given as files would give them.
     let mut generator = crdiff::diffusion::random::TorchGenerator::new(5);
     let mut draws = vec![vec![0f32; 320]; 4];
@@ -94,10 +105,10 @@ fn given_latents_and_noise_are_used() {
     request.seeds = vec![6];
     request.latents = Some(HostTensor::new([1, 4, 8, 10], draws.remove(0)).unwrap());
     request.noise = Some(HostTensor::new([3, 1, 4, 8, 10], draws.concat()).unwrap());
-    let given = pipeline.run(&request, &mut ignore).unwrap();
+    let given = pipeline.run(&request, &()).unwrap();
     assert_eq!(drawn.latents, given.latents);
     request.noise = None;
-    assert_ne!(drawn.latents, pipeline.run(&request, &mut ignore).unwrap().latents);
+    assert_ne!(drawn.latents, pipeline.run(&request, &()).unwrap().latents);
 }
 
 #[test]
@@ -111,7 +122,7 @@ fn branches_in_turn_and_low_memory_change_nothing_but_the_last_bits() {
         let mut request = small();
         request.batching = batching;
         request.batch = 2;
-        pipeline.run(&request, &mut ignore).unwrap()
+        pipeline.run(&request, &()).unwrap()
     };
     let together = run(MemoryMode::Fast, Batching::Together);
     assert!(largest_difference(&together, &run(MemoryMode::Fast, Batching::InTurn)) < 1e-4);
@@ -124,16 +135,20 @@ fn events_come_in_order_and_can_stop_the_run() {
     let mut pipeline = open(&prepared, Runner::Rten, Unets::Dense);
     let mut request = small();
     request.prompt = "the ".repeat(90);
-    let mut heard = Vec::new();
+    let heard = Mutex::new(Vec::new());
     pipeline
-        .run(&request, &mut |event| {
-            heard.push(match event {
-                Event::Stage(stage) => format!("{stage:?}"),
-                Event::Call { call, calls, step, steps, .. } => format!("{call}/{calls} {step}/{steps}"),
-                Event::Warning(text) => text.chars().take(30).collect(),
-            });
-            ControlFlow::Continue(())
-        })
+        .run(
+            &request,
+            &Hears::new(|event| {
+                heard.lock().unwrap().push(match event {
+                    Event::Begun(stage) => format!("{stage:?}"),
+                    Event::Call { call, calls, step, steps, .. } => format!("{call}/{calls} {step}/{steps}"),
+                    Event::Warning(text) => text.chars().take(30).collect(),
+                    other => panic!("{other:?}"),
+                });
+                false
+            }),
+        )
         .unwrap();
     let expected = [
         "Loading",
@@ -146,17 +161,16 @@ fn events_come_in_order_and_can_stop_the_run() {
         "3/4 2/3",
         "Decoding",
     ];
-    assert_eq!(heard, expected);
+    assert_eq!(heard.into_inner().unwrap(), expected);
 
-    let mut calls = 0;
-    let stopped = pipeline.run(&request, &mut |event| {
-        calls += usize::from(matches!(event, Event::Call { .. }));
-        if calls == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let calls = AtomicUsize::new(0);
+    let second =
+        Hears::new(|event| matches!(event, Event::Call { .. }) && calls.fetch_add(1, Ordering::Relaxed) == 1);
+    let stopped = pipeline.run(&request, &second);
     assert!(matches!(stopped, Err(PipelineError::Stopped)));
-    assert_eq!(calls, 2);
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
     // The pipeline can be used again.
-    pipeline.run(&small(), &mut ignore).unwrap();
+    pipeline.run(&small(), &()).unwrap();
 }
 
 #[test]
@@ -185,11 +199,11 @@ fn a_model_that_is_no_unet_is_refused() {
     let prepared = prepare("sd15");
     let decoder = prepared.pipeline.join("vae_decoder/model.onnx");
     let mut pipeline = open(&prepared, Runner::Rten, Unets::Instead(decoder));
-    let error = pipeline.run(&small(), &mut ignore).unwrap_err().to_string();
+    let error = pipeline.run(&small(), &()).unwrap_err().to_string();
     assert!(error.contains("no input `sample`, so it is no UNet"), "{error}");
     let xl = prepare("sdxl");
     let mut pipeline = open(&prepared, Runner::Rten, Unets::Instead(xl.pipeline.join("unet/model.onnx")));
-    let error = pipeline.run(&small(), &mut ignore).unwrap_err().to_string();
+    let error = pipeline.run(&small(), &()).unwrap_err().to_string();
     assert!(
         error.contains("`text_embeds`") && error.contains("this kind of pipeline doesn't have"),
         "{error}"
@@ -209,21 +223,22 @@ fn break_decoder(path: &Path) {
 fn a_decoder_that_overflows_is_replaced_by_the_one_in_single_precision() {
     let prepared = prepare("sd15");
     let mut whole = open(&prepared, Runner::Rten, Unets::Dense);
-    let expected = whole.run(&small(), &mut ignore).unwrap();
+    let expected = whole.run(&small(), &()).unwrap();
     let decoder = prepared.pipeline.join("vae_decoder/model.onnx");
     let single = prepared.pipeline.join("vae_decoder_fp32/model.onnx");
     let saved = fs::read(&decoder).unwrap();
     break_decoder(&decoder);
     let mut broken = open(&prepared, Runner::Rten, Unets::Dense);
-    let error = broken.run(&small(), &mut ignore).unwrap_err().to_string();
+    let error = broken.run(&small(), &()).unwrap_err().to_string();
     assert!(error.starts_with("the VAE gave values that are not finite"), "{error}");
     assert!(error.contains("vae_decoder_fp32/model.onnx"), "{error}");
     fs::create_dir(single.parent().unwrap()).unwrap();
     fs::write(&single, saved).unwrap();
-    let mut warnings = 0;
-    let output = broken.run(&small(), &mut |event| {
-        warnings += usize::from(matches!(event, Event::Warning(_)));
-        ControlFlow::Continue(())
+    let warnings = AtomicUsize::new(0);
+    let count = Hears::new(|event| {
+        warnings.fetch_add(usize::from(matches!(event, Event::Warning(_))), Ordering::Relaxed);
+        false
     });
-    assert_eq!((output.unwrap().images, warnings), (expected.images, 1));
+    let output = broken.run(&small(), &count).unwrap();
+    assert_eq!((output.images, warnings.into_inner()), (expected.images, 1));
 }

@@ -2,13 +2,11 @@
 
 use std::{
     fs,
-    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
 use crdiff::{
-    compile::{Hooks, Job, Target, compile_file},
-    diffusion::pipeline::Event,
+    compile::{Job, Target, compile_file},
     engine::{Engine, HostTensor, OrtEngine, RtenEngine, io::read_npz},
     onnx::WeightPolicy,
     plan,
@@ -91,7 +89,7 @@ pub fn prepare_with(name: &str, plan: &plan::Plan) -> Prepared {
 pub fn compile(pipeline: &Path, plan: &plan::Plan, target: Target, output: &Path) {
     let model = pipeline.join("unet/model.onnx");
     let job = Job::new(&model, plan).target(target).output(output).weights(WeightPolicy::Copy);
-    compile_file(&job, Hooks::default()).unwrap();
+    compile_file(&job, &()).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -105,8 +103,4 @@ fn copy(from: &Path, to: &Path) {
             false => drop(fs::copy(entry.path(), target).unwrap()),
         }
     }
-}
-
-pub fn ignore(_: Event) -> ControlFlow<()> {
-    ControlFlow::Continue(())
 }

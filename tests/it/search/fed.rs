@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
 };
 
 use crdiff::{
@@ -41,7 +40,7 @@ fn family() -> PathBuf {
 
 fn compiled(compiler: &mut Compiler, plan: &str) -> TrialGraph {
     let plan = plan::parse("plan.yaml", plan).unwrap();
-    compiler.compile(&plan, &AtomicBool::new(false)).unwrap()
+    compiler.compile(&plan, &()).unwrap()
 }
 
 fn path(graph: &TrialGraph) -> &Path {
@@ -160,7 +159,7 @@ fn trials_with_rules_in_both_sets_have_two_graphs() {
     let original = graph(&folder.path().join("unet.onnx"));
     let is_proven = |text: &str, path: &Path, target: Target| {
         let plan = plan::parse("plan.yaml", text).unwrap();
-        let verdict = verify(&original, &graph(path), &plan, Some(Required::from(target)), &|_| {}).unwrap();
+        let verdict = verify(&original, &graph(path), &plan, Some(Required::from(target)), &()).unwrap();
         assert!(verdict.is_proven(), "{text}: {:?}", verdict.differences);
     };
     let text = plan("down_blocks.0", 2, 0.3, "weight: 1.5");

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crdiff::{
-    compile::{CompileError, Hooks, Job, Target, compile_file},
+    compile::{CompileError, Job, Target, compile_file},
     ir::Graph,
     onnx::{self, WeightPolicy},
     passes::MaskForm,
@@ -65,7 +65,7 @@ impl Model {
             Weights::Compact => (WeightPolicy::Share, MaskForm::Computed),
         };
         let job = Job::new(&model, plan).target(target).output(&output).weights(weights).masks(masks);
-        compile_file(&job, Hooks::default())?;
+        compile_file(&job, &())?;
         Ok(output)
     }
 }
@@ -101,5 +101,5 @@ pub fn plan(text: &str) -> Plan {
 
 /// Verifies the files.
 pub fn verdict(original: &Path, compiled: &Path, plan: &Plan) -> Verdict {
-    verify(&load(original), &load(compiled), plan, None, &|_| {}).unwrap()
+    verify(&load(original), &load(compiled), plan, None, &()).unwrap()
 }

@@ -91,7 +91,7 @@ fn checked(tensors: &[Tensor], new: &[Vec<f32>], t: f32, k: u64, ties: Ties, sca
         Member { original, float: tensor.float, form }
     });
     let pool = PoolCheck { members: members.collect(), k, ties, scale };
-    proven(&[pool], &|_| {}).unwrap()[0]
+    proven(&[pool], Progress::none()).unwrap()[0]
 }
 
 fn stored(float: Float, values: &[f32]) -> Tensor {
@@ -216,7 +216,7 @@ fn pools_do_not_mix() {
         half(&[1.0, 2.0], &[0.0, 0.0], 1),
         half(&[5.0, 4.0, 6.0], &[0.0, 0.0, 6.0], 2),
     ];
-    assert_eq!(proven(&pools, &|_| {}).unwrap(), [true, false, true]);
+    assert_eq!(proven(&pools, Progress::none()).unwrap(), [true, false, true]);
 }
 
 /// Whatever few values, types, forms and faults: what is proven is as the definition has it.

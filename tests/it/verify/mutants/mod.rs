@@ -13,7 +13,7 @@ use std::{
 };
 
 use crdiff::{
-    compile::{Hooks, Job, Target, compile_file},
+    compile::{Job, Target, compile_file},
     deploy::{Batching, make_rows},
     engine::{Engine, HostTensor, Optimization, OrtEngine, SessionOptions},
     ir::Graph,
@@ -264,7 +264,7 @@ impl Subject {
         let mut compiled = folder.path().join("compiled.onnx");
         let weights = if external { WeightPolicy::Share } else { WeightPolicy::Copy };
         let job = Job::new(&original, &plan).target(target).output(&compiled).weights(weights).masks(masks);
-        compile_file(&job, Hooks::default()).unwrap();
+        compile_file(&job, &()).unwrap();
         if rows {
             let mut graph = Graph::load(onnx::open(&compiled).unwrap()).unwrap();
             assert!(matches!(make_rows(&mut graph).unwrap(), Batching::Rows(inputs) if inputs.len() == 2));
@@ -275,7 +275,7 @@ impl Subject {
         let graph = Graph::load(onnx::open(&compiled).unwrap()).unwrap();
         let expected = run(engine, &compiled, &graph).unwrap();
         let source = Graph::load(onnx::open(&original).unwrap()).unwrap();
-        let verdict = verify(&source, &graph, &plan, None, &|_| {}).unwrap();
+        let verdict = verify(&source, &graph, &plan, None, &()).unwrap();
         assert!(verdict.is_proven() && verdict.form.target == target, "{name}: {verdict:#?}");
         Self { name, plan, original, compiled, expected, folder }
     }
@@ -407,7 +407,7 @@ fn no_mutant_is_proven_that_computes_something_else() {
         let proven = onnx::open(&path)
             .and_then(Graph::load)
             .ok()
-            .and_then(|mutant| verify(&originals[which], &mutant, &subject.plan, None, &|_| {}).ok())
+            .and_then(|mutant| verify(&originals[which], &mutant, &subject.plan, None, &()).ok())
             .filter(|verdict| verdict.is_proven());
         let Some(verdict) = proven else {
             tally.refused += 1;

@@ -1,7 +1,7 @@
 //! Pairs of graphs for a cache that do not fit together, or are not cut where the plan says.
 
 use crdiff::{
-    compile::{Depth, Hooks, Job, Target, cached_outputs, compile_file},
+    compile::{Depth, Job, Target, cached_outputs, compile_file},
     onnx::{
         WeightPolicy,
         proto::tensor_shape_proto::dimension::Value::{DimParam, DimValue},
@@ -25,7 +25,7 @@ struct Pair {
 fn pair(model: &Model, plan: &Plan, target: Target) -> [ModelProto; 2] {
     let (path, output) = (model.path(), model.folder().join("pair.onnx"));
     let job = Job::new(&path, plan).target(target).cached().output(&output).weights(WeightPolicy::Copy);
-    compile_file(&job, Hooks::default()).unwrap();
+    compile_file(&job, &()).unwrap();
     cached_outputs(&output).map(|path| decode(&path))
 }
 
@@ -43,7 +43,7 @@ impl Pair {
     fn verify(&self, model: &ModelProto, required: Option<Required>) -> Verdict {
         let path = self.model.folder().join("changed.onnx");
         fs::write(&path, model.encode_to_vec()).unwrap();
-        verify(&self.model.load(), &load(&path), &self.plan, required, &|_| {}).unwrap()
+        verify(&self.model.load(), &load(&path), &self.plan, required, &()).unwrap()
     }
 
     fn find(&self, depth: Depth, name: &str, message: &str, change: impl FnOnce(&mut ModelProto)) {
@@ -117,7 +117,7 @@ fn both_graphs_are_proven_in_each_form() {
     let path = bench.model.folder().join("plain.onnx");
     fs::write(&path, bench.compiled.encode_to_vec()).unwrap();
     let required = Required { target: Target::Pruned, cached: true, per_row: false };
-    let verdict = verify(&bench.model.load(), &load(&path), &bench.plan, Some(required), &|_| {}).unwrap();
+    let verdict = verify(&bench.model.load(), &load(&path), &bench.plan, Some(required), &()).unwrap();
     assert!(verdict.differences[0].message.contains("it is no graph for a cache"));
 }
 

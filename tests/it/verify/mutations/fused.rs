@@ -157,7 +157,7 @@ fn the_form_is_told_from_the_graph() {
     ];
     for (form, plan, file) in &graphs {
         let (original, compiled) = (bench.model.load(), load(file));
-        let found = |required| verify(&original, &compiled, plan, required, &|_| {}).unwrap();
+        let found = |required| verify(&original, &compiled, plan, required, &()).unwrap();
         let any = found(None);
         assert!(any.is_proven() && any.form.target == *form, "{}: {any:#?}", file.display());
         for required in [Target::Pruned, Target::Fused, Target::FusedWithInput, Target::Amplified] {

@@ -1,7 +1,7 @@
 //! Graphs with a value for each row of the batch where the original has one for all, and what is wrong with them.
 
 use crdiff::{
-    compile::{Hooks, Job, Target, compile_file},
+    compile::{Job, Target, compile_file},
     deploy::{Batching, make_rows},
     ir::Graph,
     onnx::{self, WeightPolicy},
@@ -57,7 +57,7 @@ impl Rows {
         fs::write(&original, parse_model(TEXT).unwrap().encode_to_vec()).unwrap();
         let (plan, compiled) = (plan(text), folder.path().join("compiled.onnx"));
         let job = Job::new(&original, &plan).target(target).output(&compiled).weights(WeightPolicy::Copy);
-        compile_file(&job, Hooks::default()).unwrap();
+        compile_file(&job, &()).unwrap();
         let exported = exported(load(&compiled), &folder.path().join("exported.onnx"));
         Self { folder, plan, exported }
     }
@@ -66,7 +66,7 @@ impl Rows {
         let path = self.folder.path().join("changed.onnx");
         fs::write(&path, model.encode_to_vec()).unwrap();
         let original = load(&self.folder.path().join("original.onnx"));
-        verify(&original, &load(&path), &self.plan, required, &|_| {}).unwrap()
+        verify(&original, &load(&path), &self.plan, required, &()).unwrap()
     }
 
     fn find(&self, name: &str, message: &str, change: impl FnOnce(&mut ModelProto)) {
@@ -114,7 +114,7 @@ fn a_value_for_each_row_is_proven_and_stated() {
     let required = Required { target: Target::Pruned, cached: false, per_row: true };
     let path = bench.model.folder().join("plain.onnx");
     fs::write(&path, bench.compiled.encode_to_vec()).unwrap();
-    let verdict = verify(&bench.model.load(), &load(&path), &bench.plan, Some(required), &|_| {}).unwrap();
+    let verdict = verify(&bench.model.load(), &load(&path), &bench.plan, Some(required), &()).unwrap();
     assert!(verdict.differences[0].message.contains("no input has an element for each row"));
 }
 
@@ -304,7 +304,7 @@ g (float[N,4] x, float[1] t) => (float[N,4] out) <float[1] w = {2.0}> {
     fs::write(&original, model.encode_to_vec()).unwrap();
     let plan = plan("version: 1\nrules:\n  - bypass: blocks.0\n");
     let job = Job::new(&original, &plan).output(&compiled).weights(WeightPolicy::Copy);
-    compile_file(&job, Hooks::default()).unwrap();
+    compile_file(&job, &()).unwrap();
     assert!(verdict(&original, &compiled, &plan).is_proven());
     let rows = dims(input(&mut model, "x"))[0].clone();
     let mut changed = decode(&compiled);
