@@ -49,8 +49,8 @@ impl<'g> Analysis<'g> {
             || shapes::shapes(graph),
             || {
                 let attentions = attention::structure(graph);
-                let modules = modules::modules(graph);
-                let weights = weights::weights(graph, &modules);
+                let modules = modules::around(graph, &attentions);
+                let weights = weights::around(graph, &modules, &attentions);
                 (modules, attentions, weights, Flow::of(graph))
             },
         );

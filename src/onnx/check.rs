@@ -47,7 +47,10 @@ struct Checker<'a> {
 }
 
 /// Something that must be there only once in a message: the number of its field, and its key.
-type Keyed<'a> = (u32, Vec<&'a [u8]>);
+type Keyed<'a> = (u32, Key<'a>);
+
+/// The parts of a key; those that it lacks are empty.
+type Key<'a> = [&'a [u8]; 3];
 
 impl<'a> Checker<'a> {
     fn message(&mut self, message: &'static Message, bytes: &'a [u8]) -> Result<(), OnnxError> {
@@ -117,7 +120,8 @@ impl<'a> Checker<'a> {
             let [(number, key), other] = pair else { continue };
             if (number, key) == (&other.0, &other.1) {
                 let name = message.field(*number).map_or("", |field| field.name);
-                let key = key.iter().map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join(".");
+                let key = key.iter().filter(|part| !part.is_empty());
+                let key = key.map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join(".");
                 return Err(self
                     .fail(format!("`{name}` has the key `{key}` twice: readers disagree on which counts")));
             }
@@ -247,7 +251,7 @@ impl<'a> Checker<'a> {
     }
 
     fn function(&self, bytes: &[u8]) -> Result<(), OnnxError> {
-        match function_key(bytes)?[..] {
+        match function_key(bytes)? {
             [b"" | b"ai.onnx", name, _] => Err(self.fail(format!(
                 "the function `{}` gives an operator of ONNX itself another meaning",
                 String::from_utf8_lossy(name)
@@ -258,23 +262,20 @@ impl<'a> Checker<'a> {
 }
 
 /// Returns the key of a value of `field`, of type `inner`, which no two values may share.
-fn key<'a>(field: &Field, inner: &Message, value: &'a [u8]) -> Result<Option<Vec<&'a [u8]>>, OnnxError> {
-    let first = || Ok::<_, OnnxError>(vec![text(value, 1)?]);
+fn key<'a>(field: &Field, inner: &Message, value: &'a [u8]) -> Result<Option<Key<'a>>, OnnxError> {
+    let first = || Ok::<_, OnnxError>([text(value, 1)?, b"", b""]);
     Ok(match inner.name {
         "StringStringEntryProto" | "AttributeProto" | "TensorAnnotation" => Some(first()?),
         "ValueInfoProto" if field.name == "input" => Some(first()?),
-        "OperatorSetIdProto" => Some(vec![match text(value, 1)? {
-            b"ai.onnx" => b"",
-            other => other,
-        }]),
+        "OperatorSetIdProto" => Some(first()?.map(|part| if part == b"ai.onnx" { b"" } else { part })),
         "FunctionProto" => Some(function_key(value)?),
         _ => None,
     })
 }
 
 /// Returns domain, name and overload of a function.
-fn function_key(function: &[u8]) -> Result<Vec<&[u8]>, OnnxError> {
-    [10, 1, 13].into_iter().map(|number| text(function, number)).collect()
+fn function_key(function: &[u8]) -> Result<Key<'_>, OnnxError> {
+    Ok([text(function, 10)?, text(function, 1)?, text(function, 13)?])
 }
 
 /// Returns the text of the field `number` of a message; empty if it is not there.

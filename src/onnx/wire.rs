@@ -60,20 +60,20 @@ impl Field {
     }
 }
 
+/// From so many bytes on the fields of a message are counted before they are listed.
+const MANY: usize = 1 << 16;
+
 /// Splits `message` into its fields, in order. The fields share the buffer of `message`.
 ///
 /// # Errors
 /// [`OnnxError::Wire`] where a key, a length or a value does not fit.
 pub fn split(message: &Bytes) -> Result<Vec<Field>, OnnxError> {
-    let mut at = 0;
-    let mut count = 0;
-    while at < message.len() {
-        (_, _, _, at) = next_field(message, at)?;
-        count += 1;
-    }
     // A graph has tens of thousands: growing the list would copy it over and over.
-    let mut fields = Vec::with_capacity(count);
-    at = 0;
+    let mut fields = match message.len() {
+        0..MANY => Vec::new(),
+        _ => Vec::with_capacity(parts(message).count()),
+    };
+    let mut at = 0;
     while at < message.len() {
         let (number, wire_type, value_at, end) = next_field(message, at)?;
         fields.push(Field { number, wire_type, raw: message.slice(at..end), value_at: value_at - at });
@@ -91,6 +91,18 @@ pub struct Part<'a> {
     pub wire_type: WireType,
     /// The content of a length-delimited field, the encoded number of any other.
     pub value: &'a [u8],
+    /// Key and value, as they stand in the message.
+    pub raw: &'a [u8],
+}
+
+impl Part<'_> {
+    /// Returns the value of a varint field; `None` for another wire type.
+    pub fn as_varint(&self) -> Option<u64> {
+        match self.wire_type {
+            WireType::Varint => varint(&mut &*self.value),
+            _ => None,
+        }
+    }
 }
 
 /// Returns the fields of `message`, in order, up to the first that does not fit.
@@ -101,8 +113,9 @@ pub fn parts(message: &[u8]) -> impl Iterator<Item = Result<Part<'_>, OnnxError>
             return None;
         }
         let field = next_field(message, at).map(|(number, wire_type, value_at, end)| {
+            let part = Part { number, wire_type, value: &message[value_at..end], raw: &message[at..end] };
             at = end;
-            Part { number, wire_type, value: &message[value_at..end] }
+            part
         });
         if field.is_err() {
             at = message.len();
@@ -151,10 +164,22 @@ pub fn replace_fields(message: &Bytes, number: u32, fields: &[Field]) -> Result<
     Ok(out.into())
 }
 
+/// Takes a varint off the front of `rest`. Nearly all are one byte: keys, and lengths of names.
+#[inline]
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    match *rest {
+        [byte @ ..0x80, tail @ ..] => {
+            *rest = tail;
+            Some(u64::from(*byte))
+        }
+        _ => decode_varint(rest).ok(),
+    }
+}
+
 /// Returns number, wire type, start of the value and end of the field that begins at `at`.
 fn next_field(message: &[u8], at: usize) -> Result<(u32, WireType, usize, usize), OnnxError> {
     let mut rest = &message[at..];
-    let key = decode_varint(&mut rest).map_err(|_| OnnxError::wire("a broken field key", at))?;
+    let key = varint(&mut rest).ok_or_else(|| OnnxError::wire("a broken field key", at))?;
     let number = u32::try_from(key >> 3)
         .ok()
         .filter(|n| *n > 0)
@@ -164,14 +189,13 @@ fn next_field(message: &[u8], at: usize) -> Result<(u32, WireType, usize, usize)
     let length = match wire_type {
         WireType::Varint => {
             let before = rest.len();
-            decode_varint(&mut rest).map_err(|_| OnnxError::wire("a broken varint", value_at))?;
+            varint(&mut rest).ok_or_else(|| OnnxError::wire("a broken varint", value_at))?;
             (before - rest.len()) as u64
         }
         WireType::ThirtyTwoBit => 4,
         WireType::SixtyFourBit => 8,
         WireType::LengthDelimited => {
-            let length =
-                decode_varint(&mut rest).map_err(|_| OnnxError::wire("a broken length", value_at))?;
+            let length = varint(&mut rest).ok_or_else(|| OnnxError::wire("a broken length", value_at))?;
             value_at = message.len() - rest.len();
             length
         }

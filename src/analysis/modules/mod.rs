@@ -10,7 +10,7 @@ mod paths;
 
 use rustc_hash::FxHashMap;
 
-use super::attention;
+use super::attention::{self, Attentions};
 use crate::ir::{Graph, NodeId};
 pub use kind::ModuleKind;
 
@@ -162,8 +162,12 @@ impl Modules {
 
 /// Finds the modules of `graph`.
 pub fn modules(graph: &Graph) -> Modules {
-    let attentions = attention::structure(graph);
-    let found = infer::paths(graph, &attentions);
+    around(graph, &attention::structure(graph))
+}
+
+/// Finds the modules of `graph`, whose attentions these are.
+pub(super) fn around(graph: &Graph, attentions: &Attentions) -> Modules {
+    let found = infer::paths(graph, attentions);
     let mut modules = Modules {
         modules: vec![Module {
             path: String::new(),

@@ -1,6 +1,8 @@
 //! The census of weights: every matrix that is multiplied by is the weight of a layer with a path, or is reported as
 //! one that is not. Without it a rule could mask some of what it means and pass over the rest without a word.
 
+use rustc_hash::FxHashSet;
+
 use super::operators;
 use crate::{
     analysis::{
@@ -67,7 +69,7 @@ impl Matrices {
 
     /// Returns the weights that no layer's operand 1 is.
     pub fn elsewhere(&self, graph: &Graph, attentions: &Attentions) -> Vec<Finding> {
-        let products: Vec<NodeId> = attentions.all.iter().flat_map(|a| [a.scores, a.product]).collect();
+        let products: FxHashSet<NodeId> = attentions.all.iter().flat_map(|a| [a.scores, a.product]).collect();
         let mut found = Vec::new();
         for (id, node) in graph.nodes() {
             found.extend(bodies(graph, id, node));

@@ -95,6 +95,11 @@ impl Weight {
 
 /// Finds the weights of all Linear and Conv2d layers.
 pub fn weights(graph: &Graph, modules: &Modules) -> Weights {
+    around(graph, modules, &attention::structure(graph))
+}
+
+/// Finds the weights of all Linear and Conv2d layers of a graph whose attentions these are.
+pub(super) fn around(graph: &Graph, modules: &Modules, attentions: &Attentions) -> Weights {
     let matrices = census::Matrices::of(graph);
     let mut found = Finder { graph, modules, matrices: &matrices, weights: Weights::default() };
     for (id, node) in graph.nodes() {
@@ -107,9 +112,8 @@ pub fn weights(graph: &Graph, modules: &Modules) -> Weights {
             found.layer(id, slot, operand, layout);
         }
     }
-    let attentions = attention::structure(graph);
-    let elsewhere = matrices.elsewhere(graph, &attentions);
-    for finding in elsewhere.into_iter().chain(census::unprojected(graph, &matrices, &attentions)) {
+    let elsewhere = matrices.elsewhere(graph, attentions);
+    for finding in elsewhere.into_iter().chain(census::unprojected(graph, &matrices, attentions)) {
         match finding.inner.and_then(|name| modules.path_in(&name)) {
             Some(path) => {
                 let (node, reason) = (finding.node, finding.reason);
@@ -119,7 +123,7 @@ pub fn weights(graph: &Graph, modules: &Modules) -> Weights {
         }
     }
     found.refuse_shared_names();
-    found.split_merged(&attentions);
+    found.split_merged(attentions);
     found.weights
 }
 

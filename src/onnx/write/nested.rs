@@ -57,11 +57,13 @@ pub fn edit_external_tensors(
     kind: MessageKind,
     edit: &mut dyn FnMut(TensorHeader) -> Result<Option<Bytes>, OnnxError>,
 ) -> Result<Option<Bytes>, OnnxError> {
-    edit_at(message, kind, edit, 0)
+    edit_at(message, message, kind, edit, 0)
 }
 
+/// As [`edit_external_tensors`], for `message` in `whole`. Most messages hold no tensor, and take no memory.
 fn edit_at(
-    message: &Bytes,
+    whole: &Bytes,
+    message: &[u8],
     kind: MessageKind,
     edit: &mut dyn FnMut(TensorHeader) -> Result<Option<Bytes>, OnnxError>,
     depth: usize,
@@ -69,29 +71,33 @@ fn edit_at(
     if depth > DEPTH {
         return Err(OnnxError::invalid("the model", "its subgraphs are nested too deep"));
     }
-    let fields = wire::split(message)?;
     if kind == MessageKind::Tensor {
-        let external =
-            fields.iter().any(|f| f.number == tensor::field::DATA_LOCATION && f.as_varint() == Some(1));
-        return if external { edit(TensorHeader::parse(message.clone())?) } else { Ok(None) };
+        for part in wire::parts(message) {
+            let part = part?;
+            if part.number == tensor::field::DATA_LOCATION && part.as_varint() == Some(1) {
+                return edit(TensorHeader::parse(whole.slice_ref(message))?);
+            }
+        }
+        return Ok(None);
     }
     let mut out: Option<Vec<u8>> = None;
     let mut kept = 0;
-    for field in &fields {
-        let inner = kind.of_field(field.number).filter(|_| field.wire_type == WireType::LengthDelimited);
+    for part in wire::parts(message) {
+        let part = part?;
+        let inner = kind.of_field(part.number).filter(|_| part.wire_type == WireType::LengthDelimited);
         let changed = match inner {
-            Some(inner) => edit_at(&field.value(), inner, edit, depth + 1)?,
+            Some(inner) => edit_at(whole, part.value, inner, edit, depth + 1)?,
             None => None,
         };
         match (changed, &mut out) {
             (Some(content), out) => {
                 let out = out.get_or_insert_with(|| message[..kept].to_vec());
-                out.extend_from_slice(&Field::message(field.number, &content).raw);
+                out.extend_from_slice(&Field::message(part.number, &content).raw);
             }
-            (None, Some(out)) => out.extend_from_slice(&field.raw),
+            (None, Some(out)) => out.extend_from_slice(part.raw),
             (None, None) => {}
         }
-        kept += field.raw.len();
+        kept += part.raw.len();
     }
     Ok(out.map(Bytes::from))
 }
