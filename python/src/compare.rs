@@ -80,7 +80,7 @@ fn compare(py: Python<'_>, a: PathBuf, b: PathBuf, asked: Asked, engine: EngineO
         let [a, b] = [&a, &b].map(|path| path.display().to_string());
         let report = CompareReport::new(a, b, why, outputs);
         let json = outcome::render(&report::compare::outcome(&report), Format::Json);
-        Ok(Report::new(json, &report::compare::text(&report), report.holds(), None))
+        Ok(Report::new(json, &report::compare::text(&report, None), report.holds(), None))
     })
 }
 

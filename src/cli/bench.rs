@@ -24,7 +24,7 @@ use crate::{
     observer::{Event, Observer},
     plan::{self, Amplify, AmplifyWeight, Mode, Runtime},
     plan_cache::{Compiled, Place},
-    report,
+    report::table::Cells,
 };
 
 const EXAMPLES: &str = "\
@@ -244,27 +244,28 @@ fn resident() -> Option<u64> {
 
 fn table(report: &Report) -> String {
     let Report { engine, engine_version, height, width, steps, batch, guidance, runs, kinds } = report;
-    let heads = [
-        "", "load", "text", "sampling", "dense", "pruned", "outside", "decode", "total", "steps/s", "peak MB",
+    let mut heads = vec!["ms"];
+    heads.extend(kinds.iter().map(|kind| kind.name));
+    let mut rows = Vec::new();
+    let mut row = |what: &str, value: &dyn Fn(&NetworkTimes) -> String| {
+        rows.push(std::iter::once(what.to_string()).chain(kinds.iter().map(value)).collect());
+    };
+    let times: [(&str, fn(&NetworkTimes) -> f64); 8] = [
+        ("load", |kind| kind.loading_ms),
+        ("text", |kind| kind.text_ms),
+        ("sampling", |kind| kind.sampling_ms),
+        ("  dense network", |kind| kind.dense_ms),
+        ("  pruned network", |kind| kind.pruned_ms),
+        ("  outside of them", |kind| kind.overhead_ms),
+        ("decode", |kind| kind.decoding_ms),
+        ("total", |kind| kind.total_ms),
     ];
-    let mut table = report::text::table(&heads, 1);
-    for kind in kinds {
-        let ms = |value: f64| format!("{value:.1}");
-        table.add_row([
-            kind.name.to_string(),
-            ms(kind.loading_ms),
-            ms(kind.text_ms),
-            ms(kind.sampling_ms),
-            ms(kind.dense_ms),
-            ms(kind.pruned_ms),
-            ms(kind.overhead_ms),
-            ms(kind.decoding_ms),
-            ms(kind.total_ms),
-            format!("{:.2}", kind.steps_per_second),
-            kind.peak_bytes.map_or("-".to_string(), |bytes| (bytes / 1_000_000).to_string()),
-        ]);
+    for (what, time) in times {
+        row(what, &|kind| format!("{:.1}", time(kind)));
     }
-    report::text::fit(&mut table, columns());
+    row("steps a second", &|kind| format!("{:.2}", kind.steps_per_second));
+    row("peak MB", &|kind| kind.peak_bytes.map_or("-".to_string(), |bytes| (bytes / 1_000_000).to_string()));
+    let table = Cells { header: &heads, rows, spare: &[] }.table(1, columns());
     format!(
         "{engine} {engine_version}, {height}x{width}, {steps} steps, batch {batch}, guidance {guidance}; \
          milliseconds, median of {runs}\n{table}"

@@ -133,7 +133,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         bisected,
     };
     match Format::from(args.format) {
-        Format::Text => out!("{}", report::text(&report)),
+        Format::Text => out!("{}", report::text(&report, super::columns())),
         other => out!("{}", outcome::render(&report::outcome(&report), other)),
     }
     Ok(if report.holds() { DONE } else { DOES_NOT_HOLD })

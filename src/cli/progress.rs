@@ -143,11 +143,12 @@ impl Counter {
     }
 
     fn style(&self, total: Option<u64>) {
+        // What doesn't fit is cut off at the end of the message.
         let template = match total {
             Some(_) => {
-                format!("{{msg}} {{wide_bar}} {{pos}}/{{len}} {}, {{elapsed}}, {{eta}} left", self.unit)
+                format!("{{bar:10}} {{pos}}/{{len}} {}, {{elapsed}}, {{eta}} left  {{wide_msg}}", self.unit)
             }
-            None => format!("{{msg}} {{spinner}} {{pos}} {}, {{elapsed}}", self.unit),
+            None => format!("{{spinner}} {{pos}} {}, {{elapsed}}  {{wide_msg}}", self.unit),
         };
         if let Ok(style) = ProgressStyle::with_template(&template) {
             self.bar.set_style(style);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     outcome::{Finding, Outcome, Severity},
-    text::table,
+    table::Cells,
 };
 use crate::numeric::{Metrics, OutputComparison, bisect::Divergence};
 
@@ -80,14 +80,13 @@ pub fn outcome(report: &CompareReport) -> Outcome {
     }
 }
 
-/// Returns the same as text with ANSI colours: print it through `anstream`.
-pub fn text(report: &CompareReport) -> String {
+/// Returns the same as text with ANSI colours, at most `width` columns wide: print it through `anstream`.
+pub fn text(report: &CompareReport, width: Option<u16>) -> String {
     let mut text = String::new();
     let style = if report.holds() { GOOD } else { BAD };
     let _ = writeln!(text, "{style}{}{style:#}: {} -> {}", report.verdict(), report.expected, report.actual);
     let header = ["case", "output", "max abs", "allowed", "max rel", "cosine", "PSNR dB", ""];
-    let mut table = table(&header, 2);
-    for output in &report.outputs {
+    let rows = report.outputs.iter().map(|output| {
         let mut row = vec![output.case.clone(), output.output.clone()];
         match &output.metrics {
             Some(m) => row.extend([
@@ -100,9 +99,10 @@ pub fn text(report: &CompareReport) -> String {
             None => row.extend(["-"; 5].map(String::from)),
         }
         row.push(if output.within { "ok".into() } else { "FAIL".into() });
-        table.add_row(row);
-    }
-    let _ = writeln!(text, "{table}");
+        row
+    });
+    let cells = Cells { header: &header, rows: rows.collect(), spare: &[4, 6, 5] };
+    let _ = writeln!(text, "{}", cells.table(2, width));
     for output in &report.outputs {
         if let Some(problem) = &output.problem {
             let _ = writeln!(text, "{} `{}`: {problem}", output.case, output.output);

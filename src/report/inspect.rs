@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, Table};
+use comfy_table::CellAlignment;
 use serde::Serialize;
 
-use super::text::{count, fit, table};
+use super::{table::Cells, text::count};
 use crate::{
     analysis::{
         Analysis,
@@ -205,19 +205,17 @@ pub fn text(report: &ModelReport, width: Option<u16>) -> String {
     let mut rest = report.modules.as_slice();
     loop {
         let (rows, later) = rest.split_at(rest.len().min(ROWS));
-        let is_narrow = |table: &Table| {
-            let widest = table.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-            width.is_some_and(|width| widest > usize::from(width))
-        };
-        let mut table = rows_of(rows, COLUMNS.len(), Names::Paths);
         // Where the terminal is too narrow, the shapes of inputs and outputs are the first to go, then what a path has in
         // common with the module around it.
-        for (shown, names) in [(5, Names::Paths), (5, Names::Tails), (4, Names::Tails)] {
-            if is_narrow(&table) {
-                table = rows_of(rows, shown, names);
+        let forms = [(COLUMNS.len(), Names::Paths), (5, Names::Paths), (5, Names::Tails)];
+        let mut cells = forms.map(|(shown, names)| cells_of(rows, shown, names)).into_iter();
+        let cells = cells.find(|cells| cells.fit(width)).unwrap_or_else(|| cells_of(rows, 5, Names::Tails));
+        let mut table = cells.table(2, width);
+        for column in [3, 5, 6] {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Left);
             }
         }
-        fit(&mut table, width);
         let _ = writeln!(text, "{table}");
         rest = later;
         if rest.is_empty() {
@@ -250,14 +248,9 @@ enum Names {
     Tails,
 }
 
-/// Returns the table of some modules, with its first `shown` columns.
-fn rows_of(modules: &[ModuleReport], shown: usize, names: Names) -> Table {
-    let mut table = table(COLUMNS.get(..shown).unwrap_or(&COLUMNS), 2);
-    for column in [3, 5, 6] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Left);
-        }
-    }
+/// Returns the first `shown` columns of some modules.
+fn cells_of(modules: &[ModuleReport], shown: usize, names: Names) -> Cells<'static> {
+    let mut rows = Vec::with_capacity(modules.len());
     let mut around: Vec<&str> = Vec::new();
     for module in modules {
         let is_inside =
@@ -283,7 +276,7 @@ fn rows_of(modules: &[ModuleReport], shown: usize, names: Names) -> Table {
             module.output.clone().unwrap_or_default(),
         ];
         row.truncate(shown);
-        table.add_row(row);
+        rows.push(row);
     }
-    table
+    Cells { header: COLUMNS.get(..shown).unwrap_or(&COLUMNS), rows, spare: &[4, 1] }
 }

@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod outcome;
 pub mod print;
 pub mod slice;
+pub(crate) mod table;
 pub mod text;
 pub mod verify;
 

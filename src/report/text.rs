@@ -2,9 +2,7 @@
 
 use std::fmt::Write;
 
-use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
-
-use super::{CacheReport, ChangeReport, CompileReport, PruneReport};
+use super::{CacheReport, ChangeReport, CompileReport, PruneReport, table::Cells};
 use crate::{plan::Target, rules};
 
 /// How a report is shown.
@@ -52,8 +50,7 @@ fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool, view: 
     if with_macs {
         header.push("MACs gone");
     }
-    let mut table = table(&header, 3);
-    for change in changes {
+    let rows = changes.iter().map(|change| {
         let mut row = vec![change.module.clone(), change.kind.clone(), change.how.1.to_string()];
         if gone {
             row.extend([change.nodes.to_string(), count(change.parameters)]);
@@ -61,10 +58,10 @@ fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool, view: 
         if with_macs {
             row.push(change.macs.map(count).unwrap_or_default());
         }
-        table.add_row(row);
-    }
-    fit(&mut table, view.width);
-    let _ = writeln!(text, "{table}");
+        row
+    });
+    let cells = Cells { header: &header, rows: rows.collect(), spare: &[1, 5, 2] };
+    let _ = writeln!(text, "{}", cells.table(3, view.width));
     for change in changes {
         if let Some(note) = &change.note {
             let _ = writeln!(text, "note: `{}`: {note}", change.module);
@@ -73,9 +70,8 @@ fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool, view: 
 }
 
 fn prune_tables(text: &mut String, rules: &[PruneReport], view: View) {
-    let mut summary = table(&["pruned", "tensors", "weights", "k", "threshold", "masked", "share"], 1);
-    for rule in rules {
-        summary.add_row(vec![
+    let rows = rules.iter().map(|rule| {
+        vec![
             rule.selector.clone(),
             rule.tensors.to_string(),
             count(rule.weights),
@@ -83,25 +79,26 @@ fn prune_tables(text: &mut String, rules: &[PruneReport], view: View) {
             rule.threshold.map(|t| format!("{t:.6e}")).unwrap_or_else(|| "-".into()),
             count(rule.zeros),
             percent(rule.zeros, rule.weights),
-        ]);
-    }
-    fit(&mut summary, view.width);
-    let _ = writeln!(text, "{summary}");
+        ]
+    });
+    let header = ["pruned", "tensors", "weights", "k", "threshold", "masked", "share"];
+    let cells = Cells { header: &header, rows: rows.collect(), spare: &[3, 4, 1] };
+    let _ = writeln!(text, "{}", cells.table(1, view.width));
     if !view.verbose {
         return;
     }
-    let mut tensors = table(&["tensor", "weights", "masked", "share"], 1);
-    for tensor in rules.iter().flat_map(|r| &r.per_tensor) {
+    let rows = rules.iter().flat_map(|rule| &rule.per_tensor).map(|tensor| {
         let gone = if tensor.bypassed { " (bypassed)" } else { "" };
-        tensors.add_row(vec![
+        vec![
             format!("{}{gone}", tensor.module),
             count(tensor.weights),
             count(tensor.zeros),
             percent(tensor.zeros, tensor.weights),
-        ]);
-    }
-    fit(&mut tensors, view.width);
-    let _ = writeln!(text, "{tensors}");
+        ]
+    });
+    let header = ["tensor", "weights", "masked", "share"];
+    let cells = Cells { header: &header, rows: rows.collect(), spare: &[1] };
+    let _ = writeln!(text, "{}", cells.table(1, view.width));
 }
 
 fn totals(text: &mut String, report: &CompileReport) {
@@ -209,23 +206,6 @@ fn honest(report: &CompileReport) -> Vec<&'static str> {
         lines.push("Bypassed modules are gone: the graph runs faster and needs less memory.");
     }
     lines
-}
-
-/// Returns a table whose columns from `numbers` on are right-aligned.
-pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
-    let mut table = Table::new();
-    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─')));
-    table.set_header(header.to_vec());
-    for column in table.column_iter_mut().skip(numbers) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
-/// Breaks what is in a table that is wider than the terminal.
-pub(crate) fn fit(table: &mut Table, width: Option<u16>) {
-    let Some(width) = width else { return };
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
 }
 
 /// Returns a number with its thousands apart, or in millions and billions where that is enough: 68,812,800.

@@ -67,6 +67,12 @@ pub fn summary(found: &Found) -> String {
     }
     line(format_args!("{:>7}  {:>8.4}", "dense", found.dense.score));
     line(format_args!("{} trials, {failed} of them failed", found.records.len()));
+    let is_better = found.best().is_some_and(|best| best.scores.score > found.dense.score);
+    if found.dense.failed.is_none() && !is_better {
+        line(format_args!(
+            "no trial scores better than the dense network: the plan is the best of them all the same"
+        ));
+    }
     line(format_args!(""));
     for row in times(&found.times) {
         line(format_args!("{row}"));
@@ -88,8 +94,8 @@ fn values(values: &Value) -> String {
 fn times(times: &Times) -> Vec<String> {
     let workers = &times.workers;
     let all = times.wall * u32::try_from(times.jobs).unwrap_or(u32::MAX);
-    let known =
-        workers.models() + workers.objective + times.compiling + workers.loading_trials + workers.loading;
+    // Trials are compiled on a thread of their own, while workers run others or wait.
+    let known = workers.models() + workers.objective + workers.loading_trials + workers.loading;
     let rest = all.saturating_sub(known);
     let rows = [
         ("dense network", workers.dense),
@@ -97,10 +103,9 @@ fn times(times: &Times) -> Vec<String> {
         ("text encoders", workers.text),
         ("VAE", workers.decoding),
         ("scoring", workers.objective),
-        ("compiling trials", times.compiling),
         ("loading trials", workers.loading_trials),
         ("loading the pipeline, once", workers.loading),
-        ("all else", rest),
+        ("waiting, and all else", rest),
     ];
     let percent = |time: Duration| 100.0 * time.as_secs_f64() / all.as_secs_f64().max(f64::MIN_POSITIVE);
     let mut lines: Vec<String> = rows
@@ -114,7 +119,8 @@ fn times(times: &Times) -> Vec<String> {
         all.as_secs_f64(),
         times.trials
     ));
-    let beside = times.compiling + workers.loading_trials + rest;
+    lines.push(format!("{:<28}{:>10.2} s  beside that", "compiling trials", times.compiling.as_secs_f64()));
+    let beside = workers.loading_trials + rest;
     lines.push(format!(
         "a trial takes {:.1} % beside its model runs; {} of {} dense and text calls were remembered",
         100.0 * beside.as_secs_f64() / workers.models().as_secs_f64().max(f64::MIN_POSITIVE),
@@ -122,4 +128,24 @@ fn times(times: &Times) -> Vec<String> {
         workers.lookups.asked
     ));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_the_time_are_a_hundred_percent_whatever_is_compiled_meanwhile() {
+        let seconds = Duration::from_secs;
+        let mut found =
+            Times { wall: seconds(10), jobs: 2, trials: 3, compiling: seconds(9), ..Times::default() };
+        found.workers.trials = seconds(11);
+        found.workers.objective = seconds(4);
+        let lines = times(&found);
+        let shares =
+            lines.iter().filter_map(|line| line.strip_suffix(" %")?.split_whitespace().last()?.parse().ok());
+        let shares: Vec<f64> = shares.collect();
+        assert_eq!((shares.len(), shares.iter().sum::<f64>()), (8, 100.0), "{lines:?}");
+        assert!(lines.iter().any(|line| line.starts_with("compiling trials") && line.contains("9.00 s")));
+    }
 }
