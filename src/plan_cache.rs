@@ -261,7 +261,13 @@ impl Entry<'_> {
         })?;
         let folder = cache.join(FOLDER).join(&self.model.key);
         let (copy, output) = (folder.join(COPY), folder.join(format!("{}.onnx", self.key())));
-        fs::create_dir_all(&folder).map_err(|e| cannot("create", &folder, e))?;
+        fs::create_dir_all(&folder).map_err(|e| {
+            PlanCacheError::Place(format!(
+                "{}: cannot create: {e}; keep compiled plans beside the model, or set XDG_CACHE_HOME to a folder that can be \
+                 written",
+                folder.display()
+            ))
+        })?;
         if !copy.exists() {
             self.copy(&copy)?;
         }

@@ -61,7 +61,7 @@ pub fn completions(args: &CompletionsArgs) -> Result<u8, Failure> {
     let name = command.get_name().to_string();
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut script);
-    std::io::stdout().write_all(&script).map_err(|e| Failure::Message(format!("standard output: {e}")))?;
+    std::io::stdout().write_all(&script).map_err(|e| Failure::unwritten(&e))?;
     Ok(DONE)
 }
 

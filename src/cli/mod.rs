@@ -150,6 +150,13 @@ pub enum Failure {
     Paused(String),
 }
 
+impl Failure {
+    /// Returns the failure of standard output that takes nothing.
+    fn unwritten(error: &std::io::Error) -> Self {
+        Self::Message(format!("cannot write to standard output: {error}"))
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -303,7 +310,7 @@ impl From<crate::search::SearchError> for Failure {
 fn print(text: fmt::Arguments<'_>) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();
     let written = out.write_fmt(text).and_then(|()| out.flush());
-    written.map_err(|e| Failure::Message(format!("cannot write to standard output: {e}")))
+    written.map_err(|e| Failure::unwritten(&e))
 }
 
 /// Returns an error about the model at `path`, which the message names.

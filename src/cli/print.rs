@@ -44,6 +44,6 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         // A pager that has seen enough.
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(DONE),
-        result => result.map(|()| DONE).map_err(|e| Failure::Message(format!("cannot print: {e}"))),
+        result => result.map(|()| DONE).map_err(|e| Failure::unwritten(&e)),
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use tempfile::TempDir;
 
 use super::DeployError;
+use crate::onnx::temporary;
 
 /// A folder in the making, beside its place. Dropped without [`Staging::place`], it vanishes.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ impl Staging {
         }
         let parent = place.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let made = MadeFolders::down_to(parent)?;
-        let work = tempfile::Builder::new().prefix(".crdiff-").tempdir_in(parent);
+        let work = tempfile::Builder::new().prefix(".crdiff-").tempdir_in(parent).map_err(temporary::unnamed);
         let work = work.map_err(DeployError::io("create a folder in this folder", parent))?;
         // The temporary folder itself is closed to others; this one has the mode of any new folder.
         let root = work.path().join("root");

@@ -34,12 +34,22 @@ pub(crate) fn create(path: &Path) -> io::Result<NamedTempFile> {
             .rand_bytes(LETTERS)
             // The umask applies, so the file gets the mode of any newly created one.
             .permissions(fs::Permissions::from_mode(0o666))
-            .tempfile_in(folder)?;
+            .tempfile_in(folder)
+            .map_err(unnamed)?;
         lock(file.as_file());
         // Another process may have taken it for left behind before it was locked.
         if fs::metadata(file.path()).is_ok_and(|m| m.nlink() > 0) {
             return Ok(file);
         }
+    }
+}
+
+/// Returns the system's error without the name of the temporary file, which nobody has heard of.
+pub(crate) fn unnamed(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    match text.split_once(" at path ") {
+        Some((what, _)) => io::Error::new(error.kind(), what.to_string()),
+        None => error,
     }
 }
 
