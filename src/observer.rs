@@ -46,6 +46,20 @@ pub enum Event<'a> {
         /// The timestep that was fed.
         timestep: f64,
     },
+    /// An image as the network sees it after a step, where previews were asked for
+    /// ([`Request::preview`](crate::diffusion::pipeline::Request::preview)).
+    Preview {
+        /// The step, from 0.
+        step: usize,
+        /// Which image of the batch it is.
+        index: usize,
+        /// Pixels from top to bottom.
+        height: usize,
+        /// Pixels from left to right.
+        width: usize,
+        /// Rows of red, green, blue.
+        pixels: &'a [u8],
+    },
     /// Something that is about to take time or room.
     Notice(&'a str),
     /// Something that the user should know.

@@ -7,7 +7,11 @@ mod refine;
 mod settings;
 mod texts;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use serde_json::json;
 
@@ -30,8 +34,10 @@ use crate::{
         Pipeline,
         interleave::Batching,
         pipeline::{Folder, Unets},
+        vae::Image,
     },
     engine::Chosen,
+    observer::{Event, Observer},
     plan::{Amplify, AmplifyWeight, Plan, Runtime},
     plan_cache::Compiled,
 };
@@ -80,7 +86,7 @@ pub struct Args {
     /// sheet of all beside it (.sheet.png).
     #[arg(help_heading = "Refinement")]
     #[arg(long, value_name = "N", requires = "objective", conflicts_with_all = ["compare", "dense", "fused", "replay"])]
-    refine: Option<std::num::NonZeroUsize>,
+    refine: Option<NonZeroUsize>,
     /// Then move each ratio of the plan by STEP, up and down, and keep what scores better.
     #[arg(help_heading = "Refinement")]
     #[arg(long, value_name = "STEP", requires = "refine", conflicts_with = "pruned", value_parser = refine::step)]
@@ -90,6 +96,10 @@ pub struct Args {
     #[arg(help_heading = "Refinement")]
     #[arg(long, value_name = "YAML", requires = "refine")]
     objective: Option<PathBuf>,
+    /// While sampling, write what the image will be, as far as the network knows, beside it (.preview.png), after every N
+    /// steps. Colours of Stable Diffusion's latents are approximations; others are decoded by the VAE.
+    #[arg(long, value_name = "N")]
+    preview: Option<NonZeroUsize>,
     /// Write the final latents, before the VAE, as .npy.
     #[arg(long, value_name = "NPY")]
     save_latents: Option<PathBuf>,
@@ -108,6 +118,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let plan = settings.plan()?;
     let folder = Folder::open(&settings.pipeline)?;
     let mut request = settings.request(&folder, plan.as_ref())?;
+    folder.check_size(request.height, request.width)?;
     let files = Files::of(args, settings.count())?;
     let visibility = if args.quiet || args.json.is_asked() { Visibility::Hidden } else { Visibility::Shown };
     let models = settings.models(&folder, visibility)?;
@@ -142,6 +153,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     if args.engine.memory() == Memory::Low {
         request.batching = Batching::InTurn;
     }
+    request.preview = args.preview;
 
     let reporter = Reporter::new(args.json.is_asked(), visibility);
     let run = Run {
@@ -162,7 +174,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         reporter.drawing(&name);
         names.push(name);
         request.amplify = amplify;
-        outputs.push(pipeline.run(&request, &reporter)?);
+        outputs.push(run.drawn(pipeline.run(&request, &run))?);
     }
     reporter.finish();
 
@@ -203,6 +215,26 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Takes previews away where nothing was drawn.
+    fn drawn<T, E>(&self, drawn: Result<T, E>) -> Result<T, E> {
+        if drawn.is_err() && self.args.preview.is_some() {
+            let previews = self.files.images.iter().map(|image| output::preview(image));
+            previews.for_each(|preview| drop(fs::remove_file(preview)));
+        }
+        drawn
+    }
+
+    /// Writes a preview, as an image that can be replayed.
+    fn preview(&self, (step, index): (usize, usize), image: &Image) -> Result<(), Failure> {
+        let files = self.files.images.iter().zip(self.settings.drawn());
+        for (path, _) in files.filter(|(_, known)| *known == index) {
+            let path = output::preview(path);
+            image_file::write(&path, image, &self.settings.texts(index, self.made, self.plan, None)?)?;
+            self.reporter.tell(&json!({ "event": "preview", "path": path, "step": step }));
+        }
+        Ok(())
+    }
+
     /// Reports a file that was written.
     fn say_written(&self, path: &Path) -> Result<(), Failure> {
         if self.args.quiet || self.args.json.is_asked() {
@@ -215,6 +247,22 @@ impl Run<'_> {
     }
 }
 
+impl Observer for Run<'_> {
+    fn hear(&self, event: Event<'_>) {
+        let Event::Preview { step, index, height, width, pixels } = event else {
+            return self.reporter.hear(event);
+        };
+        let image = Image { height, width, pixels: pixels.to_vec() };
+        if let Err(failure) = self.preview((step, index), &image) {
+            self.reporter.hear(Event::Warning(&failure.to_string()));
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.reporter.is_stopped()
+    }
+}
+
 /// Returns the variants to run: one amplification, or three to compare, each with its label.
 fn variants(settings: &Settings, amplify: &Amplify) -> Vec<(String, Amplify)> {
     let constant = |weight: f64| {
@@ -223,7 +271,7 @@ fn variants(settings: &Settings, amplify: &Amplify) -> Vec<(String, Amplify)> {
         constant
     };
     let amplified = match amplify.weight.value {
-        AmplifyWeight::Constant(weight) => format!("amplified w {weight}"),
+        AmplifyWeight::Constant(weight) => format!("amplified, w {}", (weight * 1e3).round() / 1e3),
         AmplifyWeight::Ramp { .. } | AmplifyWeight::Steps(_) => "amplified".to_string(),
     };
     match settings.compare {

@@ -1,8 +1,14 @@
 //! Calls of the sampler's network: which networks run on which branches, and how their difference is amplified.
 //! The loops on the host and on a device both follow it.
 
-use super::amplify::{DifferenceSource, Mix};
+use super::{
+    PipelineError,
+    amplify::{DifferenceSource, Mix},
+};
 use crate::plan::On;
+
+/// Gives the input and the output of a call, which cost a copy where they are on a device.
+pub(super) type CallTensors<'a> = &'a mut dyn FnMut() -> Result<[Vec<f32>; 2], PipelineError>;
 
 /// Some of the branches of guidance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -68,6 +68,9 @@ pub trait Engine: Send + Sync {
 
 /// A loaded model.
 pub trait Session: Send {
+    /// Returns the engine that it is of.
+    fn kind(&self) -> EngineKind;
+
     /// Returns the inputs that a run must be fed.
     fn inputs(&self) -> &[TensorInfo];
 

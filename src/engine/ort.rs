@@ -269,6 +269,10 @@ struct OrtSession {
 }
 
 impl Session for OrtSession {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Ort
+    }
+
     fn inputs(&self) -> &[TensorInfo] {
         &self.inputs
     }

@@ -101,6 +101,10 @@ struct RtenSession {
 }
 
 impl Session for RtenSession {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Rten
+    }
+
     fn inputs(&self) -> &[TensorInfo] {
         &self.signature.inputs
     }

@@ -137,6 +137,10 @@ struct TractSession {
 }
 
 impl Session for TractSession {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Tract
+    }
+
     fn inputs(&self) -> &[TensorInfo] {
         &self.signature.inputs
     }

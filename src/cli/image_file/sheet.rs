@@ -22,23 +22,24 @@ pub struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    /// Returns a tile without a frame, with a label of one line.
+    /// Returns a tile without a frame, with a label that is broken at commas.
     pub fn new(label: &str, image: &'a Image) -> Self {
-        Self { label: vec![label.to_string()], image, is_best: false }
+        Self { label: label.split(", ").map(str::to_string).collect(), image, is_best: false }
     }
 }
 
-/// Draws tiles in rows of `columns`. Letters grow with the images; where an image is narrower than its label in the
-/// smallest ones, its place is as wide as the label.
+/// Draws tiles in rows of `columns`. Letters grow with the images; images that are narrower than their labels in the
+/// smallest ones are drawn several times as large, each pixel as a square.
 pub fn sheet(tiles: &[Tile<'_>], columns: usize) -> Image {
     let columns = columns.clamp(1, tiles.len().max(1));
     let most = |of: &dyn Fn(&Tile<'_>) -> usize| tiles.iter().map(of).max().unwrap_or(0);
-    let (height, width) = (most(&|tile| tile.image.height), most(&|tile| tile.image.width));
     let letters = most(&|tile| tile.label.iter().map(|line| line.chars().count()).max().unwrap_or(0));
+    let zoom = (LETTER * letters).div_ceil(most(&|tile| tile.image.width).max(1)).max(1);
+    let (height, width) = (zoom * most(&|tile| tile.image.height), zoom * most(&|tile| tile.image.width));
     let scale = (width / 128).min(width / (LETTER * letters.max(1))).max(1);
     let (line, lines) = (LETTER * scale + scale * 2, most(&|tile| tile.label.len()));
     let strip = lines * line + GAP;
-    let (cell_height, cell_width) = (GAP + strip + height, GAP + width.max(LETTER * scale * letters));
+    let (cell_height, cell_width) = (GAP + strip + height, GAP + width);
     let mut sheet =
         Canvas::white(tiles.len().div_ceil(columns) * cell_height + GAP, columns * cell_width + GAP);
     for (i, tile) in tiles.iter().enumerate() {
@@ -48,13 +49,14 @@ pub fn sheet(tiles: &[Tile<'_>], columns: usize) -> Image {
         }
         let top = top + strip;
         if tile.is_best {
-            let (height, width) = (tile.image.height + 2 * LINE, tile.image.width + 2 * LINE);
+            let (height, width) = (zoom * tile.image.height + 2 * LINE, zoom * tile.image.width + 2 * LINE);
             for y in 0..height {
                 sheet.paste(top - LINE + y, left - LINE, &FRAME.repeat(width));
             }
         }
         for (y, row) in tile.image.pixels.chunks_exact((3 * tile.image.width).max(1)).enumerate() {
-            sheet.paste(top + y, left, row);
+            let row: Vec<u8> = row.chunks_exact(3).flat_map(|pixel| pixel.repeat(zoom)).collect();
+            (0..zoom).for_each(|line| sheet.paste(top + y * zoom + line, left, &row));
         }
     }
     sheet.0
@@ -111,9 +113,8 @@ mod tests {
 
     #[test]
     fn images_stand_side_by_side_below_their_labels() {
-        let (first, second) = (grey(2, 9, 10), grey(2, 12, 20));
+        let (first, second) = (grey(2, 9, 10), grey(2, 16, 20));
         let joined = sheet(&[Tile::new("l", &first), Tile::new("ll", &second)], 2);
-        // A label of two letters needs 16 pixels.
         let (strip, cell) = (GAP + 10 + GAP, 16 + GAP);
         assert_eq!((joined.height, joined.width), (strip + 2 + GAP, 2 * cell + GAP));
         assert_eq!(
@@ -121,7 +122,7 @@ mod tests {
             (&[10; 3][..], &[10; 3][..])
         );
         assert_eq!(pixel(&joined, strip, GAP + 9), [255; 3]);
-        assert_eq!(pixel(&joined, strip, cell + GAP + 11), [20; 3]);
+        assert_eq!(pixel(&joined, strip, cell + GAP + 15), [20; 3]);
         let one = ink(&joined, 0..strip, GAP..GAP + 8);
         assert!(one > 0);
         assert_eq!(ink(&joined, 0..strip, cell + GAP..cell + GAP + 16), 2 * one);
@@ -138,6 +139,17 @@ mod tests {
                 [0..half, half..drawn.width].map(|columns| ink(&drawn, 0..drawn.height, columns));
             assert!(left > 0 && left == right, "{width}: {left} and {right}");
         }
+    }
+
+    #[test]
+    fn images_that_are_narrower_than_their_labels_are_enlarged() {
+        let mut image = grey(1, 10, 7);
+        image.pixels[27..].fill(9);
+        // Nine letters, 72 pixels: eight pixels for one, and a second line.
+        let drawn = sheet(&[Tile::new("amplified, w 1.5", &image)], 1);
+        let strip = GAP + 2 * 10 + GAP;
+        assert_eq!((drawn.height, drawn.width), (strip + 8 + GAP, GAP + 80 + GAP));
+        assert_eq!([0, 71, 72, 79].map(|x| pixel(&drawn, strip + 7, GAP + x)[0]), [7, 7, 9, 9]);
     }
 
     #[test]

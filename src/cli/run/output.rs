@@ -24,7 +24,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Looks at the places of `count` images, their contact sheets, if there will be any, and the latents.
+    /// Looks at the places of `count` images, their contact sheets and previews, if there will be any, and the latents.
     ///
     /// # Errors
     /// [`Failure::Message`] if a folder isn't there or cannot be written, a name doesn't say a known format, or a file is
@@ -45,6 +45,9 @@ impl Files {
         let mut all: Vec<PathBuf> = images.clone();
         if args.refine.is_some() {
             all.extend(images.iter().map(|image| sheet(image)));
+        }
+        if args.preview.is_some() {
+            all.extend(images.iter().map(|image| preview(image)));
         }
         let there: Vec<PathBuf> = all.iter().filter(|path| path.exists()).cloned().collect();
         if let (Some(path), Some(_), false) = (there.first(), given, args.force) {
@@ -76,8 +79,17 @@ impl Files {
 
 /// Returns where the contact sheet of an image goes.
 pub(super) fn sheet(image: &Path) -> PathBuf {
+    beside(image, "sheet")
+}
+
+/// Returns where the preview of an image goes.
+pub(super) fn preview(image: &Path) -> PathBuf {
+    beside(image, "preview")
+}
+
+fn beside(image: &Path, what: &str) -> PathBuf {
     let extension = image.extension().unwrap_or(OsStr::new("png")).to_string_lossy();
-    image.with_extension(format!("sheet.{extension}"))
+    image.with_extension(format!("{what}.{extension}"))
 }
 
 /// Returns `out.png`, or `out-1.png`, `out-2.png`.

@@ -62,7 +62,7 @@ pub(super) fn run(
     let image = scratch.path().join("picture.png");
     let weights = weights(center, count);
     let mut drawing = Drawing { pipeline, request, objective: &mut *objective, scratch: &image };
-    let mut tried = sweep(&mut drawing, &weights, reporter)?;
+    let mut tried = run.drawn(sweep(&mut drawing, &weights, run))?;
     if let Some((step, plan)) = moving {
         // The dense network's image has no ratios.
         let pruned = tried.get(1..).unwrap_or_default();
@@ -70,7 +70,7 @@ pub(super) fn run(
         let mut compiler = Compiler::open(&Folder::open(&settings.pipeline)?.unet())?;
         compiler.masks = args.engine.masks();
         let mut compile = |plan: &Plan| compiler.compile(plan, interruptible());
-        let moved = climb(&mut drawing, plan, from, step, &mut compile, reporter)?;
+        let moved = run.drawn(climb(&mut drawing, plan, from, step, &mut compile, run))?;
         tried.extend(moved);
     }
     reporter.finish();
@@ -121,10 +121,15 @@ pub(super) fn run(
 /// Returns the lines below an image of the contact sheet.
 fn label(tried: &Tried) -> Vec<String> {
     let name = if tried.weight == 0.0 { "dense".to_string() } else { format!("w {:.3}", tried.weight) };
-    let moved = tried.moved.as_ref().map(|Moved { of, to, .. }| format!("{of} {to}"));
+    let moved = tried.moved.as_ref().map(|Moved { of, to, .. }| format!("{of} {}", short(*to)));
     let mut label = vec![name, format!("{:.4}", tried.score)];
     label.extend(moved);
     label
+}
+
+/// Returns a ratio without the digits that nobody reads.
+fn short(ratio: f64) -> f64 {
+    (ratio * 1e4).round() / 1e4
 }
 
 fn nothing() -> Failure {
@@ -142,8 +147,9 @@ fn told(tried: &Tried) -> Value {
 fn table(tried: &[Tried], best: usize) -> String {
     let row = |(index, tried): (usize, &Tried)| {
         let moved = tried.moved.as_ref();
-        let moved =
-            moved.map(|Moved { of, from, to, .. }| format!("  {of} {from} -> {to}")).unwrap_or_default();
+        let moved = moved
+            .map(|Moved { of, from, to, .. }| format!("  {of} {} -> {}", short(*from), short(*to)))
+            .unwrap_or_default();
         let mark = if index == best { "  kept" } else { "" };
         let name = if tried.weight == 0.0 { "dense".to_string() } else { format!("{:.3}", tried.weight) };
         format!("{name:>8}  {:>9.4}{moved}{mark}\n", tried.score)

@@ -20,7 +20,7 @@ pub use sessions::{StepGraphs, StepSessions};
 use super::{
     PipelineError,
     amplify::{DifferenceSource, Mix},
-    call::{CallPlan, Scope},
+    call::{CallPlan, CallTensors, Scope},
     interleave::{Batching, Branches, Guidance, NetworkTime, Networks},
     sampler::{Operand, Row, Table},
     unet::{Placed, Unet},
@@ -98,7 +98,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
 
     /// Samples: turns `latents` (standard normal times [`Table::init_noise_sigma`]) into the clean ones, in place.
     /// `noise` fills its buffer with standard normal numbers; `after` is called after each call of the networks, with
-    /// its number.
+    /// its number and what gives the input and output of that call.
     ///
     /// # Errors
     /// The first error of `after`; [`PipelineError`] if an engine fails. The latents are as they were then.
@@ -107,7 +107,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
         table: &Table,
         latents: &mut [f32],
         mut noise: impl FnMut(&mut [f32]),
-        mut after: impl FnMut(usize, &Row) -> Result<(), PipelineError>,
+        mut after: impl FnMut(usize, &Row, CallTensors<'_>) -> Result<(), PipelineError>,
     ) -> Result<(), PipelineError> {
         let first = HostTensor::new(self.sample, latents.to_vec())?;
         let mut sample = self.latents()?;
@@ -121,7 +121,11 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
         };
         for (call, row) in table.rows().iter().enumerate() {
             self.call(call, row, &sample, &mut buffers.output)?;
-            after(call, row)?;
+            after(call, row, &mut || {
+                let mut input = self.graphs.download(&sample)?.to_f32();
+                input.iter_mut().for_each(|value| *value *= row.input_scale as f32);
+                Ok([input, self.graphs.download(&buffers.output)?.to_f32()])
+            })?;
             if row.draws_noise()
                 && let Some(values) = buffers.noise.as_f32_mut()
             {

@@ -3,8 +3,10 @@
 
 mod condition;
 mod folder;
+mod model;
 mod networks;
 mod noise;
+mod preview;
 mod request;
 mod shapes;
 
@@ -20,21 +22,24 @@ pub use request::{Output, Place, Random, Request, Timings};
 
 use self::{
     condition::{Prompt, Shared, branches, guidance_embedding},
+    model::Model,
     noise::{Noise, Precision},
+    preview::Previews,
 };
 use super::{
     PipelineError,
     amplify::mixes,
+    call::CallTensors,
     device::{DeviceLoop, StepGraphs, StepSessions},
     interleave::{Batching, Guidance, Interleave, Networks},
     prediction_cache::{CachedRun, PredictionCache},
-    sampler::{self, Config, Row, SamplerError, SavedConfig, Table, TimestepType},
+    sampler::{self, Clean, Config, Row, SamplerError, SavedConfig, Table, TimestepType},
     text::{self, HiddenState, Prompter},
     unet::{Fed, Unet},
     vae::{Decoder, Image, Tiling},
 };
 use crate::{
-    engine::{Engine, HostTensor, MemoryMode, Provider, Session, SessionOptions},
+    engine::{Engine, HostTensor, MemoryMode, Provider, SessionOptions},
     observer::{Event, Observer, Stage},
 };
 
@@ -64,43 +69,6 @@ pub struct Pipeline {
     decoder: Model,
     loading: Duration,
     loading_given: Duration,
-}
-
-/// A model that is loaded when it is needed.
-struct Model {
-    path: PathBuf,
-    session: Option<Box<dyn Session>>,
-}
-
-impl Model {
-    fn new(path: PathBuf) -> Self {
-        Self { path, session: None }
-    }
-
-    fn session(
-        &mut self,
-        engine: &dyn Engine,
-        options: &SessionOptions,
-        loading: &mut Duration,
-    ) -> Result<&mut dyn Session, PipelineError> {
-        let session = match self.session.take() {
-            Some(session) => session,
-            None => load(engine, &self.path, options, loading)?,
-        };
-        Ok(&mut **self.session.insert(session))
-    }
-}
-
-fn load(
-    engine: &dyn Engine,
-    path: &Path,
-    options: &SessionOptions,
-    loading: &mut Duration,
-) -> Result<Box<dyn Session>, PipelineError> {
-    let started = Instant::now();
-    let session = engine.load(path, options)?;
-    *loading += started.elapsed();
-    Ok(session)
 }
 
 impl Pipeline {
@@ -201,9 +169,27 @@ impl Pipeline {
         let scale = table.init_noise_sigma() as f32;
         latents.iter_mut().for_each(|value| *value *= scale);
         let (calls, steps) = (table.rows().len(), request.steps);
-        let told = |call: usize, row: &Row| {
+        let clean = Clean::of(&config)?;
+        let mut previews = request.preview.map(|every| Previews {
+            every: every.get(),
+            clean,
+            decoder: &mut self.decoder,
+            vae: &self.folder.vae,
+            engine: &*self.engine,
+            options: &self.plain,
+            loading: &mut self.loading,
+            sample,
+            tiling: request.tiling,
+            last: None,
+        });
+        let mut told = |call: usize, row: &Row, tensors: CallTensors<'_>| {
             let (step, timestep) = (row.step, row.timestep);
-            Ok(observer.tell(Event::Call { call, calls, step, steps, timestep })?)
+            observer.tell(Event::Call { call, calls, step, steps, timestep })?;
+            let images = previews.as_mut().map(|previews| previews.after(row, tensors)).transpose()?;
+            for (index, Image { height, width, pixels }) in images.flatten().iter().flatten().enumerate() {
+                observer.tell(Event::Preview { step, index, height: *height, width: *width, pixels })?;
+            }
+            Ok(())
         };
         let on = request.amplify.on;
         let (sampled, networks_time) = if on_device {
@@ -223,7 +209,7 @@ impl Pipeline {
                 |values| noise.fill(values),
                 |row, input, output| {
                     interleave.call(call, row, input, output)?;
-                    told(call, row)?;
+                    told(call, row, &mut || Ok([input.to_vec(), output.to_vec()]))?;
                     call += 1;
                     Ok(())
                 },

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Pipeline, Request, Unets, load,
+    Pipeline, Request, Unets,
+    model::load,
     shapes::{self, Part},
 };
 use crate::{

@@ -1,6 +1,6 @@
 //! Requests to a pipeline, and the output.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use super::super::{
     interleave::{Batching, NetworkTime},
@@ -55,6 +55,8 @@ pub struct Request {
     pub place: Place,
     /// How the VAE decodes large images.
     pub tiling: Tiling,
+    /// The number of steps after each of which each image is shown ([`Event::Preview`](crate::observer::Event::Preview)), if any.
+    pub preview: Option<NonZeroUsize>,
 }
 
 impl Request {
@@ -82,6 +84,7 @@ impl Request {
             batching: Batching::default(),
             place: Place::default(),
             tiling: Tiling::default(),
+            preview: None,
         }
     }
 

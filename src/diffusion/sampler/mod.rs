@@ -32,6 +32,7 @@ mod unipc;
 
 pub use config::{Class, Config, SavedConfig};
 pub use error::SamplerError;
+pub use prediction::Clean;
 pub use preset::Preset;
 pub use run::run;
 

@@ -1,6 +1,6 @@
 //! Prediction types (epsilon, v, sample): how the clean sample or the noise follows from a network's output.
 
-use super::{Config, Prediction, SamplerError};
+use super::{Config, Prediction, Row, SamplerError};
 
 /// The values of `prediction_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,33 @@ impl Prediction {
 
     pub(super) fn clipped(self, clip: Option<f64>) -> Self {
         Self { clip, ..self }
+    }
+}
+
+/// How the clean sample follows from what a network is given and gives.
+#[derive(Debug, Clone, Copy)]
+pub struct Clean(PredictionType);
+
+impl Clean {
+    /// Reads the prediction type.
+    ///
+    /// # Errors
+    /// [`SamplerError`] if it is not known.
+    pub fn of(config: &Config) -> Result<Self, SamplerError> {
+        PredictionType::of(config).map(Self)
+    }
+
+    /// Returns the weights of the network's input and output in the clean sample; `None` where the input is noise alone and
+    /// says nothing of it.
+    pub fn weights(self, row: &Row) -> Option<[f32; 2]> {
+        // Every input is scaled to unit variance.
+        let level = match row.sigma.is_infinite() {
+            true => Level { alpha: 0.0, sigma: 1.0 },
+            false => Level::from_sigma(row.sigma),
+        };
+        let prediction = self.0.clean(level);
+        let weights = [prediction.sample as f32, prediction.output as f32];
+        weights.iter().all(|weight| weight.is_finite()).then_some(weights)
     }
 }
 

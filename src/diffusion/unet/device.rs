@@ -104,7 +104,8 @@ impl Unet {
             vec![(SAMPLE, Feed::Device(&placed.sample)), (TIMESTEP, Feed::Device(&placed.timestep))];
         let extra = self.extra.iter().zip(&placed.extra);
         inputs.extend(extra.map(|((_, info), tensor)| (info.name.as_str(), Feed::Device(tensor))));
-        let device = self.session.device().ok_or_else(|| no_device(&self.model))?;
+        let kind = self.session.kind();
+        let device = self.session.device().ok_or_else(|| no_device(kind, &self.model))?;
         device.run_into(&inputs, &mut [(&self.output.name, &mut placed.output)], Some(placed.capture))?;
         Ok(started.elapsed())
     }
@@ -115,11 +116,12 @@ impl Unet {
             let what = "it is fed weights in each run, which come from the host";
             return Err(self.graph(what.to_string()));
         }
-        self.session.device().ok_or_else(|| no_device(&self.model).into())
+        let kind = self.session.kind();
+        self.session.device().ok_or_else(|| no_device(kind, &self.model).into())
     }
 }
 
-fn no_device(model: &str) -> EngineError {
-    let what = "it is not run by ONNX Runtime, and other engines have no device memory".to_string();
-    EngineError::Run { engine: EngineKind::Rten, model: model.to_string(), what }
+fn no_device(engine: EngineKind, model: &str) -> EngineError {
+    let what = "it has no device memory that a network could be run in; ONNX Runtime has".to_string();
+    EngineError::Run { engine, model: model.to_string(), what }
 }

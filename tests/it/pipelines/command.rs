@@ -300,15 +300,16 @@ fn pictures_side_by_side_and_several_seeds() {
     let folder = prepared.pipeline.parent().unwrap();
     done(&run(&prepared, "--plan plan.yaml --compare --seed 1 --seed 2 -o c.png"));
     let [first, second] = ["c-1.png", "c-2.png"].map(|name| Picture::open(&folder.join(name)));
-    // Each below its label, the longest of which is `amplified w 1.5`.
-    let (cell, strip) = (8 * 15 + 8, 26_usize);
-    assert_eq!((first.height as usize, first.width as usize), (strip + 32 + 8, 3 * cell + 8));
+    // Each below its label, `amplified` above `w 1.5` the longest, and so twice as large.
+    let (cell, strip) = (2 * 40 + 8, 36_usize);
+    assert_eq!((first.height as usize, first.width as usize), (strip + 2 * 32 + 8, 3 * cell + 8));
     assert_eq!((first.text("seed"), second.text("seed")), ("1", "2"));
     assert_ne!(first.pixels, second.pixels);
     // Each part is what a run of its own makes.
     let part = |left: usize| -> Vec<u8> {
-        let lines = first.pixels.chunks_exact(3 * first.width as usize).skip(strip).take(32);
-        lines.flat_map(|line| line[3 * left..3 * (left + 40)].to_vec()).collect()
+        let lines = first.pixels.chunks_exact(3 * first.width as usize).skip(strip).step_by(2).take(32);
+        let pixels = lines.flat_map(|line| line[3 * left..3 * (left + 80)].chunks_exact(3).step_by(2));
+        pixels.flatten().copied().collect()
     };
     for (left, arguments) in [
         (8, "--dense -o d.png"),
@@ -318,6 +319,32 @@ fn pictures_side_by_side_and_several_seeds() {
         done(&run(&prepared, &format!("{arguments} --seed 1 --seed 2")));
         assert_eq!(part(left), Picture::open(&folder.join("d-1.png")).pixels, "{arguments}");
     }
+}
+
+/// A preview is written in the middle, beside the image, and is an image that can be replayed.
+#[test]
+fn previews_are_written_beside_the_image() {
+    let prepared = planned();
+    let folder = prepared.pipeline.parent().unwrap();
+    let output = run(&prepared, "--plan plan.yaml --scheduler euler --seed 1,2 -o a.png --preview 3 --json");
+    done(&output);
+    let events = String::from_utf8(output.stdout).unwrap();
+    let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let previews: Vec<_> = events.filter(|event| event["event"] == "preview").collect();
+    let told: Vec<_> =
+        previews.iter().map(|e| (e["path"].as_str().unwrap(), e["step"].as_u64().unwrap())).collect();
+    assert_eq!(told, [("a-1.preview.png", 2), ("a-2.preview.png", 2)]);
+    let [preview, image] = ["a-2.preview.png", "a-2.png"].map(|name| Picture::open(&folder.join(name)));
+    let off = preview.pixels.iter().zip(&image.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(
+        off <= 1 && preview.pixels.len() == image.pixels.len(),
+        "{off}: the last step ends where the preview is"
+    );
+    // Like an image, it is not written over.
+    let refused = run(&prepared, "--dense -o a-1.preview.png");
+    assert!(stderr(&refused).contains("a-1.preview.png is there already"), "{}", stderr(&refused));
+    done(&replay(&prepared, &["a-1.preview.png", "-o", "again.png"]));
+    assert!(Picture::open(&folder.join("again.png")).pixels == Picture::open(&folder.join("a-1.png")).pixels);
 }
 
 #[test]

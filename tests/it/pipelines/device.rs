@@ -173,6 +173,10 @@ impl Engine for Watched {
 }
 
 impl Session for WatchedSession {
+    fn kind(&self) -> EngineKind {
+        self.session.kind()
+    }
+
     fn inputs(&self) -> &[TensorInfo] {
         self.session.inputs()
     }

@@ -105,6 +105,23 @@ fn a_download_cache_runs_and_nothing_is_written_into_it() {
     let (code, said) = run(snapshot, &["-o", "d.png", "--compiled", "beside"]);
     assert!(code == Some(2) && said.contains("keep compiled plans in the cache"), "{said}");
 
+    let mut bench = crdiff(folder);
+    bench.args([
+        "bench",
+        snapshot,
+        "--plan",
+        "plan.yaml",
+        "--size",
+        "32x40",
+        "--steps",
+        "1",
+        "--runs",
+        "1",
+        "--json",
+    ]);
+    let output = bench.args(["--engine", "rten"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
     // A search's trials too.
     let plan = plan::load(folder.join("plan.yaml")).unwrap();
     let mut compiler = Compiler::open(&root.join("snapshots/rev/unet/model.onnx")).unwrap();

@@ -13,7 +13,7 @@ use crdiff::{
         sampler::{Config, Row, Table},
         unet::{Conditioning, Unet},
     },
-    engine::{Dim, EngineError, HostTensor, Session, TensorInfo},
+    engine::{Dim, EngineError, EngineKind, HostTensor, Session, TensorInfo},
     onnx::DataType,
     plan::{self, Amplify},
 };
@@ -66,6 +66,10 @@ impl Fake {
 }
 
 impl Session for Fake {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Rten
+    }
+
     fn inputs(&self) -> &[TensorInfo] {
         &self.inputs
     }

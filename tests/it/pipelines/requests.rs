@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    num::NonZeroUsize,
     path::Path,
     sync::{
         Mutex,
@@ -15,11 +16,12 @@ use crdiff::{
         interleave::Batching,
         pipeline::{Output, Place, Random, Request, Unets},
     },
-    engine::{HostTensor, MemoryMode, SessionOptions},
+    engine::{Engine, HostTensor, MemoryMode, RtenEngine, SessionOptions},
     observer::Event,
 };
 
 use onnx_protobuf::{Message, ModelProto};
+use serde_json::Value;
 
 use crate::{
     common::observer::Hears,
@@ -87,6 +89,19 @@ fn a_size_that_the_export_cannot_take_is_explained() {
         let error = refused(&mut pipeline, |r| (r.height, r.place) = (36, place));
         assert!(error.contains("latents of 9x10 are not divisible by 2"), "{error}");
         assert!(error.contains("try --size 40x40"), "{error}");
+    }
+}
+
+#[test]
+fn an_engine_without_device_memory_is_named() {
+    let prepared = prepare("sd15");
+    let mut engines: Vec<(Box<dyn Engine>, &str)> = vec![(Box::new(RtenEngine), "rten failed to run")];
+    #[cfg(feature = "tract")]
+    engines.push((Box::new(crdiff::engine::TractEngine), "tract"));
+    for (engine, named) in engines {
+        let pipeline = Pipeline::open(&prepared.pipeline, engine, SessionOptions::default(), Unets::Dense);
+        let error = refused(&mut pipeline.unwrap(), |r| r.place = Place::Device);
+        assert!(error.contains(named) && (named.starts_with("rten") || !error.contains("rten")), "{error}");
     }
 }
 
@@ -241,4 +256,46 @@ fn a_decoder_that_overflows_is_replaced_by_the_one_in_single_precision() {
     });
     let output = broken.run(&small(), &count).unwrap();
     assert_eq!((output.images, warnings.into_inner()), (expected.images, 1));
+}
+
+/// In the last step these samplers go to what the network takes for the clean latents, so that the last preview, which the
+/// VAE decodes here, is the image.
+#[test]
+fn previews_come_every_so_many_steps_and_end_in_the_image() {
+    let prepared = prepare("sd15");
+    let predict = |kind: &str| vec![("prediction_type", Value::from(kind))];
+    let unclipped = vec![("set_alpha_to_one", true.into()), ("clip_sample", false.into())];
+    for (scheduler, settings, runner, place) in [
+        ("euler", predict("epsilon"), Runner::Rten, Place::Host),
+        ("euler", predict("v_prediction"), Runner::OnnxRuntime, Place::Device),
+        ("ddim", unclipped, Runner::OnnxRuntime, Place::Device),
+        ("dpm++_2m", predict("sample"), Runner::Rten, Place::Host),
+        ("heun", predict("v_prediction"), Runner::Rten, Place::Host),
+    ] {
+        let mut pipeline = open(&prepared, runner, Unets::Dense);
+        let mut request = small();
+        (request.steps, request.batch, request.preview) = (4, 2, NonZeroUsize::new(2));
+        (request.seeds, request.place) = (vec![1, 2], place);
+        request.set_scheduler(scheduler.parse().unwrap());
+        request.scheduler_config.extend(settings.into_iter().map(|(key, value)| (key.to_string(), value)));
+        let previews = Mutex::new(Vec::new());
+        let keep = Hears::new(|event| {
+            if let Event::Preview { step, index, pixels, .. } = event {
+                previews.lock().unwrap().push((step, index, pixels.to_vec()));
+            }
+            false
+        });
+        let output = pipeline.run(&request, &keep).unwrap();
+        let previews = previews.into_inner().unwrap();
+        let told: Vec<_> = previews.iter().map(|(step, index, _)| (*step, *index)).collect();
+        assert_eq!(told, [(1, 0), (1, 1), (3, 0), (3, 1)], "{scheduler}");
+        let off = |preview: usize| {
+            let (_, index, pixels) = &previews[preview];
+            let image = &output.images[*index].pixels;
+            assert_eq!(pixels.len(), image.len());
+            pixels.iter().zip(image).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+        };
+        assert!(off(2) <= 1 && off(3) <= 1, "{scheduler}: {} and {}", off(2), off(3));
+        assert!(off(0) > 1 && off(1) > 1, "{scheduler}: the first preview is not the image yet");
+    }
 }

@@ -104,6 +104,9 @@ fn a_search_writes_plan_journal_and_plot() {
         .iter()
         .max_by(|a, b| a["score"].as_f64().unwrap().total_cmp(&b["score"].as_f64().unwrap()));
     let best = best.unwrap();
+    let dense = journal[1]["dense"]["score"].as_f64().unwrap();
+    let is_better = best["score"].as_f64().unwrap() > dense;
+    assert_eq!(said.contains("no trial scores better than the dense network"), !is_better, "{said}");
     assert!(best["metrics"]["bytes"].as_f64().unwrap() > 100.0);
     let text = read(&folder, "plan.yaml");
     assert!(text.contains(&format!("# score: {} (trial ", best["score"])), "{text}");
@@ -343,9 +346,10 @@ fn a_run_is_refined_by_an_objective() {
     let best = rows.iter().map(|(score, _)| *score).fold(f64::MIN, f64::max);
     let kept: Vec<f64> = rows.iter().filter(|(_, kept)| *kept).map(|(score, _)| *score).collect();
     assert_eq!(kept, [best], "{said}");
-    // Each of the four below its w and its score: seven letters, `w 1.250`, are wider than an image.
+    // Each of the four below its w and its score: seven letters, `w 1.250`, are wider than an image, which is drawn twice as
+    // large.
     let (width, height, _) = pixels(&folder, "best.sheet.png");
-    assert_eq!((width, height), (4 * (8 * 7 + 8) + 8, 8 + (2 * 10 + 8) + 32 + 8));
+    assert_eq!((width, height), (4 * (2 * 40 + 8) + 8, 8 + (2 * 10 + 8) + 2 * 32 + 8));
     done(crdiff(&folder, "run --engine rten --replay best.png -o again.png").output().unwrap());
     let again = pixels(&folder, "again.png");
     assert_eq!(again, pixels(&folder, "best.png"), "the picture carries the w that was kept");

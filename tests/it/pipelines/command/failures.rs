@@ -137,7 +137,7 @@ fn an_interrupt_stops_between_steps_and_leaves_nothing() {
         .args([
             "run", "pipeline", "--engine", "rten", "--dense", "--json", "--prompt", "cat", "--size", "64x64",
         ])
-        .args(["--steps", "900", "-o", "a.png", "--save-latents", "l.npy"])
+        .args(["--steps", "900", "-o", "a.png", "--save-latents", "l.npy", "--preview", "1"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
