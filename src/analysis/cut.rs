@@ -52,7 +52,7 @@ impl Analysis<'_> {
         let unknown = || Illegal::at(self.graph, concat.node, "joins values of no known size or type");
         let shape = self.shapes.of(value).filter(|_| self.shapes.is_known(value)).ok_or_else(unknown)?;
         let data_type = shape.data_type.ok_or_else(unknown)?;
-        let cut = Cut { module, node: concat.node, slot, value, data_type, dims: shape.dims.clone() };
+        let cut = Cut { module, node: concat.node, slot, value, data_type, dims: shape.dims.to_vec() };
         let near = self.near_side(&cut);
         match self.graph.producer(value).filter(|node| !near.get(node.index()).copied().unwrap_or(true)) {
             Some(_) => Ok(cut),

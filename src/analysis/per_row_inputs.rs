@@ -53,7 +53,7 @@ impl PerRowInputs {
         let mut found = Self { inputs: Vec::new(), stated, batch, readings: FxHashMap::default() };
         for io in inputs {
             let refuse = |why: String| format!("input `{}`: {why}", io.info.name());
-            let dims = shapes.of(io.value).map(|shape| shape.dims.as_slice());
+            let dims = shapes.of(io.value).map(|shape| &*shape.dims);
             let dims =
                 dims.ok_or_else(|| refuse("the model doesn't say how many dimensions it has".into()))?;
             match dims.first().map(Dim::constant) {
@@ -97,7 +97,7 @@ impl PerRowInputs {
 
     fn decide(&self, node: &Node, value: ValueId, slot: usize, shapes: &Shapes) -> Option<Reading> {
         let output = node.output(0)?;
-        let dims = |value: ValueId| shapes.of(value).map(|shape| shape.dims.as_slice());
+        let dims = |value: ValueId| shapes.of(value).map(|shape| &*shape.dims);
         let is_one = |value: ValueId| dims(value).is_some_and(|d| d.iter().all(|d| d.constant() == Some(1)));
         let is = |types: &[&str]| types.iter().any(|op_type| node.is(op_type));
         if slot == 0 && is(&["Cast", "Identity"]) {
@@ -121,7 +121,7 @@ impl PerRowInputs {
 /// Returns the first dimension of the latents, or else of the first input that is no scalar, as shapes have it and as
 /// the model states it.
 fn batch(inputs: &[&GraphIo], shapes: &Shapes) -> Result<(Dim, Dimension), String> {
-    let dims = |io: &GraphIo| shapes.of(io.value).map(|shape| shape.dims.as_slice());
+    let dims = |io: &GraphIo| shapes.of(io.value).map(|shape| &*shape.dims);
     let has = |rank: usize| inputs.iter().find(move |io| dims(io).is_some_and(|dims| dims.len() >= rank));
     let sample = inputs.iter().find(|io| io.info.name() == "sample");
     let leading = sample.or_else(|| has(4)).or_else(|| has(1)).ok_or("no input has a batch")?;

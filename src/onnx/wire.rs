@@ -14,8 +14,8 @@ pub struct Field {
     pub wire_type: WireType,
     /// Key and value, as they stand in the message.
     pub raw: Bytes,
-    /// Where the value (for a length-delimited field: its content) begins in `raw`.
-    value_at: usize,
+    /// Where the value (for a length-delimited field: its content) begins in `raw`, after two varints at most.
+    value_at: u8,
 }
 
 impl Field {
@@ -26,7 +26,7 @@ impl Field {
         encode_varint(content.len() as u64, &mut raw);
         let value_at = raw.len();
         raw.extend_from_slice(content);
-        Self { number, wire_type: WireType::LengthDelimited, raw: raw.into(), value_at }
+        Self { number, wire_type: WireType::LengthDelimited, raw: raw.into(), value_at: value_at as u8 }
     }
 
     /// Returns a varint field with this value.
@@ -35,18 +35,18 @@ impl Field {
         encode_key(number, WireType::Varint, &mut raw);
         let value_at = raw.len();
         encode_varint(value, &mut raw);
-        Self { number, wire_type: WireType::Varint, raw: raw.into(), value_at }
+        Self { number, wire_type: WireType::Varint, raw: raw.into(), value_at: value_at as u8 }
     }
 
     /// Returns the value: the content of a length-delimited field, the encoded number of any other.
     pub fn value(&self) -> Bytes {
-        self.raw.slice(self.value_at..)
+        self.raw.slice(usize::from(self.value_at)..)
     }
 
     /// Returns the value of a varint field; `None` for another wire type.
     pub fn as_varint(&self) -> Option<u64> {
         match self.wire_type {
-            WireType::Varint => decode_varint(&mut &self.raw[self.value_at..]).ok(),
+            WireType::Varint => decode_varint(&mut &self.raw[usize::from(self.value_at)..]).ok(),
             _ => None,
         }
     }
@@ -54,7 +54,7 @@ impl Field {
     /// Returns the content of a length-delimited field as text; `None` for another wire type or invalid UTF-8.
     pub fn as_str(&self) -> Option<&str> {
         match self.wire_type {
-            WireType::LengthDelimited => std::str::from_utf8(&self.raw[self.value_at..]).ok(),
+            WireType::LengthDelimited => std::str::from_utf8(&self.raw[usize::from(self.value_at)..]).ok(),
             _ => None,
         }
     }
@@ -76,7 +76,12 @@ pub fn split(message: &Bytes) -> Result<Vec<Field>, OnnxError> {
     let mut at = 0;
     while at < message.len() {
         let (number, wire_type, value_at, end) = next_field(message, at)?;
-        fields.push(Field { number, wire_type, raw: message.slice(at..end), value_at: value_at - at });
+        fields.push(Field {
+            number,
+            wire_type,
+            raw: message.slice(at..end),
+            value_at: (value_at - at) as u8,
+        });
         at = end;
     }
     Ok(fields)

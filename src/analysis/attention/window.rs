@@ -132,7 +132,7 @@ impl Attention {
         around.find_map(|module| {
             let input = analysis.input(module).ok()?;
             let dims = &analysis.shapes.of(input)?.dims;
-            let [_, _, height, width] = dims.as_slice() else { return None };
+            let [_, _, height, width] = &dims[..] else { return None };
             (height.mul(width)? == tokens).then_some(input)
         })
     }

@@ -83,8 +83,8 @@ pub(super) fn infer(call: &mut Call<'_>) -> Option<Results> {
     };
     let results = match op {
         "Identity" => call.operand(0).cloned(),
-        "Dropout" => return Some(call.dims(0).map(|dims| vec![Tensor::shaped(dims.to_vec()); 2])),
-        _ if KEEP_SHAPE.contains(&op) => call.dims(0).map(|dims| Tensor::shaped(dims.to_vec())),
+        "Dropout" => return Some(call.like(0).map(|tensor| vec![tensor; 2])),
+        _ if KEEP_SHAPE.contains(&op) => call.like(0),
         "Cast" | "CastLike" => map(call, 1, |x| cast(x.first()?, to?)),
         "Neg" => map(call, 1, |x| subtract(&0.into(), x.first()?)),
         "Abs" => map(call, 1, |x| match x.first()? {

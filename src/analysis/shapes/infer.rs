@@ -10,7 +10,7 @@ use super::{
     tensor::{Tensor, Unknowns},
     types, values,
 };
-use crate::ir::{Graph, Node, Origin};
+use crate::ir::{Graph, Node, Origin, ValueId};
 
 /// Operator set assumed for a model that imports none.
 pub(super) const DEFAULT_OPSET: i64 = 17;
@@ -55,6 +55,12 @@ impl<'a> Call<'a> {
     /// Returns the dimensions of an operand.
     pub fn dims(&self, index: usize) -> Result<&'a [Dim], Failure> {
         self.operand(index)?.dims.as_deref().ok_or(Failure::Upstream)
+    }
+
+    /// Returns a tensor with the dimensions of an operand.
+    pub fn like(&self, index: usize) -> Result<Tensor, Failure> {
+        let dims = self.operand(index)?.dims.clone().ok_or(Failure::Upstream)?;
+        Ok(Tensor { dims: Some(dims), ..Tensor::default() })
     }
 
     /// Integers that are an operand in newer operator sets and were an attribute before. `None` if there is neither.
@@ -125,6 +131,7 @@ pub fn shapes(graph: &Graph) -> Shapes {
             }
             Vec::new()
         });
+        let results: Vec<Tensor> = results.into_iter().map(|result| result.sharing(&call.operands)).collect();
         let mut results = results.into_iter();
         for (slot, value) in node.outputs.iter().enumerate() {
             let result = results.next().unwrap_or_default();
@@ -147,22 +154,21 @@ fn finish(
     let mut shapes = Shapes { symbols, notes, ..Shapes::default() };
     let replace =
         |atom: &Atom| required.iter().find(|(broadcast, _)| broadcast == atom).map(|(_, d)| d.clone());
-    for (id, tensor) in graph.value_ids().zip(tensors) {
-        let removed = graph.value(id).origin == Origin::Removed;
-        if let Some([element]) = tensor.elements.as_deref().filter(|_| !removed) {
+    let is_removed = |id| graph.value(id).origin == Origin::Removed;
+    for (id, tensor) in graph.value_ids().zip(&tensors) {
+        if let Some([element]) = tensor.elements.as_deref().filter(|_| !is_removed(id)) {
             shapes.single.insert(id, element.clone());
         }
-        shapes.data_types.push(tensor.data_type.filter(|_| !removed));
-        let dims = tensor.dims.filter(|_| !removed).map(|mut dims| {
-            for dim in dims.iter_mut().filter(|_| !required.is_empty()) {
-                if let Some(new) = dim.substitute(&replace) {
-                    *dim = new;
-                }
-            }
-            dims
-        });
-        shapes.by_value.push(dims.map(|dims| Shape { dims, data_type: tensor.data_type }));
+        shapes.data_types.push(tensor.data_type.filter(|_| !is_removed(id)));
     }
+    // In the memory of `tensors`.
+    let shape = |(index, tensor): (usize, Tensor)| {
+        let dims = tensor.dims.filter(|_| !is_removed(ValueId::new(index)))?;
+        let new = |dim: &Dim| dim.substitute(&replace).unwrap_or_else(|| dim.clone());
+        let dims = if required.is_empty() { dims } else { dims.iter().map(new).collect() };
+        Some(Shape { dims, data_type: tensor.data_type })
+    };
+    shapes.by_value = tensors.into_iter().enumerate().map(shape).collect();
     shapes
 }
 

@@ -60,7 +60,7 @@ pub struct Shapes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// The dimensions; none for a scalar.
-    pub dims: Vec<Dim>,
+    pub dims: Arc<[Dim]>,
     /// The element type, if it is known.
     pub data_type: Option<DataType>,
 }

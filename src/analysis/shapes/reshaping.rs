@@ -12,7 +12,7 @@ use super::{
 /// Returns `data` with other dimensions and the same elements.
 fn with_dims(data: &Tensor, dims: Vec<Dim>) -> Tensor {
     let kept = data.elements.clone().filter(|e| small_count(&dims) == Some(e.len()));
-    Tensor { data_type: None, dims: Some(dims), elements: kept }
+    Tensor { data_type: None, dims: Some(dims.into()), elements: kept }
 }
 
 pub(super) fn squeeze(call: &mut Call<'_>) -> Result<Tensor, Failure> {

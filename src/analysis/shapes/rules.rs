@@ -43,7 +43,7 @@ pub(super) fn infer(call: &mut Call<'_>) -> Option<Results> {
 }
 
 fn tensors(results: Vec<Option<Vec<Dim>>>) -> Vec<Tensor> {
-    results.into_iter().map(|dims| Tensor { dims, ..Tensor::default() }).collect()
+    results.into_iter().map(|dims| dims.map_or_else(Tensor::default, Tensor::shaped)).collect()
 }
 
 /// Applies a rule to the dimensions of all operands.
@@ -320,14 +320,14 @@ fn layer_normalization(call: &mut Call<'_>) -> Results {
     let first = axis(call.node.int("axis").unwrap_or(-1), dims.len())?;
     let statistics = dims.iter().enumerate().map(|(i, d)| if i < first { d.clone() } else { 1.into() });
     let statistics = Tensor::shaped(statistics.collect());
-    Ok(vec![Tensor::shaped(dims.to_vec()), statistics.clone(), statistics])
+    Ok(vec![call.like(0)?, statistics.clone(), statistics])
 }
 
 fn batch_normalization(call: &mut Call<'_>) -> Results {
     let dims = call.dims(0)?;
     let channels = dims.get(1).map_or_else(Vec::new, |c| vec![c.clone()]);
     let statistics = Tensor::shaped(channels);
-    Ok(vec![Tensor::shaped(dims.to_vec()), statistics.clone(), statistics])
+    Ok(vec![call.like(0)?, statistics.clone(), statistics])
 }
 
 fn arg_reduce(call: &mut Call<'_>) -> Results {

@@ -21,7 +21,7 @@ const MAX_FLOATS: u64 = 8;
 pub(super) struct Tensor {
     pub data_type: Option<DataType>,
     /// `None` if not even the number of dimensions is known.
-    pub dims: Option<Vec<Dim>>,
+    pub dims: Option<Arc<[Dim]>>,
     /// In row-major order. Only where all dimensions are constant and there are few elements.
     pub elements: Option<Arc<[Element]>>,
 }
@@ -91,7 +91,7 @@ impl From<i64> for Element {
 impl Tensor {
     /// Returns a tensor with these dimensions and nothing known of its elements.
     pub fn shaped(dims: Vec<Dim>) -> Self {
-        Self { data_type: None, dims: Some(dims), elements: None }
+        Self { data_type: None, dims: Some(dims.into()), elements: None }
     }
 
     /// Returns a vector of these elements.
@@ -102,15 +102,22 @@ impl Tensor {
     /// Returns a tensor with these dimensions and elements; too many elements are dropped.
     pub fn with_elements(dims: Vec<Dim>, elements: Vec<Element>) -> Self {
         let elements = (elements.len() <= MAX_ELEMENTS).then(|| elements.into());
-        Self { data_type: None, dims: Some(dims), elements }
+        Self { data_type: None, dims: Some(dims.into()), elements }
     }
 
     pub fn typed(self, data_type: Option<DataType>) -> Self {
         Self { data_type, ..self }
     }
 
+    /// Takes the dimensions of an operand that has the same: most results have, and large graphs have many.
+    pub fn sharing(mut self, operands: &[Option<&Self>]) -> Self {
+        let same = operands.iter().flatten().find(|operand| operand.dims == self.dims);
+        self.dims = same.map_or(self.dims, |operand| operand.dims.clone());
+        self
+    }
+
     pub fn rank(&self) -> Option<usize> {
-        self.dims.as_ref().map(Vec::len)
+        self.dims.as_deref().map(<[_]>::len)
     }
 
     /// Returns the elements as integers.

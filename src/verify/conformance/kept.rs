@@ -57,9 +57,9 @@ impl Kept {
         };
         let sizes = |io: &GraphIo| {
             let names = dims(io.info.r#type.as_ref()).unwrap_or_default();
-            let known = shapes.of(io.value).map(|shape| shape.dims.clone()).unwrap_or_default();
+            let known = shapes.of(io.value).map_or(&[][..], |shape| &shape.dims);
             let named = names.into_iter().zip(known).filter_map(|(name, dim)| match name {
-                Some(Value::DimParam(name)) => Some((name, dim)),
+                Some(Value::DimParam(name)) => Some((name, dim.clone())),
                 _ => None,
             });
             named.collect::<Vec<_>>()

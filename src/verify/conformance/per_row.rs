@@ -140,7 +140,7 @@ impl PerRow {
         ones: &mut FxHashSet<ValueId>,
         batches: &mut Vec<Dim>,
     ) {
-        let dims = |value: ValueId| shapes.of(value).map(|shape| shape.dims.as_slice());
+        let dims = |value: ValueId| shapes.of(value).map(|shape| &*shape.dims);
         let mut open = vec![value];
         while let Some(value) = open.pop() {
             ones.insert(value);

@@ -109,7 +109,7 @@ pub enum What {
 /// Two graphs and all that is known of them; `[a, b]` throughout.
 pub struct Comparison<'a, 'g> {
     pub graphs: [&'g Graph; 2],
-    pub constants: [&'a [Option<Constant>]; 2],
+    pub constants: [&'a [Option<Box<Constant>>]; 2],
     pub contents: [&'a [Option<Hash>]; 2],
     pub canonical: [&'a Canonical<'g>; 2],
     pub fingerprints: [&'a Fingerprints; 2],

@@ -47,7 +47,7 @@ impl Constant {
 ///
 /// # Errors
 /// [`OnnxError`] if a Constant node's tensor is broken.
-pub fn constants(graph: &Graph) -> Result<Vec<Option<Constant>>, OnnxError> {
+pub fn constants(graph: &Graph) -> Result<Vec<Option<Box<Constant>>>, OnnxError> {
     let mut overridable = vec![false; graph.value_capacity()];
     for io in graph.inputs() {
         overridable[io.value.index()] = true;
@@ -63,7 +63,7 @@ pub fn constants(graph: &Graph) -> Result<Vec<Option<Constant>>, OnnxError> {
             _ => None,
         };
         constants[value.index()] =
-            header.map(|header| Constant { header, overridable: overridable[value.index()] });
+            header.map(|header| Box::new(Constant { header, overridable: overridable[value.index()] }));
     }
     Ok(constants)
 }
@@ -87,7 +87,7 @@ fn range(graph: &Graph, header: &TensorHeader) -> Option<Range> {
 /// As [`content`].
 pub fn contents(
     graph: &Graph,
-    constants: &[Option<Constant>],
+    constants: &[Option<Box<Constant>>],
     progress: Progress<'_>,
 ) -> Result<Vec<Option<Hash>>, OnnxError> {
     constants
@@ -102,9 +102,9 @@ pub fn contents(
 /// As [`content`].
 pub fn structural_contents(
     graph: &Graph,
-    constants: &[Option<Constant>],
+    constants: &[Option<Box<Constant>>],
 ) -> Result<Vec<Option<Hash>>, OnnxError> {
-    let one = |c: &Option<Constant>| match c {
+    let one = |c: &Option<Box<Constant>>| match c {
         Some(c) if c.is_structural() => content(graph, &c.header, Progress::none()).map(Some),
         _ => Ok(None),
     };
@@ -112,7 +112,7 @@ pub fn structural_contents(
 }
 
 /// One of two graphs and its constants.
-pub type Side<'a> = (&'a Graph, &'a [Option<Constant>]);
+pub type Side<'a> = (&'a Graph, &'a [Option<Box<Constant>>]);
 
 /// Stand-ins for the content hashes of two graphs: equal only for equal elements. Elements are read only of tensors
 /// that might be equal to one on the other side and don't lie in the very same bytes of a file, so that equal elements
@@ -146,7 +146,7 @@ pub fn shared_contents(
     }
     let one_side = |side: usize| -> Result<Vec<Option<Hash>>, OnnxError> {
         let (graph, constants) = sides[side];
-        let one = |(index, constant): (usize, &Option<Constant>)| {
+        let one = |(index, constant): (usize, &Option<Box<Constant>>)| {
             let Some(constant) = constant else { return Ok(None) };
             let header = &constant.header;
             Ok(Some(match ranges[side].get(index).copied().flatten() {
@@ -167,6 +167,6 @@ pub fn shared_contents(
 }
 
 /// Returns whether `value` is a constant among `constants`.
-pub fn constant(constants: &[Option<Constant>], value: ValueId) -> Option<&Constant> {
-    constants.get(value.index())?.as_ref()
+pub fn constant(constants: &[Option<Box<Constant>>], value: ValueId) -> Option<&Constant> {
+    constants.get(value.index())?.as_deref()
 }

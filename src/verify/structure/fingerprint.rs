@@ -39,7 +39,7 @@ pub struct Hashed<'a, 'g> {
     /// Its attributes and functions.
     pub canonical: &'a Canonical<'g>,
     /// Its constants, by value.
-    pub constants: &'a [Option<Constant>],
+    pub constants: &'a [Option<Box<Constant>>],
     /// Hashes of their elements, where they should count.
     pub contents: &'a [Option<Hash>],
 }
@@ -122,7 +122,7 @@ impl Hashed<'_, '_> {
     }
 
     fn constant_hash(&self, value: ValueId) -> Option<Hash> {
-        let constant = self.constants.get(value.index())?.as_ref()?;
+        let constant = self.constants.get(value.index())?.as_deref()?;
         Some(constant.hash(self.contents.get(value.index()).and_then(Option::as_ref)))
     }
 
