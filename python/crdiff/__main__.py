@@ -4,22 +4,19 @@ import signal
 import sys
 
 from crdiff import _crdiff
-from crdiff._engine import look_for_onnxruntime
+from crdiff._onnxruntime import look_for_onnxruntime
 
 
-def _run(program, name):
+def crdiff() -> None:
     # As in a program of its own: Ctrl-C ends what doesn't handle it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     look_for_onnxruntime()
-    sys.exit(program([name, *sys.argv[1:]]))
+    sys.exit(_crdiff.crdiff(["crdiff", *sys.argv[1:]]))
 
 
-def crdiff():
-    _run(_crdiff.crdiff, "crdiff")
-
-
-def crdiff_compile():
-    _run(_crdiff.crdiff_compile, "crdiff-compile")
+def crdiff_compile() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(_crdiff.crdiff_compile(["crdiff-compile", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

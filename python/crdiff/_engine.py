@@ -1,27 +1,16 @@
-"""Where ONNX Runtime is, and how engines are asked for."""
+"""How engines are asked for, and arrays on their way to them and back."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, Literal
 
-from crdiff import _crdiff
-
-log = logging.getLogger("crdiff")
+from crdiff._onnxruntime import look_for_onnxruntime
 
 Provider = str | tuple[str, Mapping[str, Any]]
 Memory = Literal["fast", "low"]
 Compiled = Literal["cache", "beside"]
-
-
-def look_for_onnxruntime() -> None:
-    """Has the engine look for ONNX Runtime where this Python would import it from, without importing it."""
-    spec = find_spec("onnxruntime")
-    if spec is not None and spec.origin:
-        _crdiff.look_for_onnxruntime_in(os.path.dirname(os.path.dirname(spec.origin)))
 
 
 def engine_options(

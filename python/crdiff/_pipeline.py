@@ -60,14 +60,49 @@ class PipelineOutput:
         return f"PipelineOutput({len(self.images)} images, seeds={self.seeds}, scheduler={self.scheduler!r})"
 
 
-class Pipeline:
+class _Networks:
+    """The networks of a plan on an engine: the arguments that `Pipeline` and `Interleave` have in common."""
+
+    _native: Any
+    _open: Callable[..., Any]
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        plan: PlanLike | None = None,
+        *,
+        providers: Sequence[Provider] | None = None,
+        engine: str | None = None,
+        library: str | os.PathLike[str] | None = None,
+        memory: Memory = "fast",
+        threads: int | None = None,
+        compiled: Compiled = "cache",
+        progress: Progress = None,
+    ):
+        self._native = self._open(
+            path,
+            None if plan is None else as_plan(plan),
+            engine=engine_options(engine, library, providers, memory, threads),
+            compiled=compiled,
+            listener=_loading(progress),
+        )
+        log.info("%s", self._native.engine)
+
+    @property
+    def engine(self) -> str:
+        """The engine that runs, and why it."""
+        engine: str = self._native.engine
+        return engine
+
+
+class Pipeline(_Networks):
     """A pipeline's folder, as Optimum exports it, and a plan: `Pipeline("sd15-onnx", "plan.yaml")("a lighthouse").images[0]`.
 
     The dense and the pruned network are mixed as the plan's `amplify` says, in this package's own loop; neither torch nor
     diffusers is needed. Networks are loaded when they first run, and kept. Calls from several threads take turns.
 
     Args:
-        folder: the pipeline's folder: Stable Diffusion 1 and 2, SDXL, and their turbo and consistency descendants.
+        path: the pipeline's folder: Stable Diffusion 1 and 2, SDXL, and their turbo and consistency descendants.
         plan: a file, a YAML text, or a dict; `None` runs the pipeline as it is. It is compiled on first use.
         providers: ONNX Runtime's execution providers, the preferred one first, by its names (`"CUDAExecutionProvider"`) or
             short ones (`"cuda"`), or pairs of a name and options. By default those of the plan's `runtime`.
@@ -85,32 +120,8 @@ class Pipeline:
         EngineError: the engine that was asked for is not there.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        plan: PlanLike | None = None,
-        *,
-        providers: Sequence[Provider] | None = None,
-        engine: str | None = None,
-        library: str | os.PathLike[str] | None = None,
-        memory: Memory = "fast",
-        threads: int | None = None,
-        compiled: Compiled = "cache",
-        progress: Progress = None,
-    ):
-        self._native = _crdiff.Pipeline.open(
-            folder,
-            None if plan is None else as_plan(plan),
-            engine=engine_options(engine, library, providers, memory, threads),
-            compiled=compiled,
-            listener=_loading(progress),
-        )
-        log.info("%s", self._native.engine)
-
-    @property
-    def engine(self) -> str:
-        """The engine that runs, and why it."""
-        return self._native.engine
+    _native: _crdiff.Pipeline
+    _open = staticmethod(_crdiff.Pipeline.open)
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -119,12 +130,12 @@ class Pipeline:
 
     def __call__(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
         eta: float = 0.0,
         generator: Any = None,
@@ -143,17 +154,17 @@ class Pipeline:
         """Makes images. Names and meanings are those of diffusers' pipelines, and so are the images of a seed.
 
         Args:
-            prompt: what to draw.
+            prompt: what to draw; several prompts are one batch.
             height: of the images, in pixels; by default what the network was made for.
             width: of the images, in pixels.
             num_inference_steps: steps of the sampler.
             guidance_scale: classifier-free guidance; none up to 1.
-            negative_prompt: what to stay away from.
-            num_images_per_prompt: how many images.
+            negative_prompt: what to stay away from; of several prompts one for all, or one for each.
+            num_images_per_prompt: how many images of each prompt; those of a prompt follow each other.
             eta: the share of fresh noise in DDIM.
             generator: a `torch.Generator` on the CPU, freshly seeded, or a list of one an image: its seed is used.
             latents: the first latents instead of random ones: `[batch, channels, height / 8, width / 8]`, standard normal.
-            output_type: what `images` is: `"pil"`, `"np"` or `"latent"`.
+            output_type: what `images` is: `"pil"`, `"np"` or `"latent"`, for which the VAE does not run.
             callback_on_step_end: called with the pipeline, the step from 0, the timestep and an empty dict when the
                 networks have first run for a step. What it returns doesn't matter; what it raises stops the run.
             seed: a seed, or one for each image; a random one by default, which `seeds` of the output tells.
@@ -168,8 +179,6 @@ class Pipeline:
             ValueError: an argument is wrong.
             EngineError: a network cannot be loaded or run.
         """
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt must be a str, not {type(prompt).__name__}: call the pipeline for each prompt")
         if output_type not in ("pil", "np", "latent"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'latent', not {output_type!r}")
         seeds = _seeds(seed, generator)
@@ -186,8 +195,8 @@ class Pipeline:
 
         made = self._native.run(
             {
-                "prompt": prompt,
-                "negative_prompt": negative_prompt,
+                "prompts": _texts(prompt, "prompt"),
+                "negative_prompts": [] if negative_prompt is None else _texts(negative_prompt, "negative_prompt"),
                 "height": height,
                 "width": width,
                 "steps": num_inference_steps,
@@ -201,12 +210,21 @@ class Pipeline:
                 "clip_skip": clip_skip,
                 "weight": weight,
                 "tile": tile,
+                "decode": output_type != "latent",
             },
             listener=listener,
         )
         found = from_native(made["latents"])
         images = found if output_type == "latent" else _images(made["images"], output_type)
         return PipelineOutput(images, found, seeds, made["scheduler"], made["timings"])
+
+
+def _texts(given: str | Sequence[str], what: str) -> list[str]:
+    texts = [given] if isinstance(given, str) else list(given)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{what} must be a str or a list of them, not of {type(text).__name__}")
+    return texts
 
 
 def _seeds(seed: int | Sequence[int] | None, generator: Any) -> list[int]:
@@ -234,45 +252,21 @@ def _images(made: list[tuple[int, int, bytes]], output_type: str) -> Any:
     return np.stack(arrays).astype(np.float32) / np.float32(255)
 
 
-class Interleave:
+class Interleave(_Networks):
     """The networks of a plan for a loop of your own: `predicted = net(latents, t, encoder_hidden_states)`.
 
     With one prediction for `dense + w (pruned - dense)` it stands where the UNet stood; guidance and the sampler stay yours.
 
     Args:
-        model: the exported UNet.
+        path: the exported UNet.
         plan: as in `Pipeline`. If its `amplify` changes from step to step or from branch to branch, give `weight` with each
             call.
 
     The other arguments, and what is raised, are those of `Pipeline`.
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str],
-        plan: PlanLike | None = None,
-        *,
-        providers: Sequence[Provider] | None = None,
-        engine: str | None = None,
-        library: str | os.PathLike[str] | None = None,
-        memory: Memory = "fast",
-        threads: int | None = None,
-        compiled: Compiled = "cache",
-        progress: Progress = None,
-    ):
-        self._native = _crdiff.Interleave.open(
-            model,
-            None if plan is None else as_plan(plan),
-            engine=engine_options(engine, library, providers, memory, threads),
-            compiled=compiled,
-            listener=_loading(progress),
-        )
-        log.info("%s", self._native.engine)
-
-    @property
-    def engine(self) -> str:
-        """The engine that runs, and why it."""
-        return self._native.engine
+    _native: _crdiff.Interleave
+    _open = staticmethod(_crdiff.Interleave.open)
 
     def __call__(
         self,
@@ -292,7 +286,7 @@ class Interleave:
 
         Args:
             sample: the scaled latents, `[batch, channels, height, width]`.
-            timestep: one number, in training steps.
+            timestep: one number, or an array of one, in training steps.
             encoder_hidden_states: the text encoders' states, `[batch, tokens, width]`.
             text_embeds: SDXL's pooled text, `[batch, width]`.
             time_ids: SDXL's sizes, `[batch, 6]`.
@@ -309,7 +303,7 @@ class Interleave:
             raise ValueError("the plan's `amplify` changes from step to step: give the weight of this call")
         fed = {
             "sample": array(sample, "sample"),
-            "timestep": float(timestep),
+            "timestep": float(timestep.item() if hasattr(timestep, "item") else timestep),
             "context": array(encoder_hidden_states, "encoder_hidden_states"),
             "pooled": optional_array(text_embeds, "text_embeds"),
             "time_ids": optional_array(time_ids, "time_ids"),

@@ -28,7 +28,8 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the JSON object that the command line prints, as dicts and lists. Changing it changes nothing here."""
-        return json.loads(json.dumps(self._data))
+        copy: dict[str, Any] = json.loads(json.dumps(self._data))
+        return copy
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -63,19 +64,21 @@ def _short(value: Any) -> str:
 class _Report(Record):
     """A whole result. `str()` is what the command line prints."""
 
+    _native: _crdiff.Report
+
     def __init__(self, native: _crdiff.Report):
         super().__init__(json.loads(native.json))
         self.__dict__["_native"] = native
 
     def __str__(self) -> str:
-        return self.__dict__["_native"].text
+        return self._native.text
 
     def to_html(self) -> str | None:
         """Returns the page for a browser that the command line's `--html` writes, or `None` where it has none.
 
         The models are read once more, so they must still be where they were.
         """
-        return self.__dict__["_native"].html()
+        return self._native.html()
 
     def _repr_html_(self) -> str:
         import html
@@ -108,7 +111,7 @@ class _Verdict(_Report):
     findings: list[Any]
 
     def __bool__(self) -> bool:
-        return self.__dict__["_native"].holds
+        return self._native.holds
 
 
 class VerifyReport(_Verdict):

@@ -40,11 +40,13 @@ class Trial(Record):
 
     @property
     def scores(self) -> list[float]:
-        return self._data.get("scores", [])
+        scores: list[float] = self._data.get("scores", [])
+        return scores
 
     @property
     def metrics(self) -> dict[str, float]:
-        return self._data.get("metrics", {})
+        metrics: dict[str, float] = self._data.get("metrics", {})
+        return metrics
 
     @property
     def failed(self) -> str | None:

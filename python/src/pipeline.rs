@@ -35,8 +35,8 @@ use crate::{
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 struct Asked {
-    prompt: String,
-    negative_prompt: Option<String>,
+    prompts: Vec<String>,
+    negative_prompts: Vec<String>,
     height: Option<usize>,
     width: Option<usize>,
     steps: usize,
@@ -50,6 +50,7 @@ struct Asked {
     clip_skip: Option<usize>,
     weight: Option<f64>,
     tile: bool,
+    decode: bool,
 }
 
 /// The cache of compiled plans at `place`.
@@ -223,8 +224,9 @@ impl Pipeline {
     fn request(&self, asked: &Asked) -> Result<Request, Failure> {
         let (height, width) = self.folder.default_size;
         let mut request =
-            Request::new(asked.prompt.clone(), asked.height.unwrap_or(height), asked.width.unwrap_or(width));
-        request.negative_prompt.clone_from(&asked.negative_prompt);
+            Request::new("", asked.height.unwrap_or(height), asked.width.unwrap_or(width));
+        request.prompts.clone_from(&asked.prompts);
+        request.negative_prompts.clone_from(&asked.negative_prompts);
         request.steps = asked.steps;
         request.guidance = asked.guidance;
         request.guidance_rescale = asked.guidance_rescale;
@@ -252,6 +254,7 @@ impl Pipeline {
         if asked.tile {
             request.tiling = Tiling::Tiles;
         }
+        request.decode = asked.decode;
         Ok(request)
     }
 }

@@ -61,6 +61,12 @@ def sd15():
 
 
 @pytest.fixture(scope="session")
+def mini():
+    """A smaller one, each row of whose batch has a timestep of its own."""
+    return Golden("sd15-mini")
+
+
+@pytest.fixture(scope="session")
 def sdxl():
     return Golden("sdxl")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,15 +33,15 @@ def case(golden, kind):
 
 
 @pytest.mark.parametrize("kind", ["bypass", "prune"])
-def test_a_compiled_model_computes_what_torch_does(sd15, tmp_path, kind):
-    chosen = case(sd15, kind)
+def test_a_compiled_model_computes_what_torch_does(mini, tmp_path, kind):
+    chosen = case(mini, kind)
     output = tmp_path / "unet.onnx"
-    report = crdiff.compile(sd15.model, chosen["plan"], output)
+    report = crdiff.compile(mini.model, chosen["plan"], output)
     assert [written.path for written in report.outputs] == [str(output)]
-    (found,) = onnxruntime.InferenceSession(output).run(None, sd15.inputs())
-    assert np.abs(found - sd15.output(chosen["name"])).max() < 1e-4
-    assert np.abs(found - sd15.output("dense")).max() > 1e-3
-    assert crdiff.verify(sd15.model, output, chosen["plan"]).proven
+    (found,) = onnxruntime.InferenceSession(output).run(None, mini.inputs())
+    assert np.abs(found - mini.output(chosen["name"])).max() < 1e-4
+    assert np.abs(found - mini.output("dense")).max() > 1e-3
+    assert crdiff.verify(mini.model, output, chosen["plan"]).proven
 
 
 def test_a_plan_is_the_same_in_every_form(unet, tmp_path):
@@ -240,11 +241,44 @@ def test_results_are_objects(unet):
         report.model = "another"
 
 
-def test_importing_is_light():
-    code = "import sys, crdiff; print([name for name in ('numpy', 'PIL', 'onnxruntime', 'torch') if name in sys.modules])"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+@pytest.mark.parametrize(
+    "used, without",
+    [("crdiff.__main__", ["json", "logging", "re", "typing"]), ("crdiff.__all__", ["numpy", "PIL", "onnxruntime", "torch"])],
+)
+def test_importing_is_light(used, without):
+    code = f"import sys; before = set(sys.modules); import crdiff.__main__; {used}; print({{*{without}}} & {{*sys.modules}} - before)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
-def test_types_are_there():
-    folder = Path(crdiff.__file__).parent
-    assert (folder / "py.typed").is_file() and (folder / "_crdiff.pyi").is_file()
+def test_names_are_those_of_the_types():
+    assert {"compile", "Pipeline", "PlanError", "CompileReport"} < set(crdiff.__all__) <= set(dir(crdiff))
+    with pytest.raises(AttributeError, match="no attribute 'compil'"):
+        crdiff.compil
+
+
+USES = """
+import crdiff
+import crdiff.search
+
+report: crdiff.CompileReport = crdiff.compile("unet.onnx", {"version": 1})
+proven: bool = crdiff.verify("unet.onnx", report.outputs[0].path, "plan.yaml").proven
+pipe = crdiff.Pipeline("sd15-onnx", providers=["cpu"])
+made: crdiff.PipelineOutput = pipe(["a", "b"], negative_prompt="c", output_type="np")
+net = crdiff.Interleave("unet.onnx", engine="rten")
+score: float = crdiff.search.trial("sd15-onnx", "space.yaml", {"w": 1.5}).score
+error: type[ValueError] = crdiff.PlanError
+"""
+
+
+def test_types(tmp_path):
+    """The package in mypy's strict mode, and what uses it rightly and wrongly."""
+    shutil.copytree(Path(crdiff.__file__).parent, tmp_path / "crdiff", ignore=shutil.ignore_patterns("*.so", "*.dylib"))
+    (tmp_path / "right.py").write_text(USES)
+    wrong = [("proven: bool", "proven: str"), ('"rten"', "1"), ('"np"', '"jpeg"')]
+    for number, change in enumerate(wrong):
+        (tmp_path / f"wrong{number}.py").write_text(USES.replace(*change))
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-version", "3.10", "--ignore-missing-imports"]
+    command += ["--cache-dir", os.devnull, "."]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout
+    errors = sorted(line.partition(":")[0] for line in found.splitlines() if ": error:" in line)
+    assert errors == ["wrong0.py", "wrong1.py", "wrong2.py"], found

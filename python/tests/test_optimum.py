@@ -49,7 +49,7 @@ def plan_of(golden, kind, **amplify):
 
 
 @pytest.mark.parametrize("use_io_binding", [False, True])
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("family", ["mini", "sdxl"])
 def test_a_pipeline_runs_the_plan(request, family, use_io_binding):
     golden = request.getfixturevalue(family)
     name, plan = plan_of(golden, "bypass", weight=1.7)
@@ -69,32 +69,32 @@ def test_a_pipeline_runs_the_plan(request, family, use_io_binding):
 
 
 @pytest.mark.parametrize("use_io_binding", [False, True])
-def test_the_weight_can_change_at_run_time(sd15, use_io_binding):
-    name, plan = plan_of(sd15, "prune", weight={"from": 1.5, "to": 2.5})
-    pipe = Pipe(sd15.model, use_io_binding)
+def test_the_weight_can_change_at_run_time(mini, use_io_binding):
+    name, plan = plan_of(mini, "prune", weight={"from": 1.5, "to": 2.5})
+    pipe = Pipe(mini.model, use_io_binding)
     with pytest.raises(crdiff.Error, match="changes from step to step"):
         crdiff.optimum.apply(pipe, plan)
     applied = crdiff.optimum.apply(pipe, plan, runtime_weight=True)
     assert applied.weight == 1.5
     for weight in [1.5, 0.0, 1.0, 2.5]:
         applied.weight = weight
-        found = pipe.unet.forward(**inputs(sd15))
-        assert np.abs(found - sd15.amplified(name, weight)).max() < 5e-4
+        found = pipe.unet.forward(**inputs(mini))
+        assert np.abs(found - mini.amplified(name, weight)).max() < 5e-4
     # Everything else is the session's.
     assert [found.name for found in pipe.unet.session.get_outputs()] == ["out_sample"]
 
 
-def test_a_plan_of_one_network(sd15):
-    _, plan = plan_of(sd15, "prune", weight=1.5, mode="weights")
-    pipe = Pipe(sd15.model)
+def test_a_plan_of_one_network(mini):
+    _, plan = plan_of(mini, "prune", weight=1.5, mode="weights")
+    pipe = Pipe(mini.model)
     applied = crdiff.optimum.apply(pipe, plan)
-    assert crdiff.verify(sd15.model, applied.path, plan, emit="amplified")
+    assert crdiff.verify(mini.model, applied.path, plan, emit="amplified")
     with pytest.raises(ValueError, match="one network"):
-        crdiff.optimum.apply(Pipe(sd15.model), plan, runtime_weight=True)
+        crdiff.optimum.apply(Pipe(mini.model), plan, runtime_weight=True)
     with pytest.raises(AttributeError, match="runtime_weight"):
         applied.weight = 2
 
 
-def test_what_is_no_such_pipeline(sd15):
+def test_what_is_no_such_pipeline(mini):
     with pytest.raises(TypeError, match="no unet"):
         crdiff.optimum.apply(object(), {"version": 1})

@@ -1,5 +1,7 @@
 """Running: against diffusers' images and torch's outputs."""
 
+import json
+import shutil
 import signal
 
 import crdiff
@@ -43,6 +45,25 @@ def test_images_are_those_of_diffusers(pipeline, name):
     pixels = np.rint(made.images * 255).astype(int)
     assert np.abs(pixels - golden[f"{name}/image"]).max() <= 1
     assert made.timings["pruned_runs"] > 0
+
+
+def test_several_prompts_are_one_batch(fixtures, tmp_path):
+    folder = shutil.copytree(fixtures / "pipelines/sd15", tmp_path / "sd15")
+    index = json.loads((folder / "golden-prompts/index.json").read_text())
+    golden = np.load(folder / "golden-prompts/golden.npz")
+    pipe = crdiff.Pipeline(folder, engine="rten")
+    # Latents need no VAE.
+    (folder / "vae_decoder/model.onnx").write_bytes(b"no model")
+    schedulers = {"one_seed": "dpm++_2m_karras", "negatives": "euler_a"}
+    for case in index["cases"]:
+        said = {**index["defaults"], **case, "prompt": case["prompts"], "negative": case["negatives"]}
+        # One negative prompt for all may be a text.
+        said["negative"] = said["negative"] if len(said["negative"]) > 1 else said["negative"][0]
+        made = call(pipe, said, {}, scheduler=schedulers[case["name"]], output_type="latent")
+        expected = golden[f"{case['name']}/latents"]
+        assert np.abs(made.latents - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
+    with pytest.raises(crdiff.EngineError, match="vae_decoder"):
+        pipe("the cat", 32, 32, num_inference_steps=1)
 
 
 def test_forms_of_output(fixtures):
@@ -127,8 +148,10 @@ def test_mistakes_of_a_call(fixtures, tmp_path):
     ]:
         with pytest.raises(ValueError, match=said):
             pipe("x", **{"num_inference_steps": 1, **wrong})
-    with pytest.raises(TypeError, match="for each prompt"):
-        pipe(["x", "y"])
+    with pytest.raises(TypeError, match="prompt must be a str or a list"):
+        pipe(["x", 3])
+    with pytest.raises(ValueError, match="3 negative prompts for 2 prompts"):
+        pipe(["x", "y"], negative_prompt=["a", "b", "c"])
     with pytest.raises(TypeError, match="latents must be an array"):
         pipe("x", latents="noise")
     with pytest.raises(crdiff.ModelError, match="no pipeline"):
@@ -151,6 +174,8 @@ def test_a_loop_of_ones_own(sd15, engine):
     assert np.abs(found - sd15.amplified(case["name"], 1.8)).max() < 5e-4
     for weight, expected in [(0, sd15.output("dense")), (1, sd15.output(case["name"]))]:
         assert np.abs(net(*inputs.values(), weight=weight) - expected).max() < 1e-4
+    inputs["timestep"] = np.array([inputs["timestep"]])
+    assert (net(*inputs.values()) == found).all()
 
 
 def test_a_loop_of_ones_own_for_sdxl(sdxl):

@@ -70,8 +70,8 @@ impl Drawing<'_> {
         request.amplify.weight.value = AmplifyWeight::Constant(weight);
         let output = self.pipeline.run(&request, observer)?;
         let mut sum = 0.0;
-        for image in &output.images {
-            sum += self.objective.score(&Picture::new(image, &request.prompt, self.scratch))?.score;
+        for (image, prompt) in output.images.iter().zip(request.prompt_of_each()) {
+            sum += self.objective.score(&Picture::new(image, prompt, self.scratch))?.score;
         }
         Ok(Tried { weight, moved, score: sum / output.images.len().max(1) as f64, output })
     }

@@ -208,7 +208,7 @@ impl Worker {
         let scratch = scratch.map_err(|e| SearchError::io("create a folder in", &std::env::temp_dir(), e))?;
         let mut request = Request::new("", 0, 0);
         let sampling = &space.sampling;
-        request.negative_prompt = sampling.negative_prompt.clone();
+        request.negative_prompts = sampling.negative_prompt.iter().cloned().collect();
         request.steps = sampling.steps;
         request.guidance = sampling.guidance;
         request.scheduler = sampling.scheduler;
@@ -230,7 +230,7 @@ impl Worker {
         self.pipeline.set_unets(networks.unets.clone());
         self.pipeline.feed(Arc::clone(&networks.fed));
         let request = &mut self.request;
-        request.prompt.clone_from(&shot.prompt);
+        request.prompts = vec![shot.prompt.clone()];
         (request.height, request.width, request.seeds) = (shot.height, shot.width, vec![shot.seed]);
         request.amplify = networks.amplify.clone();
         let output = self.pipeline.run(request, observer);

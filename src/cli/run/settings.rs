@@ -296,7 +296,7 @@ impl Settings {
     pub(super) fn request(&self, folder: &Folder, plan: Option<&Plan>) -> Result<Request, Failure> {
         let (height, width) = self.size.unwrap_or(folder.default_size);
         let mut request = Request::new(self.prompt.clone(), height, width);
-        request.negative_prompt = self.negative_prompt.clone();
+        request.negative_prompts = self.negative_prompt.iter().cloned().collect();
         request.steps = self.steps;
         request.guidance = self.guidance;
         request.guidance_rescale = self.guidance_rescale;

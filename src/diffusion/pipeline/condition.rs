@@ -55,28 +55,31 @@ fn zeros(tensor: &HostTensor) -> Result<HostTensor, PipelineError> {
 
 /// The conditioning that all branches share.
 pub(super) struct Shared {
-    /// Images.
-    pub(super) batch: usize,
+    /// Images of all prompts.
+    pub(super) images: usize,
     /// SDXL's sizes, for networks that take them.
     pub(super) time_ids: Option<[f32; 6]>,
     /// The embedded guidance scale, for networks that take it.
     pub(super) timestep_cond: Option<Vec<f32>>,
 }
 
-/// Returns the branches of a batch; `unconditional` is `None` without guidance.
+/// Returns the branches of a batch, in which each prompt has equally many images; `unconditional` is `None` without
+/// guidance.
 pub(super) fn branches(
-    conditional: &Prompt,
-    unconditional: Option<&Prompt>,
+    conditional: &[Prompt],
+    unconditional: Option<&[Prompt]>,
     shared: &Shared,
 ) -> Result<Branches, PipelineError> {
-    let batch = shared.batch;
-    let together = unconditional
-        .map(|unconditional| conditioning(&[(unconditional, batch), (conditional, batch)], shared));
-    let unconditional = unconditional.map(|unconditional| conditioning(&[(unconditional, batch)], shared));
+    fn listed(prompts: &[Prompt], images: usize) -> Vec<(&Prompt, usize)> {
+        prompts.iter().map(|prompt| (prompt, images / prompts.len())).collect()
+    }
+    let conditional = listed(conditional, shared.images);
+    let unconditional = unconditional.map(|prompts| listed(prompts, shared.images));
+    let together = unconditional.as_ref().map(|prompts| [prompts.as_slice(), &conditional].concat());
     Ok(Branches {
-        unconditional: unconditional.transpose()?,
-        conditional: conditioning(&[(conditional, batch)], shared)?,
-        together: together.transpose()?,
+        unconditional: unconditional.map(|prompts| conditioning(&prompts, shared)).transpose()?,
+        conditional: conditioning(&conditional, shared)?,
+        together: together.map(|prompts| conditioning(&prompts, shared)).transpose()?,
     })
 }
 

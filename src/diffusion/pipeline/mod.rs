@@ -144,17 +144,17 @@ impl Pipeline {
         let text = started.elapsed().saturating_sub(self.loading - loaded);
 
         let mut noise = {
-            let precision = if conditional.is_half() { Precision::Half } else { Precision::Single };
+            let precision = if conditional.iter().any(Prompt::is_half) { Precision::Half } else { Precision::Single };
             Noise::new(request, precision, sample, table.draws())?
         };
         let size = [request.height as f32, request.width as f32];
         let shared = Shared {
-            batch: request.batch,
+            images: request.images(),
             time_ids: (self.folder.kind == PipelineKind::StableDiffusionXl)
                 .then(|| [size[0], size[1], 0.0, 0.0, size[0], size[1]]),
             timestep_cond: distilled.map(|width| guidance_embedding(request.guidance, width)),
         };
-        let branches = branches(&conditional, unconditional.as_ref(), &shared)?;
+        let branches = branches(&conditional, unconditional.as_deref(), &shared)?;
 
         observer.tell(Event::Begun(Stage::Sampling))?;
         let started = Instant::now();
@@ -223,9 +223,11 @@ impl Pipeline {
         }
         let sampling = started.elapsed();
 
-        observer.tell(Event::Begun(Stage::Decoding))?;
         let (started, loaded) = (Instant::now(), self.loading);
-        let images = self.decode(&latents, sample, request.tiling, observer)?;
+        let images = match request.decode {
+            true => self.decode(&latents, sample, request.tiling, observer)?,
+            false => Vec::new(),
+        };
         let decoding = started.elapsed().saturating_sub(self.loading - loaded);
         let timings = Timings {
             loading: self.loading,
@@ -245,15 +247,15 @@ impl Pipeline {
         let factor = self.folder.vae.factor;
         let (height, width) = (request.height, request.width);
         self.folder.check_size(height, width)?;
-        if request.batch == 0 {
+        if request.images() == 0 {
             return Err(PipelineError::Request("a batch has at least one image".to_string()));
         }
-        let dims = [request.batch, self.folder.vae.channels, height / factor, width / factor];
+        let dims = [request.images(), self.folder.vae.channels, height / factor, width / factor];
         let values = dims.iter().try_fold(2usize, |n, dim| n.checked_mul(*dim));
         if values.is_none_or(|n| n > isize::MAX as usize / 64) {
             return Err(PipelineError::Request(format!(
                 "{} images of {height}x{width} are too many",
-                request.batch
+                request.images()
             )));
         }
         Ok(dims)
@@ -267,14 +269,14 @@ impl Pipeline {
         }
     }
 
-    /// Returns the prompt, and with guidance what to stay away from.
+    /// Returns the prompts, and with guidance the negative ones: as many, or one for all.
     fn prompts(
         &mut self,
         request: &Request,
         guided: bool,
         cache: Option<&CachedRun<'_>>,
         observer: &dyn Observer,
-    ) -> Result<(Prompt, Option<Prompt>), PipelineError> {
+    ) -> Result<(Vec<Prompt>, Option<Vec<Prompt>>), PipelineError> {
         let state = match (self.folder.kind, request.clip_skip) {
             (PipelineKind::StableDiffusion, None) => HiddenState::Last,
             (PipelineKind::StableDiffusion, Some(_)) => {
@@ -286,14 +288,25 @@ impl Pipeline {
                 HiddenState::FromEnd(skip.unwrap_or(0).saturating_add(2))
             }
         };
-        let conditional = self.encode(&request.prompt, state, cache, observer)?;
-        let unconditional = match &request.negative_prompt {
+        let (prompts, negative) = (&request.prompts, &request.negative_prompts);
+        if ![0, 1, prompts.len()].contains(&negative.len()) {
+            let (given, wanted) = (negative.len(), prompts.len());
+            let what = format!("{given} negative prompts for {wanted} prompts; give one, or one for each");
+            return Err(PipelineError::Request(what));
+        }
+        let conditional = prompts.iter().map(|prompt| self.encode(prompt, state, cache, observer));
+        let conditional: Vec<Prompt> = conditional.collect::<Result<_, _>>()?;
+        // As diffusers, `clip_skip` is for the prompt only.
+        let state = if state == HiddenState::Last { state } else { HiddenState::FromEnd(2) };
+        let unconditional = match negative.as_slice() {
             _ if !guided => None,
-            None if self.folder.zeros_for_empty_prompt => Some(conditional.zeros()?),
-            // As diffusers, `clip_skip` is for the prompt only.
+            [] if self.folder.zeros_for_empty_prompt => {
+                Some(conditional.iter().map(Prompt::zeros).collect::<Result<_, _>>()?)
+            }
+            [] => Some(vec![self.encode("", state, cache, observer)?]),
             negative => {
-                let state = if state == HiddenState::Last { state } else { HiddenState::FromEnd(2) };
-                Some(self.encode(negative.as_deref().unwrap_or_default(), state, cache, observer)?)
+                let encoded = negative.iter().map(|prompt| self.encode(prompt, state, cache, observer));
+                Some(encoded.collect::<Result<_, _>>()?)
             }
         };
         if self.options.memory == MemoryMode::Low {
@@ -338,6 +351,7 @@ impl Pipeline {
         tiling: Tiling,
         observer: &dyn Observer,
     ) -> Result<Vec<Image>, PipelineError> {
+        observer.tell(Event::Begun(Stage::Decoding))?;
         let mut images = Vec::new();
         for latents in latents.chunks_exact(channels * height * width) {
             let image = match self.decode_one(latents, height, width, tiling) {
@@ -434,7 +448,7 @@ fn check_networks(
 fn batching(request: &Request, networks: &Networks) -> Batching {
     let (Networks::One(unet) | Networks::Pair { dense: unet, .. }) = networks;
     match unet.fixed_batch() {
-        Some(batch) if batch == request.batch => Batching::InTurn,
+        Some(batch) if batch == request.images() => Batching::InTurn,
         Some(_) => Batching::Together,
         None => request.batching,
     }

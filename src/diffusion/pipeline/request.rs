@@ -1,6 +1,6 @@
 //! Requests to a pipeline, and the output.
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{iter, num::NonZeroUsize, time::Duration};
 
 use super::super::{
     interleave::{Batching, NetworkTime},
@@ -14,11 +14,11 @@ use crate::{engine::HostTensor, plan::Amplify};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Request {
-    /// The prompt.
-    pub prompt: String,
-    /// The negative prompt. `None` is the empty prompt, or zeros where the pipeline says so
-    /// (`force_zeros_for_empty_prompt`).
-    pub negative_prompt: Option<String>,
+    /// The prompts: all images are one batch.
+    pub prompts: Vec<String>,
+    /// The negative prompts: one for each prompt, or one for all. Without any it is the empty prompt, or zeros where the
+    /// pipeline says so (`force_zeros_for_empty_prompt`).
+    pub negative_prompts: Vec<String>,
     /// Height of the images in pixels.
     pub height: usize,
     /// Width of the images in pixels.
@@ -29,7 +29,7 @@ pub struct Request {
     pub guidance: f64,
     /// `guidance_rescale` of diffusers, 0 for none.
     pub guidance_rescale: f64,
-    /// How many images.
+    /// How many images of each prompt.
     pub batch: usize,
     /// One seed for the whole batch, or one for each image.
     pub seeds: Vec<u64>,
@@ -57,6 +57,8 @@ pub struct Request {
     pub tiling: Tiling,
     /// The number of steps after each of which each image is shown ([`Event::Preview`](crate::observer::Event::Preview)), if any.
     pub preview: Option<NonZeroUsize>,
+    /// Whether the VAE decodes the latents; if not, the output has no images.
+    pub decode: bool,
 }
 
 impl Request {
@@ -64,8 +66,8 @@ impl Request {
     /// seed 0, torch's random numbers.
     pub fn new(prompt: impl Into<String>, height: usize, width: usize) -> Self {
         Self {
-            prompt: prompt.into(),
-            negative_prompt: None,
+            prompts: vec![prompt.into()],
+            negative_prompts: Vec::new(),
             height,
             width,
             steps: 50,
@@ -85,7 +87,18 @@ impl Request {
             place: Place::default(),
             tiling: Tiling::default(),
             preview: None,
+            decode: true,
         }
+    }
+
+    /// Returns the prompt of each image.
+    pub fn prompt_of_each(&self) -> impl Iterator<Item = &str> {
+        self.prompts.iter().flat_map(|prompt| iter::repeat_n(prompt.as_str(), self.batch))
+    }
+
+    /// Returns how many images are made of all prompts together.
+    pub fn images(&self) -> usize {
+        self.prompts.len().saturating_mul(self.batch)
     }
 
     /// Samples with `preset`; settings that the request changes already have the last word.
@@ -122,7 +135,7 @@ pub enum Random {
 pub struct Output {
     /// The final latents, `[batch, channels, height, width]`, before the VAE.
     pub latents: HostTensor,
-    /// An image for each.
+    /// An image for each, if they were decoded.
     pub images: Vec<Image>,
     /// Where the time went.
     pub timings: Timings,

@@ -102,7 +102,7 @@ fn a_plan_a_prompt_a_picture_and_the_same_again() {
     let mut pipeline =
         Pipeline::open(&prepared.pipeline, Runner::Rten.engine(), SessionOptions::default(), unets).unwrap();
     let mut request = Request::new("the cat", 32, 40);
-    (request.steps, request.seeds, request.negative_prompt) = (3, vec![7], Some("dog".to_string()));
+    (request.steps, request.seeds, request.negative_prompts) = (3, vec![7], vec!["dog".to_string()]);
     let output = pipeline.run(&request, &()).unwrap();
     assert_eq!(output.images[0].pixels, picture.pixels);
     assert_eq!(output.latents, read_npy(&folder.join("l.npy")).unwrap());

@@ -35,7 +35,7 @@ fn ort() -> OrtEngine {
 
 fn request(scheduler: &str, amplify: &str) -> Request {
     let mut request = Request::new("the cat", 32, 40);
-    (request.steps, request.seeds, request.negative_prompt) = (5, vec![3], Some("dog".to_string()));
+    (request.steps, request.seeds, request.negative_prompts) = (5, vec![3], vec!["dog".to_string()]);
     request.scheduler = Some(scheduler.parse().unwrap());
     let text = format!("version: 1\namplify: {amplify}\nrules: []");
     request.amplify = plan::parse("plan.yaml", &text).unwrap().amplify;

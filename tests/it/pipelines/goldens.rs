@@ -22,8 +22,9 @@ fn field<'a>(golden: &'a Golden, case: &'a Value, key: &str) -> &'a Value {
 fn request(golden: &Golden, case: &Value) -> Request {
     let get = |key: &str| field(golden, case, key);
     let size = |key: &str| usize::try_from(get(key).as_u64().unwrap()).unwrap();
-    let mut request = Request::new(get("prompt").as_str().unwrap(), size("height"), size("width"));
-    request.negative_prompt = get("negative").as_str().map(str::to_string);
+    let mut request =
+        Request::new(get("prompt").as_str().unwrap_or_default(), size("height"), size("width"));
+    request.negative_prompts = get("negative").as_str().map(str::to_string).into_iter().collect();
     request.steps = size("steps");
     request.guidance = get("guidance").as_f64().unwrap();
     request.guidance_rescale = get("guidance_rescale").as_f64().unwrap();
@@ -128,6 +129,34 @@ fn a_trained_pipeline_in_both() {
 fn on_the_device() {
     for name in ["sd15", "sdxl", "lcm"] {
         check(name, Runner::OnnxRuntime, &SessionOptions::default(), Place::Device);
+    }
+}
+
+/// Several prompts are one batch, in which those of a prompt follow each other. Without the VAE.
+#[test]
+fn several_prompts() {
+    let golden = Golden::in_folder(&pipelines().join("sd15/golden-prompts"));
+    let mut pipeline = Pipeline::open(
+        &pipelines().join("sd15"),
+        Runner::Rten.engine(),
+        SessionOptions::default(),
+        Unets::Dense,
+    )
+    .unwrap();
+    for case in golden.index["cases"].as_array().unwrap() {
+        let texts = |key: &str| -> Vec<String> { serde_json::from_value(case[key].clone()).unwrap() };
+        let mut request = request(&golden, case);
+        (request.prompts, request.negative_prompts) = (texts("prompts"), texts("negatives"));
+        request.decode = false;
+        let output = pipeline.run(&request, &()).unwrap();
+        assert!(output.images.is_empty());
+        let expected = golden.tensor(&format!("{}/latents", case["name"].as_str().unwrap()));
+        assert_eq!(output.latents.dims(), expected.dims());
+        let expected = expected.to_f32();
+        let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
+        for (a, b) in output.latents.to_f32().iter().zip(&expected) {
+            assert!((a - b).abs() <= 1e-4 * largest, "{}: {a} {b}", case["name"]);
+        }
     }
 }
 

@@ -62,6 +62,9 @@ fn what_does_not_fit_is_refused() {
     );
     assert_eq!(refused(&|r| r.batch = 0), "a batch has at least one image");
     assert!(refused(&|r| r.batch = usize::MAX / 2).ends_with("are too many"));
+    assert_eq!(refused(&|r| r.prompts.clear()), "a batch has at least one image");
+    let negative = |r: &mut Request| r.negative_prompts = vec![String::new(); 3];
+    assert_eq!(refused(&negative), "3 negative prompts for 1 prompts; give one, or one for each");
     assert!(refused(&|r| r.seeds = vec![1, 2, 3]).starts_with("3 seeds for 1 images"));
     assert!(refused(&|r| (r.random, r.seeds) = (Random::Numpy, vec![1 << 40])).contains("NumPy's seeds"));
     assert!(refused(&|r| r.steps = 0).contains("cannot take 0 steps"));
@@ -149,7 +152,7 @@ fn events_come_in_order_and_can_stop_the_run() {
     let prepared = prepare("sd15");
     let mut pipeline = open(&prepared, Runner::Rten, Unets::Dense);
     let mut request = small();
-    request.prompt = "the ".repeat(90);
+    request.prompts = vec!["the ".repeat(90)];
     let heard = Mutex::new(Vec::new());
     pipeline
         .run(

@@ -15,6 +15,11 @@ const LEGIBLE: f64 = 4.5;
 /// Takes the steps on the page `file` and returns their answers. Fails if the page logs anything, or asks the network
 /// for anything; and unless it is legible in light and dark, and no wider than a window of 1280 and of 400 pixels.
 pub fn look(file: &Path, steps: &[Value]) -> Vec<Value> {
+    look_at_all(&[file], steps).remove(0)
+}
+
+/// Does the same for several pages, in one browser: it takes seconds to start.
+pub fn look_at_all(files: &[impl AsRef<Path>], steps: &[Value]) -> Vec<Vec<Value>> {
     let mut all = steps.to_vec();
     for (width, scheme) in [(1280, "light"), (1280, "dark"), (400, "dark"), (400, "light")] {
         all.push(json!({ "step": "view", "width": width, "scheme": scheme }));
@@ -24,20 +29,27 @@ pub fn look(file: &Path, steps: &[Value]) -> Vec<Value> {
     all.insert(0, json!({ "step": "view", "width": 1280, "scheme": "light" }));
     let folder = tempfile::tempdir().unwrap();
     let request = folder.path().join("request.json");
-    let asked = json!({ "browser": chromium(), "pages": [{ "file": file, "steps": all }] });
+    let pages: Vec<Value> =
+        files.iter().map(|file| json!({ "file": file.as_ref(), "steps": all })).collect();
+    let asked = json!({ "browser": chromium(), "pages": pages });
     fs::write(&request, asked.to_string()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/report/browser/look.mjs");
     let ran = node_with_packages("browser", &script).arg(&request).output().unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{}: {}\n{said}", file.display(), ran.status);
-    let seen: Value = serde_json::from_slice(&ran.stdout).unwrap();
-    let seen = &seen[0];
+    assert!(ran.status.success(), "{pages:?}: {}\n{said}", ran.status);
+    let seen: Vec<Value> = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(seen.len(), files.len());
+    seen.iter().map(|seen| checked(seen, steps.len())).collect()
+}
+
+/// Checks what was seen of a page, and returns the answers of its own steps.
+fn checked(seen: &Value, steps: usize) -> Vec<Value> {
     assert_eq!(seen["logged"], json!([]), "the page logs something");
     let asked = seen["requests"].as_array().unwrap().iter();
     let network: Vec<&Value> = asked.filter(|url| !url.as_str().unwrap().starts_with("data:")).collect();
     assert!(network.is_empty(), "the page asks for {network:?}");
     let mut answers = seen["answers"].as_array().unwrap()[1..].to_vec();
-    let views = answers.split_off(steps.len());
+    let views = answers.split_off(steps);
     let mut backgrounds = Vec::new();
     for view in views.chunks(3) {
         assert_eq!(view[1], 0, "the page is wider than the window");

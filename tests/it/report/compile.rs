@@ -12,7 +12,7 @@ use protobuf::Message;
 use serde_json::{Value, json};
 
 use crate::report::{
-    browser::{column, look, number, strings},
+    browser::{column, look, look_at_all, number, strings},
     golden::{case, fixture, parameters},
 };
 
@@ -130,19 +130,24 @@ fn a_page_shows_what_torch_did() {
 
 #[test]
 fn every_kind_of_rule_has_its_histogram() {
-    for name in ["prune/threshold", "prune/tensor-20", "prune/2-4", "prune/mixed"] {
+    let names = ["prune/threshold", "prune/tensor-20", "prune/2-4", "prune/mixed"];
+    let model = fixture("sd15/torchscript/unet.onnx");
+    let folders = names.map(|_| tempfile::tempdir().unwrap());
+    let pages: Vec<PathBuf> = names
+        .iter()
+        .zip(&folders)
+        .map(|(name, folder)| {
+            let plan = case("sd15", name)["plan"].to_string();
+            compile(&model, &plan, &["--dry-run", "--quiet"], folder.path())
+        })
+        .collect();
+    let steps = [
+        json!({ "step": "attributes", "selector": ".rule svg", "name": "aria-label" }),
+        json!({ "step": "table", "caption": "Rules" }),
+    ];
+    for ((name, page), answers) in names.iter().zip(&pages).zip(look_at_all(&pages, &steps)) {
         let golden = case("sd15", name);
-        let model = fixture("sd15/torchscript/unet.onnx");
-        let folder = tempfile::tempdir().unwrap();
-        let page = compile(&model, &golden["plan"].to_string(), &["--dry-run", "--quiet"], folder.path());
-        let answers = look(
-            &page,
-            &[
-                json!({ "step": "attributes", "selector": ".rule svg", "name": "aria-label" }),
-                json!({ "step": "table", "caption": "Rules" }),
-            ],
-        );
-        magnitudes(&data(&page), &model);
+        magnitudes(&data(page), &model);
         let rules = golden["prune"].as_array().unwrap();
         let zeros = |rule: &Value| rule["zeros"].as_u64().unwrap();
         let mut torch: Vec<u64> = rules.iter().map(zeros).collect();
