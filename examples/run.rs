@@ -31,8 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut pipeline = Pipeline::open(Path::new(pipeline), engine, SessionOptions::default(), unets)?;
     let request = Request::new(prompt, 512, 512);
     let output = pipeline.run(&request, &Calls)?;
-    let picture = &output.images[0];
+    let drawn = &output.images[0];
     let mut file = File::create(image)?;
-    writeln!(file, "P6 {} {} 255", picture.width, picture.height)?;
-    Ok(file.write_all(&picture.pixels)?)
+    writeln!(file, "P6 {} {} 255", drawn.width, drawn.height)?;
+    Ok(file.write_all(&drawn.pixels)?)
 }

@@ -223,8 +223,7 @@ impl Pipeline {
 impl Pipeline {
     fn request(&self, asked: &Asked) -> Result<Request, Failure> {
         let (height, width) = self.folder.default_size;
-        let mut request =
-            Request::new("", asked.height.unwrap_or(height), asked.width.unwrap_or(width));
+        let mut request = Request::new("", asked.height.unwrap_or(height), asked.width.unwrap_or(width));
         request.prompts.clone_from(&asked.prompts);
         request.negative_prompts.clone_from(&asked.negative_prompts);
         request.steps = asked.steps;

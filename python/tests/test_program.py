@@ -48,8 +48,8 @@ def test_a_reader_that_goes_away(unet):
 
 
 def test_an_interrupt_leaves_nothing(fixtures, tmp_path):
-    picture = tmp_path / "a.png"
-    words = ["run", fixtures / "pipelines/sd15", "--dense", "--prompt", "x", "--steps", "900", "--json", "-o", picture]
+    image = tmp_path / "a.png"
+    words = ["run", fixtures / "pipelines/sd15", "--dense", "--prompt", "x", "--steps", "900", "--json", "-o", image]
     program = [SCRIPTS / "crdiff", *map(os.fspath, words), "--engine", "rten"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         while '"step"' not in running.stdout.readline():

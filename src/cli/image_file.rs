@@ -202,7 +202,7 @@ mod tests {
             }
             let read: serde_json::Value = serde_json::from_str(&read_settings(&path).ok().unwrap()).unwrap();
             assert_eq!(read, serde_json::from_str::<serde_json::Value>(settings).unwrap(), "{name}");
-            std::fs::write(&path, "no picture").unwrap();
+            std::fs::write(&path, "no image").unwrap();
             assert!(read_settings(&path).is_err(), "{name}");
         }
         let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();

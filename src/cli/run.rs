@@ -195,7 +195,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         };
         let texts = settings.texts(i, &made, plan.as_ref(), outputs.last())?;
         image_file::write(path, image, &texts)?;
-        reporter.tell(&json!({ "event": "picture", "path": path, "seed": settings.seed(i), "index": i }));
+        reporter.tell(&json!({ "event": "image", "path": path, "seed": settings.seed(i), "index": i }));
         run.say_written(path)?;
     }
     for output in &outputs {

@@ -292,8 +292,8 @@ fn described(bound: &Bound<'_>, shots: &[Shot]) -> String {
     let (name, seed) = (space.strategy.name(), space.seed);
     lines.push(match (trials, space.budget.time) {
         (Some(trials), None) => {
-            let pictures = trials.saturating_add(1).saturating_mul(shots.len() as u64);
-            format!("{name}, seed {seed}: {trials} trials, with the dense pipeline {pictures} images")
+            let images = trials.saturating_add(1).saturating_mul(shots.len() as u64);
+            format!("{name}, seed {seed}: {trials} trials, with the dense pipeline {images} images")
         }
         (Some(trials), Some(time)) => format!("{name}, seed {seed}: {trials} trials or {time:?}"),
         (None, Some(time)) => format!("{name}, seed {seed}: {time:?}"),

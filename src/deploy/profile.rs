@@ -45,7 +45,7 @@ impl fmt::Display for Range {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Height and width of the images, in pixels. The engine is tuned for the first.
-    pub pictures: Vec<(i64, i64)>,
+    pub images: Vec<(i64, i64)>,
     /// Rows of a batch; the engine is tuned for most.
     pub batch: Range,
     /// Tokens of a prompt.
@@ -67,7 +67,7 @@ pub fn profile(graph: &mut Graph, model: &Path, sizes: &Sizes) -> Result<Profile
     let fail = |what: String| DeployError::model(model, what);
     let signature = super::signature(graph)?;
     let mut ranges: BTreeMap<String, ShapeRange> = BTreeMap::new();
-    for (index, (height, width)) in sizes.pictures.iter().enumerate() {
+    for (index, (height, width)) in sizes.images.iter().enumerate() {
         if *height % sizes.factor != 0 || *width % sizes.factor != 0 {
             let nearest = |n: i64| (n.saturating_add(sizes.factor - 1) / sizes.factor).max(1) * sizes.factor;
             return Err(fail(format!(

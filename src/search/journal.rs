@@ -33,7 +33,8 @@ pub struct Header {
     /// Its seed.
     pub seed: u32,
     /// How many images a trial has.
-    pub pictures: usize,
+    #[serde(alias = "pictures")]
+    pub images: usize,
 }
 
 /// The score of the dense pipeline.

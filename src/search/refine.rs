@@ -7,7 +7,7 @@ use miette::SourceSpan;
 use super::{
     SearchError,
     compile::TrialGraph,
-    objective::{Objective, Picture},
+    objective::{Drawn, Objective},
 };
 use crate::{
     diffusion::{
@@ -71,7 +71,7 @@ impl Drawing<'_> {
         let output = self.pipeline.run(&request, observer)?;
         let mut sum = 0.0;
         for (image, prompt) in output.images.iter().zip(request.prompt_of_each()) {
-            sum += self.objective.score(&Picture::new(image, prompt, self.scratch))?.score;
+            sum += self.objective.score(&Drawn::new(image, prompt, self.scratch))?.score;
         }
         Ok(Tried { weight, moved, score: sum / output.images.len().max(1) as f64, output })
     }
@@ -134,10 +134,10 @@ pub fn climb(
             let Some(moved) = moved(&current, index, by)? else { continue };
             let graph = compile(&moved.plan)?;
             drawing.pipeline.set_unets(graph.unets.clone());
-            let picture = drawing.draw(from.weight, Some(moved.clone()), observer)?;
-            let is_better = picture.score > best;
-            best = best.max(picture.score);
-            tried.push(picture);
+            let next = drawing.draw(from.weight, Some(moved.clone()), observer)?;
+            let is_better = next.score > best;
+            best = best.max(next.score);
+            tried.push(next);
             if is_better {
                 current = moved.plan;
                 break;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{
     SearchError, Space,
-    objective::{Objective, OpenGraph, Picture, Scored, open},
+    objective::{Drawn, Objective, OpenGraph, Scored, open},
     space::Over,
 };
 use crate::{
@@ -258,12 +258,12 @@ impl Worker {
     /// [`SearchError::Objective`].
     pub fn score(&mut self, image: &Image, prompt: &str) -> Result<ShotScore, SearchError> {
         let started = Instant::now();
-        let path = self.scratch.path().join("picture.png");
-        let picture = Picture::new(image, prompt, &path);
-        let scored = self.objective.score(&picture).and_then(|objective| {
+        let path = self.scratch.path().join("image.png");
+        let drawn = Drawn::new(image, prompt, &path);
+        let scored = self.objective.score(&drawn).and_then(|objective| {
             let mut metrics = Vec::with_capacity(self.metrics.len());
             for (name, metric) in &mut self.metrics {
-                metrics.push((name.clone(), metric.score(&picture)?.score));
+                metrics.push((name.clone(), metric.score(&drawn)?.score));
             }
             Ok(ShotScore { objective, metrics })
         });

@@ -33,13 +33,13 @@ fn named(text: &str) -> Result<(String, Range), String> {
 impl SizeArgs {
     /// Returns the requested sizes, if any size of images is given here or in `plan`.
     pub(super) fn with(&self, batch: Range, plan: Option<&Path>) -> Result<Option<Sizes>, Failure> {
-        let mut pictures: Vec<(i64, i64)> = self.sizes.iter().map(|size| (size.height, size.width)).collect();
+        let mut images: Vec<(i64, i64)> = self.sizes.iter().map(|size| (size.height, size.width)).collect();
         if let Some(path) = plan {
-            pictures.push(of_plan(path)?);
+            images.push(of_plan(path)?);
         }
         let named = self.dim.iter().cloned().collect();
         let (tokens, factor) = (self.tokens, self.factor);
-        Ok((!pictures.is_empty()).then_some(Sizes { pictures, batch, tokens, factor, named }))
+        Ok((!images.is_empty()).then_some(Sizes { images, batch, tokens, factor, named }))
     }
 }
 

@@ -59,7 +59,7 @@ pub(super) fn run(
     };
     let mut objective = open(&spec, &folder, &graph)?;
     let scratch = tempfile::tempdir().map_err(|e| Failure::Message(format!("no place for images: {e}")))?;
-    let image = scratch.path().join("picture.png");
+    let image = scratch.path().join("image.png");
     let weights = weights(center, count);
     let mut drawing = Drawing { pipeline, request, objective: &mut *objective, scratch: &image };
     let mut tried = run.drawn(sweep(&mut drawing, &weights, run))?;
@@ -101,9 +101,8 @@ pub(super) fn run(
         let sheet_path = output::sheet(path);
         image_file::write(&sheet_path, &sheet(&tiles, COLUMNS), &texts)?;
         let seed = settings.seed(i);
-        reporter.tell(
-            &json!({ "event": "picture", "path": path, "sheet": sheet_path, "seed": seed, "index": i }),
-        );
+        reporter
+            .tell(&json!({ "event": "image", "path": path, "sheet": sheet_path, "seed": seed, "index": i }));
         run.say_written(path)?;
         run.say_written(&sheet_path)?;
     }

@@ -41,7 +41,7 @@ impl Settings {
         others.extend(output.map(|output| ("sampler", output.scheduler.to_string())));
         others.extend(plan.map(|plan| ("plan_digest", plan.digest.clone())));
         if self.compare {
-            others.push(("pictures", "dense, pruned, amplified".to_string()));
+            others.push(("images", "dense, pruned, amplified".to_string()));
         }
         Ok(Texts {
             settings: settings.map_err(|e| Failure::Message(e.to_string()))?,

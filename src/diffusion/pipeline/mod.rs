@@ -144,7 +144,8 @@ impl Pipeline {
         let text = started.elapsed().saturating_sub(self.loading - loaded);
 
         let mut noise = {
-            let precision = if conditional.iter().any(Prompt::is_half) { Precision::Half } else { Precision::Single };
+            let precision =
+                if conditional.iter().any(Prompt::is_half) { Precision::Half } else { Precision::Single };
             Noise::new(request, precision, sample, table.draws())?
         };
         let size = [request.height as f32, request.width as f32];

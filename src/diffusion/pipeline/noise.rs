@@ -61,7 +61,8 @@ impl<'a> Noise<'a> {
     ) -> Result<Self, PipelineError> {
         let seeds = request.seeds.len();
         if seeds != 1 && seeds != request.images() {
-            let what = format!("{seeds} seeds for {} images; give one seed, or one for each", request.images());
+            let what =
+                format!("{seeds} seeds for {} images; give one seed, or one for each", request.images());
             return Err(PipelineError::Request(what));
         }
         let generator = |seed: &u64| match (request.random, precision) {

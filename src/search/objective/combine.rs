@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Objective, OpenGraph, Picture, Scored, open as open_one};
+use super::{Drawn, Objective, OpenGraph, Scored, open as open_one};
 use crate::search::{SearchError, space::Part};
 
 /// How several scores become one.
@@ -32,11 +32,11 @@ pub(super) fn open(
 }
 
 impl Objective for Combined {
-    fn score(&mut self, picture: &Picture<'_>) -> Result<Scored, SearchError> {
+    fn score(&mut self, drawn: &Drawn<'_>) -> Result<Scored, SearchError> {
         let mut parts = Vec::with_capacity(self.parts.len());
         let mut weighted = Vec::with_capacity(self.parts.len());
         for (name, weight, objective) in &mut self.parts {
-            let scored = objective.score(picture)?;
+            let scored = objective.score(drawn)?;
             weighted.push((scored.score * *weight, *weight));
             parts.push((name.clone(), scored.score));
             parts.extend(scored.parts.into_iter().map(|(inner, score)| (format!("{name}.{inner}"), score)));

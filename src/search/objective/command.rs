@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Objective, Picture, Scored, printed_number};
+use super::{Drawn, Objective, Scored, printed_number};
 use crate::search::{SearchError, space::CommandSpec};
 
 /// Runs a program and reads the number that it prints.
@@ -26,13 +26,13 @@ impl Command {
 }
 
 impl Objective for Command {
-    fn score(&mut self, picture: &Picture<'_>) -> Result<Scored, SearchError> {
+    fn score(&mut self, drawn: &Drawn<'_>) -> Result<Scored, SearchError> {
         let failed = |what: String| SearchError::objective(&self.spec.args.join(" "), what);
-        let image = picture.file()?.display().to_string();
+        let image = drawn.file()?.display().to_string();
         let filled = |arg: &String| match arg.as_str() {
             // A prompt may have braces of its own.
-            "{prompt}" => picture.prompt.to_string(),
-            arg => arg.replace("{image}", &image).replace("{prompt}", picture.prompt),
+            "{prompt}" => drawn.prompt.to_string(),
+            arg => arg.replace("{image}", &image).replace("{prompt}", drawn.prompt),
         };
         let mut process =
             process(&self.spec.args, &self.folder, filled).ok_or_else(|| failed("no program".into()))?;

@@ -3,15 +3,15 @@
 mod clip;
 mod combine;
 mod command;
+mod drawn;
 mod onnx;
-mod picture;
 pub mod resample;
 mod serve;
 
 use std::path::Path;
 
+pub use drawn::Drawn;
 pub use onnx::open_graph;
-pub use picture::Picture;
 
 use super::{
     SearchError,
@@ -24,7 +24,7 @@ pub trait Objective: Send {
     ///
     /// # Errors
     /// [`SearchError::Objective`] if there is none.
-    fn score(&mut self, picture: &Picture<'_>) -> Result<Scored, SearchError>;
+    fn score(&mut self, drawn: &Drawn<'_>) -> Result<Scored, SearchError>;
 }
 
 /// An image's number.

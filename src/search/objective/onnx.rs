@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
 
-use super::{Objective, Picture, Scored, resample::resize};
+use super::{Drawn, Objective, Scored, resample::resize};
 use crate::{
     diffusion::{text::ClipTokenizer, vae::Image},
     engine::{Engine, EngineKind, HostTensor, Session, SessionOptions, TensorInfo},
@@ -37,9 +37,9 @@ pub fn open_graph(
     let image = match &spec.image.input {
         Some(name) => input(name)?,
         None => {
-            let pictures = session.inputs().iter();
-            let mut pictures = pictures.filter(|info| info.dims.as_ref().is_some_and(|dims| dims.len() == 4));
-            match (pictures.next(), pictures.next()) {
+            let images = session.inputs().iter();
+            let mut images = images.filter(|info| info.dims.as_ref().is_some_and(|dims| dims.len() == 4));
+            match (images.next(), images.next()) {
                 (Some(one), None) => one.clone(),
                 _ => {
                     let what = format!(
@@ -116,14 +116,14 @@ struct Text {
 }
 
 impl Objective for Graph {
-    fn score(&mut self, picture: &Picture<'_>) -> Result<Scored, SearchError> {
+    fn score(&mut self, drawn: &Drawn<'_>) -> Result<Scored, SearchError> {
         let name = self.path.display().to_string();
         let failed = |what: String| SearchError::objective(&name, what);
         let image =
-            image_tensor(picture.image, &self.spec.image).map_err(failed)?.cast(self.image.data_type)?;
+            image_tensor(drawn.image, &self.spec.image).map_err(failed)?.cast(self.image.data_type)?;
         let mut fed = vec![(self.image.name.clone(), image)];
         if let Some(text) = &self.text {
-            let (mut ids, mut mask) = text.tokens.encode(picture.prompt).map_err(failed)?;
+            let (mut ids, mut mask) = text.tokens.encode(drawn.prompt).map_err(failed)?;
             if !text.is_padded {
                 let real = mask.iter().take_while(|real| **real == 1).count();
                 ids.truncate(real);

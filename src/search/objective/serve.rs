@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{Objective, Picture, Scored, command::process, printed_number};
+use super::{Drawn, Objective, Scored, command::process, printed_number};
 use crate::search::{SearchError, space::CommandSpec};
 
 /// Writes a line for each image to a running program, and reads a number a line.
@@ -78,8 +78,8 @@ impl Serve {
 }
 
 impl Objective for Serve {
-    fn score(&mut self, picture: &Picture<'_>) -> Result<Scored, SearchError> {
-        let line = json!({ "image": picture.file()?, "prompt": picture.prompt }).to_string();
+    fn score(&mut self, drawn: &Drawn<'_>) -> Result<Scored, SearchError> {
+        let line = json!({ "image": drawn.file()?, "prompt": drawn.prompt }).to_string();
         let name = self.spec.args.join(" ");
         self.ask(&line).map(Scored::of).map_err(|what| SearchError::objective(&name, what))
     }

@@ -107,7 +107,7 @@ impl Search<'_> {
             model: self.compiler.digest()?,
             strategy: space.strategy.name().to_string(),
             seed: space.seed,
-            pictures: self.shots.len(),
+            images: self.shots.len(),
         };
         let (mut journal, kept) = Journal::open(path, &header)?;
         let mut strategy = strategy(self.bound);

@@ -98,7 +98,7 @@ impl Golden {
     }
 }
 
-/// Runs requests; each answer is the calls it made, and the error or the latents and pictures.
+/// Runs requests; each answer is the calls it made, and the error or the latents and images.
 fn answers(repository: &Path, requests: &[Value]) -> Vec<(Value, Option<[HostTensor; 2]>)> {
     let work = tempfile::tempdir().unwrap();
     let output = |index: usize| work.path().join(index.to_string());
@@ -163,7 +163,7 @@ fn run_cases(golden: &Golden, repository: &Path, names: &[&str], more: &Value) -
 }
 
 #[test]
-fn the_loop_makes_diffusers_pictures() {
+fn the_loop_makes_diffusers_images() {
     for pipeline in ["sd15", "sdxl"] {
         let golden = Golden::open(pipeline);
         // Requests joined, and as many rows as a request has; not joined, so scalars stay scalars; and one row at most,
@@ -265,7 +265,7 @@ fn requests_are_as_varied_as_the_pipelines() {
     let answers = answers(&repository, &requests);
     let tensors = |index: usize| answers[index].1.as_ref().unwrap();
     assert_eq!(tensors(0)[1].dims(), [1, 32, 48, 3]);
-    assert_eq!(tensors(0)[1].to_le_bytes(), tensors(1)[1].to_le_bytes(), "a seed is a picture");
+    assert_eq!(tensors(0)[1].to_le_bytes(), tensors(1)[1].to_le_bytes(), "a seed is an image");
     assert_ne!(tensors(0)[1].to_le_bytes(), tensors(2)[1].to_le_bytes(), "another is another");
     // Without guidance the negative prompt is not even encoded.
     let encoded = |index: usize| {

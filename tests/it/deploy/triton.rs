@@ -162,7 +162,7 @@ fn a_configuration_says_what_was_asked_for() {
 fn tensorrt_gets_shapes_and_a_cache_for_each_graph() {
     let folder = tempfile::tempdir().unwrap();
     let sizes = Sizes {
-        pictures: vec![(128, 64), (64, 64)],
+        images: vec![(128, 64), (64, 64)],
         batch: Range { min: 1, max: 1 },
         tokens: 77,
         factor: 8,
@@ -274,14 +274,14 @@ fn mistakes_leave_nothing_behind() {
     let missing = folder.path().join("missing.onnx");
     let half = fixture("sd15-mini/dynamo-bf16/unet.onnx");
     let with = |accelerator| Serving { accelerator, ..serving() };
-    let tensorrt = |key: &str, pictures: &[(i64, i64)]| {
+    let tensorrt = |key: &str, images: &[(i64, i64)]| {
         let (batch, named) = (Range { min: 1, max: 1 }, BTreeMap::new());
         with(Accelerator::TensorRt(TensorRt {
             precision: None,
             workspace: 1,
             cache: None,
-            sizes: (!pictures.is_empty()).then(|| Sizes {
-                pictures: pictures.to_vec(),
+            sizes: (!images.is_empty()).then(|| Sizes {
+                images: images.to_vec(),
                 batch,
                 tokens: 77,
                 factor: 8,

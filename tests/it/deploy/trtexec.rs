@@ -11,8 +11,8 @@ use crdiff::{
 
 use crate::deploy::support::{Golden, compiled, fixture, run, session};
 
-fn sizes(pictures: &[(i64, i64)], batch: Range) -> Sizes {
-    Sizes { pictures: pictures.to_vec(), batch, tokens: 77, factor: 8, named: BTreeMap::new() }
+fn sizes(images: &[(i64, i64)], batch: Range) -> Sizes {
+    Sizes { images: images.to_vec(), batch, tokens: 77, factor: 8, named: BTreeMap::new() }
 }
 
 fn command(model: &Path, sizes: &Sizes) -> Result<Vec<String>, DeployError> {
@@ -83,7 +83,7 @@ fn graphs_run_at_their_shapes() {
 }
 
 #[test]
-fn the_shapes_are_those_of_the_pictures() {
+fn the_shapes_are_those_of_the_images() {
     let batch = Range { min: 1, max: 2 };
     let model = fixture("sd15-mini/torchscript-fp16/unet.onnx");
     let command = command(&model, &sizes(&[(512, 512), (768, 512), (512, 768)], batch)).unwrap();

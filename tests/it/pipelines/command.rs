@@ -51,14 +51,14 @@ fn planned() -> Prepared {
     prepared
 }
 
-pub struct Picture {
+pub struct Png {
     width: u32,
     height: u32,
     pub pixels: Vec<u8>,
     texts: Vec<(String, String)>,
 }
 
-impl Picture {
+impl Png {
     pub fn open(path: &Path) -> Self {
         let file = std::io::BufReader::new(fs::File::open(path).unwrap());
         let mut reader = png::Decoder::new(file).read_info().unwrap();
@@ -85,17 +85,17 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_plan_a_prompt_a_picture_and_the_same_again() {
+fn a_plan_a_prompt_an_image_and_the_same_again() {
     let prepared = planned();
     let folder = prepared.pipeline.parent().unwrap();
     done(&run(&prepared, "--plan plan.yaml --seed 7 --negative-prompt dog --save-latents l.npy -o a.png"));
-    let picture = Picture::open(&folder.join("a.png"));
-    assert_eq!((picture.height, picture.width), (32, 40));
-    assert_eq!(picture.text("prompt"), "the cat");
-    assert_eq!(picture.text("seed"), "7");
-    assert_eq!(picture.text("sampler"), "PNDMScheduler");
-    assert_eq!(picture.text("plan_digest").len(), 64);
-    assert!(picture.text("Software").starts_with("crdiff "));
+    let png = Png::open(&folder.join("a.png"));
+    assert_eq!((png.height, png.width), (32, 40));
+    assert_eq!(png.text("prompt"), "the cat");
+    assert_eq!(png.text("seed"), "7");
+    assert_eq!(png.text("sampler"), "PNDMScheduler");
+    assert_eq!(png.text("plan_digest").len(), 64);
+    assert!(png.text("Software").starts_with("crdiff "));
 
     // The library makes the same.
     let unets = Unets::WithPruned(prepared.pruned.clone());
@@ -104,7 +104,7 @@ fn a_plan_a_prompt_a_picture_and_the_same_again() {
     let mut request = Request::new("the cat", 32, 40);
     (request.steps, request.seeds, request.negative_prompts) = (3, vec![7], vec!["dog".to_string()]);
     let output = pipeline.run(&request, &()).unwrap();
-    assert_eq!(output.images[0].pixels, picture.pixels);
+    assert_eq!(output.images[0].pixels, png.pixels);
     assert_eq!(output.latents, read_npy(&folder.join("l.npy")).unwrap());
 
     // The pruned graph is compiled once, into the cache.
@@ -112,11 +112,11 @@ fn a_plan_a_prompt_a_picture_and_the_same_again() {
     let kept = compiled(folder);
     let before = times(&kept);
 
-    // The plan itself is in the picture.
+    // The plan itself is in the image.
     fs::remove_file(folder.join("plan.yaml")).unwrap();
     done(&replay(&prepared, &["a.png", "-o", "b.png"]));
-    let repeated = Picture::open(&folder.join("b.png"));
-    assert_eq!((repeated.pixels, repeated.texts), (picture.pixels, picture.texts));
+    let repeated = Png::open(&folder.join("b.png"));
+    assert_eq!((repeated.pixels, repeated.texts), (png.pixels, png.texts));
     assert_eq!(times(&compiled(folder)), before);
 }
 
@@ -208,7 +208,7 @@ fn a_replay_works_from_anywhere_and_takes_other_settings() {
     ]);
     done(&command.output().unwrap());
     assert_eq!(files(&elsewhere), ["again.png", "second.png"]);
-    let [first, again] = ["second.png", "again.png"].map(|name| Picture::open(&elsewhere.join(name)));
+    let [first, again] = ["second.png", "again.png"].map(|name| Png::open(&elsewhere.join(name)));
     assert_eq!(again.text("seed"), "4");
     let difference = first.pixels.iter().zip(&again.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(difference <= 1, "a batch of one computes in another order: {difference}");
@@ -216,9 +216,7 @@ fn a_replay_works_from_anywhere_and_takes_other_settings() {
     // With one seed for all, the whole batch is drawn, and one image is written.
     done(&run(&prepared, "--plan plan.yaml --seed 3 --batch 2 -o b.png"));
     done(&replay(&prepared, &["b-2.png", "-o", "b-again.png"]));
-    assert!(
-        Picture::open(&folder.join("b-again.png")).pixels == Picture::open(&folder.join("b-2.png")).pixels
-    );
+    assert!(Png::open(&folder.join("b-again.png")).pixels == Png::open(&folder.join("b-2.png")).pixels);
     assert!(!folder.join("b-again-1.png").exists());
 
     // Other settings have the last word, and are what a run of their own makes.
@@ -228,14 +226,14 @@ fn a_replay_works_from_anywhere_and_takes_other_settings() {
     let mut own = crdiff(&prepared);
     own.args(["run", "pipeline", "--engine", "rten", "--prompt", "a dog", "--size", "40x32", "--steps", "2"]);
     done(&own.args(["--seed", "9", "--scheduler", "Euler a", "--dense", "-o", "d.png"]).output().unwrap());
-    let [changed, own] = ["c.png", "d.png"].map(|name| Picture::open(&folder.join(name)));
+    let [changed, own] = ["c.png", "d.png"].map(|name| Png::open(&folder.join(name)));
     assert!(changed.pixels == own.pixels);
     assert_eq!(changed.text("sampler"), "EulerAncestralDiscreteScheduler");
 
     // JPEG and WebP carry as much.
     done(&run(&prepared, "--plan plan.yaml --seed 4 -o e.webp"));
     done(&replay(&prepared, &["e.webp", "-o", "e.png"]));
-    assert!(Picture::open(&folder.join("e.png")).pixels == again.pixels);
+    assert!(Png::open(&folder.join("e.png")).pixels == again.pixels);
 
     // Another UNet is refused, unless asked for; so is a pipeline that is gone.
     let unet = prepared.pipeline.join("unet/model.onnx");
@@ -273,8 +271,8 @@ fn an_image_carries_the_parameters_that_viewers_read() {
         &prepared,
         "--plan plan.yaml --seed 7 --scheduler dpm++_2m_karras --negative-prompt dog -o a.png",
     ));
-    let picture = Picture::open(&folder.join("a.png"));
-    let lines: Vec<&str> = picture.text("parameters").lines().collect();
+    let png = Png::open(&folder.join("a.png"));
+    let lines: Vec<&str> = png.text("parameters").lines().collect();
     let [prompt, negative, settings] = lines.as_slice() else { panic!("{lines:?}") };
     assert_eq!((*prompt, *negative), ("the cat", "Negative prompt: dog"));
     let fields: Vec<(&str, &str)> =
@@ -295,11 +293,11 @@ fn an_image_carries_the_parameters_that_viewers_read() {
 }
 
 #[test]
-fn pictures_side_by_side_and_several_seeds() {
+fn images_side_by_side_and_several_seeds() {
     let prepared = planned();
     let folder = prepared.pipeline.parent().unwrap();
     done(&run(&prepared, "--plan plan.yaml --compare --seed 1 --seed 2 -o c.png"));
-    let [first, second] = ["c-1.png", "c-2.png"].map(|name| Picture::open(&folder.join(name)));
+    let [first, second] = ["c-1.png", "c-2.png"].map(|name| Png::open(&folder.join(name)));
     // Each below its label, `amplified` above `w 1.5` the longest, and so twice as large.
     let (cell, strip) = (2 * 40 + 8, 36_usize);
     assert_eq!((first.height as usize, first.width as usize), (strip + 2 * 32 + 8, 3 * cell + 8));
@@ -317,7 +315,7 @@ fn pictures_side_by_side_and_several_seeds() {
         (8 + 2 * cell, "--pruned pruned.onnx --weight 1.5 -o d.png --force"),
     ] {
         done(&run(&prepared, &format!("{arguments} --seed 1 --seed 2")));
-        assert_eq!(part(left), Picture::open(&folder.join("d-1.png")).pixels, "{arguments}");
+        assert_eq!(part(left), Png::open(&folder.join("d-1.png")).pixels, "{arguments}");
     }
 }
 
@@ -380,7 +378,7 @@ fn events_are_json() {
     let text = String::from_utf8(output.stdout).unwrap();
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
-    let expected = ["stage", "stage", "stage", "call", "call", "call", "call", "stage", "picture", "done"];
+    let expected = ["stage", "stage", "stage", "call", "call", "call", "call", "stage", "image", "done"];
     assert_eq!(names, expected);
     assert_eq!(events[3]["timestep"], 667.0);
     assert!(events.last().unwrap()["ms"]["sampling"].as_f64().unwrap() > 0.0);

@@ -100,7 +100,7 @@ fn a_download_cache_runs_and_nothing_is_written_into_it() {
         let (code, said) = run(snapshot, &[&["-o", name], more].concat());
         assert_eq!(code, Some(0), "{said}");
     }
-    let pixels = |name: &str| crate::pipelines::command::Picture::open(&folder.join(name)).pixels;
+    let pixels = |name: &str| crate::pipelines::command::Png::open(&folder.join(name)).pixels;
     assert!(pixels("a.png") == pixels("b.png"));
     let (code, said) = run(snapshot, &["-o", "d.png", "--compiled", "beside"]);
     assert!(code == Some(2) && said.contains("keep compiled plans in the cache"), "{said}");

@@ -22,8 +22,7 @@ fn field<'a>(golden: &'a Golden, case: &'a Value, key: &str) -> &'a Value {
 fn request(golden: &Golden, case: &Value) -> Request {
     let get = |key: &str| field(golden, case, key);
     let size = |key: &str| usize::try_from(get(key).as_u64().unwrap()).unwrap();
-    let mut request =
-        Request::new(get("prompt").as_str().unwrap_or_default(), size("height"), size("width"));
+    let mut request = Request::new(get("prompt").as_str().unwrap_or_default(), size("height"), size("width"));
     request.negative_prompts = get("negative").as_str().map(str::to_string).into_iter().collect();
     request.steps = size("steps");
     request.guidance = get("guidance").as_f64().unwrap();

@@ -29,8 +29,7 @@ pub fn look_at_all(files: &[impl AsRef<Path>], steps: &[Value]) -> Vec<Vec<Value
     all.insert(0, json!({ "step": "view", "width": 1280, "scheme": "light" }));
     let folder = tempfile::tempdir().unwrap();
     let request = folder.path().join("request.json");
-    let pages: Vec<Value> =
-        files.iter().map(|file| json!({ "file": file.as_ref(), "steps": all })).collect();
+    let pages: Vec<Value> = files.iter().map(|file| json!({ "file": file.as_ref(), "steps": all })).collect();
     let asked = json!({ "browser": chromium(), "pages": pages });
     fs::write(&request, asked.to_string()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/report/browser/look.mjs");

@@ -14,7 +14,7 @@ use protobuf::Message;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The space of most tests: what a picture scores is as good as random, but always the same.
+/// The space of most tests: what an image scores is as good as random, but always the same.
 pub const SPACE: &str = r#"version: 1
 variables:
   down: { ratio: [0.1, 0.8] }
@@ -98,7 +98,7 @@ fn a_search_writes_plan_journal_and_plot() {
     let journal: Vec<Value> =
         read(&folder, "plan.journal.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(journal.len(), 10, "the header, the dense pipeline, 8 trials");
-    assert_eq!(journal[0]["pictures"], 2);
+    assert_eq!(journal[0]["images"], 2);
     assert_eq!(journal[1]["dense"]["scores"].as_array().unwrap().len(), 2);
     let best = journal[2..]
         .iter()
@@ -209,7 +209,7 @@ fn a_journal_belongs_to_its_search() {
     done(run(&folder, "-q --trials 1"));
     let one = done(run(&folder, "--trials 1 -o cat.yaml --prompt cat"));
     assert!(one.contains("cat.yaml"));
-    assert!(read(&folder, "cat.journal.jsonl").contains("\"pictures\":1"));
+    assert!(read(&folder, "cat.journal.jsonl").contains("\"images\":1"));
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn failed_trials_score_minus_two() {
         r#"n=$(ls "$0.n"* 2>/dev/null | wc -l); touch "$0.n$n"; test $n -ne 3 || { echo out of luck >&2; exit 1; }; echo $n"#,
     );
     let folder = prepared(&space);
-    // The fourth picture is the second of trial 0.
+    // The fourth image is the second of trial 0.
     let output = run(&folder, "--trials 2");
     let said = stderr(&output);
     done(output);
@@ -352,7 +352,7 @@ fn a_run_is_refined_by_an_objective() {
     assert_eq!((width, height), (4 * (2 * 40 + 8) + 8, 8 + (2 * 10 + 8) + 2 * 32 + 8));
     done(crdiff(&folder, "run --engine rten --replay best.png -o again.png").output().unwrap());
     let again = pixels(&folder, "again.png");
-    assert_eq!(again, pixels(&folder, "best.png"), "the picture carries the w that was kept");
+    assert_eq!(again, pixels(&folder, "best.png"), "the image carries the w that was kept");
 }
 
 /// A CLIP by its folder scores runs and searches (its numbers: objectives.rs).
@@ -390,7 +390,7 @@ fn pixels(folder: &TempDir, name: &str) -> (u32, u32, Vec<u8>) {
     (info.width, info.height, pixels)
 }
 
-/// The picture of a trial is that of its plan, whatever the trial shares with others.
+/// The image of a trial is that of its plan, whatever the trial shares with others.
 #[test]
 fn a_plan_with_rules_in_both_sets_draws_what_its_trial_drew() {
     let space = r#"version: 1
@@ -408,7 +408,7 @@ objective: { command: [sh, -c, 'n=$(ls shot*.png 2>/dev/null | wc -l); cp "$0" s
 "#;
     let folder = prepared(space);
     done(run(&folder, "-q --trials 4"));
-    // The first picture is the dense pipeline's, and the last trial scores best.
+    // The first image is the dense pipeline's, and the last trial scores best.
     let plan = read(&folder, "plan.yaml");
     assert!(plan.contains("(trial 3 of 4"), "{plan}");
     let what =
@@ -420,10 +420,10 @@ objective: { command: [sh, -c, 'n=$(ls shot*.png 2>/dev/null | wc -l); cp "$0" s
         drawn.2.iter().zip(&trial.2).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
     };
     assert!(off("shot4.png") <= 1, "{}", off("shot4.png"));
-    assert!(off("shot3.png") > 1, "trials draw different pictures");
+    assert!(off("shot3.png") > 1, "trials draw different images");
 }
 
-/// Refines two ratios with an objective that gives `sign` times the number of pictures that it was asked about. Gives
+/// Refines two ratios with an objective that gives `sign` times the number of images that it was asked about. Gives
 /// the lines that were printed, with single spaces.
 fn refined_by_count(sign: &str) -> (TempDir, Vec<String>) {
     let folder = prepared(SPACE);
@@ -447,8 +447,8 @@ fn ratios_that_score_better_stay_moved() {
     assert!(told.ends_with(&rows.map(String::from)), "{told:?}");
     let best = pixels(&folder, "best.png");
     done(crdiff(&folder, "run --engine rten --replay best.png -o again.png").output().unwrap());
-    assert_eq!(pixels(&folder, "again.png"), best, "the picture carries the plan that was kept");
-    // And it is the picture of a plan that has these ratios from the start.
+    assert_eq!(pixels(&folder, "again.png"), best, "the image carries the plan that was kept");
+    // And it is the image of a plan that has these ratios from the start.
     let plan = "version: 1\ncrdiff: { down: 0.5, up: 0.25 }\namplify: { weight: 1.5 }\n";
     fs::write(folder.path().join("moved.yaml"), plan).unwrap();
     let what =

@@ -1,4 +1,4 @@
-//! Objectives: pictures resized as Pillow does, a scorer's graph as ONNX Runtime and transformers have it, programs.
+//! Objectives: images resized as Pillow does, a scorer's graph as ONNX Runtime and transformers have it, programs.
 
 use std::{fs, path::Path};
 
@@ -7,7 +7,7 @@ use crdiff::{
     engine::{Engine, OrtEngine, RtenEngine, SessionOptions, TensorData, io::read_npz},
     onnx::proto::{ModelProto, tensor_shape_proto::dimension::Value::DimValue, type_proto},
     search::{
-        objective::{self, Objective, Picture, open_graph, resample::resize},
+        objective::{self, Drawn, Objective, open_graph, resample::resize},
         space::{self, ObjectiveSpec, Resample, Space},
     },
 };
@@ -20,23 +20,23 @@ fn fixtures() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// The arrays of resized.npz as pictures.
-fn pictures() -> Vec<(String, Image)> {
+/// The arrays of resized.npz as images.
+fn images() -> Vec<(String, Image)> {
     let arrays = read_npz(&fixtures().join("search/resized.npz")).unwrap();
-    let picture = |(name, tensor): (String, crdiff::engine::HostTensor)| {
+    let image = |(name, tensor): (String, crdiff::engine::HostTensor)| {
         let (height, width) = (tensor.dims()[0], tensor.dims()[1]);
         let TensorData::Uint8(pixels) = tensor.into_data() else { panic!("bytes") };
         (name, Image { height, width, pixels })
     };
-    arrays.into_iter().map(picture).collect()
+    arrays.into_iter().map(image).collect()
 }
 
 #[test]
-fn pictures_are_resized_as_pillow_does() {
-    let pictures = pictures();
-    let original = |name: &str| &pictures.iter().find(|(known, _)| known == name).unwrap().1;
+fn images_are_resized_as_pillow_does() {
+    let images = images();
+    let original = |name: &str| &images.iter().find(|(known, _)| known == name).unwrap().1;
     let mut compared = 0;
-    for (name, expected) in pictures.iter().filter(|(name, _)| name.contains('/')) {
+    for (name, expected) in images.iter().filter(|(name, _)| name.contains('/')) {
         let mut parts = name.split('/');
         let from = original(parts.next().unwrap());
         let filter = match parts.next().unwrap() {
@@ -88,15 +88,15 @@ fn a_graph_scores_as_in_onnx_runtime() {
     let scores = fs::read_to_string(fixtures().join("search/scorer.json")).unwrap();
     let scores: Vec<Value> = serde_json::from_str(&scores).unwrap();
     assert_eq!(scores.len(), 4);
-    let pictures = pictures();
+    let images = images();
     let engines: [Box<dyn Engine>; 2] =
         [Box::new(OrtEngine::open(&ort_library()).unwrap()), Box::new(RtenEngine)];
     for engine in engines {
         let mut scorer = open_graph(spec, &fixtures(), &*engine, &SessionOptions::default()).unwrap();
         for golden in &scores {
-            let (_, image) = pictures.iter().find(|(name, _)| *name == golden["picture"]).unwrap();
+            let (_, image) = images.iter().find(|(name, _)| *name == golden["picture"]).unwrap();
             let prompt = golden["prompt"].as_str().unwrap();
-            let scored = scorer.score(&Picture::new(image, prompt, Path::new("unused.png"))).unwrap();
+            let scored = scorer.score(&Drawn::new(image, prompt, Path::new("unused.png"))).unwrap();
             let expected = 2.0 * golden["score"].as_f64().unwrap() - 1.0;
             assert!(
                 (scored.score - expected).abs() < 1e-5,
@@ -153,7 +153,7 @@ fn a_clip_scores_as_in_transformers() {
         refused.to_string().contains("it takes one number of tokens, which rten cannot run"),
         "{refused}"
     );
-    let pictures = pictures();
+    let images = images();
     let ort: Box<dyn Engine> = Box::new(OrtEngine::open(&ort_library()).unwrap());
     let here = fixtures();
     for (engine, folder, path) in [
@@ -168,9 +168,9 @@ fn a_clip_scores_as_in_transformers() {
         objective::check(&spec, folder, &graph).unwrap();
         let mut scorer = objective::open(&spec, folder, &graph).unwrap();
         for golden in &cosines {
-            let (_, image) = pictures.iter().find(|(name, _)| *name == golden["picture"]).unwrap();
+            let (_, image) = images.iter().find(|(name, _)| *name == golden["picture"]).unwrap();
             let prompt = golden["prompt"].as_str().unwrap();
-            let scored = scorer.score(&Picture::new(image, prompt, Path::new("unused.png"))).unwrap().score;
+            let scored = scorer.score(&Drawn::new(image, prompt, Path::new("unused.png"))).unwrap().score;
             let expected = golden["cosine"].as_f64().unwrap();
             assert!((scored - expected).abs() < 2e-6, "{golden}: {scored} in {}", engine.kind());
         }
@@ -220,11 +220,11 @@ fn grey() -> Image {
 #[test]
 fn programs_score_and_fail_with_reasons() {
     let folder = tempfile::tempdir().unwrap();
-    let picture = folder.path().join("picture.png");
+    let file = folder.path().join("image.png");
     let image = grey();
     let ask = |objective: &str| {
         let mut objective = opened(objective, folder.path());
-        objective.score(&Picture::new(&image, "a {image} of \"cats\"", &picture))
+        objective.score(&Drawn::new(&image, "a {image} of \"cats\"", &file))
     };
     let number = |objective: &str| ask(objective).unwrap().score;
     let reason = |objective: &str| ask(objective).unwrap_err().to_string();
@@ -249,13 +249,13 @@ fn programs_score_and_fail_with_reasons() {
 #[test]
 fn a_served_program_answers_line_by_line() {
     let folder = tempfile::tempdir().unwrap();
-    let picture = folder.path().join("picture.png");
+    let file = folder.path().join("image.png");
     let image = grey();
     let mut objective = opened(
         r#"{ serve: [sh, -c, 'n=0; while read -r line; do n=$((n+1)); echo "$n"; [ $n -lt 2 ] || exit 4; done'] }"#,
         folder.path(),
     );
-    let mut ask = || objective.score(&Picture::new(&image, "a", &picture));
+    let mut ask = || objective.score(&Drawn::new(&image, "a", &file));
     assert_eq!([ask().unwrap().score, ask().unwrap().score], [1.0, 2.0], "one process");
     let error = ask().unwrap_err().to_string();
     assert!(
@@ -269,12 +269,12 @@ fn a_served_program_answers_line_by_line() {
 #[test]
 fn several_objectives_are_one() {
     let folder = tempfile::tempdir().unwrap();
-    let picture = folder.path().join("picture.png");
+    let file = folder.path().join("image.png");
     let image = grey();
     let parts = "[{ command: [echo, \"1\"], weight: 3, name: clip }, { command: [echo, \"0.2\"] }]";
     let scored = |how: &str| {
         let mut objective = opened(&format!("{{ {how}: {parts} }}"), folder.path());
-        objective.score(&Picture::new(&image, "a", &picture)).unwrap()
+        objective.score(&Drawn::new(&image, "a", &file)).unwrap()
     };
     let mean = scored("mean");
     assert!((mean.score - 0.8).abs() < 1e-12);

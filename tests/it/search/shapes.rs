@@ -1,4 +1,4 @@
-//! The trained pipeline's scorer, on pictures that are drawn here, and its spaces.
+//! The trained pipeline's scorer, on images that are drawn here, and its spaces.
 
 use std::{
     collections::HashMap,

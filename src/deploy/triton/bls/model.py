@@ -33,7 +33,7 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse(output_tensors=tensors)
 
     def draw(self, inputs):
-        """The final latents and the pictures of a request."""
+        """The final latents and the images of a request."""
         guidance = inputs.number("guidance_scale", 7.5)
         steps = int(inputs.number("steps", 30))
         prompt = self.encode(inputs, "")
@@ -137,8 +137,8 @@ class TritonPythonModel:
             unscaled = latents / np.float32(vae["scaling_factor"]) + np.float32(vae["shift_factor"] or 0)
         # One at a time: decoding takes the most memory.
         images = []
-        for picture in unscaled.astype(TYPES[vae["type"]]):
-            decoded = call(vae, {vae["input"]: picture[None]}, [vae["output"]])[vae["output"]]
+        for latent in unscaled.astype(TYPES[vae["type"]]):
+            decoded = call(vae, {vae["input"]: latent[None]}, [vae["output"]])[vae["output"]]
             if not np.isfinite(decoded).all():
                 raise ValueError("the VAE gave values that are not finite; one in half precision may overflow")
             images.append(decoded.astype(np.float32)[0].transpose(1, 2, 0))

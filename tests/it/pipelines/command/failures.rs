@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Picture, crdiff, done, files, planned, run, stderr};
+use super::{Png, crdiff, done, files, planned, run, stderr};
 use crate::pipelines::support::prepare;
 
 #[test]
@@ -32,7 +32,7 @@ fn nothing_is_written_over_and_places_are_looked_at_first() {
         assert!(stderr(&output).contains(expected), "{arguments}: {}", stderr(&output));
     }
     done(&run(&prepared, "--dense -o there.png --save-latents l.npy --force"));
-    assert_eq!(Picture::open(&folder.join("there.png")).width, 40);
+    assert_eq!(Png::open(&folder.join("there.png")).width, 40);
     // The default name is nobody's choice.
     done(&run(&prepared, "--dense"));
     let again = run(&prepared, "--dense --seed 2");
@@ -47,7 +47,7 @@ fn nothing_is_written_over_and_places_are_looked_at_first() {
 fn what_cannot_be_done_is_said_with_exit_code_2() {
     let prepared = planned();
     let folder = prepared.pipeline.parent().unwrap();
-    fs::write(folder.join("no.png"), "no picture").unwrap();
+    fs::write(folder.join("no.png"), "no image").unwrap();
     fs::write(folder.join("cuda.yaml"), "version: 1\nrules: []\nruntime: {providers: [cuda]}\n").unwrap();
     for (name, runtime) in [
         ("option.yaml", "{providers: [tensorrt], options: {tensorrt: {trt_fp16: 1}}}"),

@@ -11,7 +11,7 @@ use crate::{diffusion::vae::Image, search::SearchError};
 
 /// An image and its prompt. As a file it exists once somebody asks for it.
 #[derive(Debug)]
-pub struct Picture<'a> {
+pub struct Drawn<'a> {
     /// The pixels.
     pub image: &'a Image,
     /// The prompt.
@@ -20,7 +20,7 @@ pub struct Picture<'a> {
     written: OnceCell<PathBuf>,
 }
 
-impl<'a> Picture<'a> {
+impl<'a> Drawn<'a> {
     /// Returns an image that is written to `path`, if it is.
     pub fn new(image: &'a Image, prompt: &'a str, path: &'a Path) -> Self {
         Self { image, prompt, path, written: OnceCell::new() }
