@@ -37,7 +37,7 @@ Size = tuple[int, int] | str | None
 
 
 def as_plan(plan: PlanLike) -> _crdiff.Plan:
-    """The plan that somebody gave in any of its forms."""
+    """Returns the plan, given in any of its forms."""
     if isinstance(plan, _crdiff.Plan):
         return plan
     if isinstance(plan, dict):
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 
 
 def as_progress(progress: Progress) -> Any:
-    """What is called with a stage and how much more of it is done."""
+    """Returns the function that is called with a stage and how much more of it is done."""
     if progress is None or not hasattr(progress, "update"):
         return progress
     described = None
@@ -71,7 +71,7 @@ def as_progress(progress: Progress) -> Any:
 
 
 def as_size(at: Size) -> tuple[int, int] | None:
-    """Height and width."""
+    """Returns height and width."""
     if isinstance(at, str):
         height, _, width = at.partition("x")
         try:

@@ -20,7 +20,7 @@ def engine_options(
     memory: Memory,
     threads: int | None,
 ) -> dict[str, Any]:
-    """The arguments that say on what to run."""
+    """Returns the arguments that choose an engine."""
     look_for_onnxruntime()
     if memory not in ("fast", "low"):
         raise ValueError(f"memory must be 'fast' or 'low', not {memory!r}")
@@ -34,7 +34,7 @@ def engine_options(
 
 
 def array(value: Any, what: str) -> tuple[list[int], bytes]:
-    """The dimensions and the float32 elements of an array of numpy, or of anything that becomes one."""
+    """Returns the dimensions and the float32 elements of an array of numpy, or of anything that becomes one."""
     import numpy as np
 
     try:
@@ -49,12 +49,12 @@ def array(value: Any, what: str) -> tuple[list[int], bytes]:
 
 
 def optional_array(value: Any, what: str) -> tuple[list[int], bytes] | None:
-    """The same, or nothing."""
+    """Does the same, or nothing for `None`."""
     return None if value is None else array(value, what)
 
 
 def from_native(made: tuple[list[int], bytes]) -> Any:
-    """An array of numpy from dimensions and float32 elements."""
+    """Returns an array of numpy of these dimensions and float32 elements."""
     import numpy as np
 
     dims, elements = made

@@ -28,7 +28,7 @@ Events = Callable[[str, Any], None]
 
 
 def _loading(progress: Progress) -> Events:
-    """Hears what happens while plans are compiled and models are opened."""
+    """Returns the listener for compiling plans and opening models."""
     advance = as_progress(progress)
 
     def listener(name: str, value: Any) -> None:
@@ -41,7 +41,7 @@ def _loading(progress: Progress) -> Events:
 
 
 class PipelineOutput:
-    """What a pipeline made.
+    """The images of a call, and the latents and seeds behind them.
 
     Attributes:
         images: as `output_type` says: a list of `PIL.Image.Image`; an array `[batch, height, width, 3]` of float32 from 0

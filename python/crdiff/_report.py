@@ -142,7 +142,7 @@ class CompareReport(_Verdict):
 
 
 class CompileReport(_Report):
-    """What a compilation did.
+    """The report of a compilation.
 
     Attributes:
         model: the model's file.
@@ -174,7 +174,7 @@ class CompileReport(_Report):
 
 
 class ModelReport(_Report):
-    """What a plan can name in a model.
+    """The modules of a model that a plan can name.
 
     Attributes:
         model: the model's file.

@@ -23,7 +23,7 @@ Space = str | os.PathLike[str] | dict[str, Any]
 
 
 class Trial(Record):
-    """What came of a trial.
+    """The result of a trial.
 
     Attributes:
         score: over all images; -2 if one of them failed.

@@ -32,7 +32,7 @@ def unet(tmp_path):
 
 
 class Golden:
-    """What torch made of a network, and what it was fed."""
+    """The outputs that torch computed from a network, and its inputs."""
 
     def __init__(self, family):
         folder = FIXTURES / family

@@ -19,7 +19,7 @@ PRUNE = {"version": 1, "crdiff": {"down": 0.3, "mid": 0.5, "up": 0.1}}
 
 
 def run(*arguments, code=0, **options):
-    """What the command line prints."""
+    """Returns the output of the command line."""
     command = [sys.executable, "-m", "crdiff", *map(os.fspath, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, **options)

@@ -1,7 +1,7 @@
 //! Handing a graph over to what serves it: a Triton model repository ([`triton`]), TensorRT's `trtexec`
 //! ([`trtexec`]), a browser ([`web`]).
 //!
-//! Weights are copied, never read or converted. What is written appears complete or not at all.
+//! Weights are copied, never read or converted. Folders appear complete or not at all.
 
 mod atomic_dir;
 mod batching;

@@ -32,8 +32,8 @@ pub enum DifferenceSource {
 
 /// Returns the mix of each row of a sampler table.
 ///
-/// At a weight of 0 and outside `during` that is the dense network alone, at a weight of 1 the pruned one alone: there
-/// is no difference to compute, so `every` doesn't count there. Elsewhere the pruned network runs if no difference is
+/// The mix is the dense network alone at a weight of 0 and outside `during`, and the pruned one alone at a weight of 1:
+/// no difference is computed then, so `every` doesn't count. Elsewhere the pruned network runs if no difference is
 /// known or the known one is `every` steps old. All calls of a step (Heun's and Runge-Kutta's have several) run the
 /// pruned network, or none does.
 ///

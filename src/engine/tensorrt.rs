@@ -187,8 +187,8 @@ fn library_version(kind: ProviderKind) -> String {
     version.map(|version| version.to_string()).unwrap_or_default()
 }
 
-/// Completes the options of a TensorRT provider for one model: its profile, and caches of its own. What the user has
-/// set stays. Other providers are left as they are.
+/// Completes the options of a TensorRT provider for one model: its profile, and caches of its own. The user's
+/// settings stay. Other providers are left as they are.
 ///
 /// # Errors
 /// [`EngineError`] where the profile, the weights or the cache folder is wrong.

@@ -17,8 +17,8 @@ const TENSOR_TYPE: u32 = 1;
 const SHAPE: u32 = 2;
 
 impl Editor<'_> {
-    /// States another shape for the graph input `value`; its name, type and unknown fields stay. What reads it is not
-    /// changed: that the graph still means something is the caller's matter.
+    /// States another shape for the graph input `value`; its name, type and unknown fields stay. Its readers are
+    /// not changed: the caller sees to it that they can take the shape.
     ///
     /// # Errors
     /// [`EditError::Gone`] if `value` is no graph input; [`EditError::Unsupported`] if it is not a tensor.

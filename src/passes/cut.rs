@@ -1,5 +1,5 @@
-//! Cut: the full graph gives what the deep part of the network gives the shallow one as an output, the shallow graph
-//! takes it as an input. What only the deep part needed goes with the dead code.
+//! Cut: the values that the deep part of the network gives the shallow one are outputs of the full graph and inputs of
+//! the shallow one. Nodes that only the deep part needed are dead code.
 
 use super::{PassError, Sharing};
 use crate::{

@@ -76,7 +76,7 @@ impl Plan {
     }
 }
 
-/// A cut through the network. What the deep part gives the shallow one is kept for some steps.
+/// A cut through the network, and how many steps the values that cross it are kept.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cache {
     /// The path of the module whose backbone is kept: a block that a skip connection ends at.

@@ -222,7 +222,7 @@ fn multiplied(analysis: &Analysis<'_>, value: ValueId, by: f64) -> Option<Templa
 }
 
 /// Multiplies the four lowest frequencies of `value`: those of index -1 and 0 in both directions, as they lie around the
-/// middle of a shifted spectrum. Of the inverse transform of these four the real part is C x C + S x S, with the matrices
+/// middle of a shifted spectrum. The real part of the inverse transform of these four is C x C + S x S, with the matrices
 /// C = 1 + cos(2 pi (i - j) / size) and S = sin(2 pi (i - j) / size) of each direction; of one row, -1 and 0 are one
 /// frequency, and C = 1.
 fn filtered(analysis: &Analysis<'_>, value: ValueId, by: f64) -> Option<Template> {

@@ -102,7 +102,7 @@ fn the_shallow_graph_continues_what_the_full_one_keeps() {
             let again = run(&shallow, &given.iter().copied().chain(&made).collect::<Vec<_>>());
             let apart = off(&again[0].1, &expected[0].1);
             assert!(apart <= 1e-6, "{label}: {apart:e}");
-            // What is given matters: another step's feature makes another output.
+            // The given feature matters: another step's makes another output.
             let other = made.iter().map(|(name, tensor)| {
                 let values: Vec<f32> = tensor.to_f32().iter().map(|value| value + 1.0).collect();
                 (name.clone(), HostTensor::new(tensor.dims(), values).unwrap())
@@ -125,7 +125,7 @@ fn shared_weights_take_no_room() {
         let written: Vec<&str> = report.weights.files.iter().map(|file| file.path.as_str()).collect();
         let [full, shallow] = cached_outputs(&model).map(|path| path.display().to_string());
         assert_eq!(written, [full.as_str(), shallow.as_str()], "{export}: no data file");
-        // What is below 1 KiB stays in the model; of the 145 kB of the others none is written again.
+        // Tensors below 1 KiB stay in the model; none of the 145 kB of the others is written again.
         assert!(report.weights.bytes_shared > 130_000, "{export}: {}", report.weights.bytes_shared);
     }
 }

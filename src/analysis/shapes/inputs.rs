@@ -70,7 +70,7 @@ fn element_type(io: &GraphIo) -> Option<DataType> {
 /// Returns values for the symbols of a UNet's inputs, for [`Shapes::evaluate`](super::Shapes::evaluate).
 ///
 /// The latents are the input called `sample`, or else the first one with four dimensions: `[batch, channels, height,
-/// width]`, in latent (not image) pixels. Of the others, the first dimension is the batch and, if there are three,
+/// width]`, in latent (not image) pixels. The first dimension of the other inputs is the batch and, if there are three,
 /// the second is the `sequence` of text tokens. Names don't matter, and a size that the model fixes stays as it is.
 /// Symbols that this doesn't reach (such as those of ControlNet residuals) get no value.
 pub fn bind_sizes(graph: &Graph, batch: i64, height: i64, width: i64, sequence: i64) -> Vec<(String, i64)> {

@@ -1,6 +1,5 @@
 //! Operators whose results depend on the dimensions of their operands alone, by the rules of
-//! `rten-shape-inference`. What those rules leave unchecked and can be seen here (contracted dimensions that differ)
-//! is reported.
+//! `rten-shape-inference`. Contracted dimensions that differ, which those rules leave unchecked, are reported here.
 
 use rten_shape_inference::{ReductionOp, ops};
 

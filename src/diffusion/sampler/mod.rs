@@ -6,8 +6,8 @@
 //!
 //! The tables follow the classes of diffusers 0.42.1 number for number: betas, cumulative alphas and
 //! sigmas are rounded to float32 where diffusers keeps them in float32; the weights are computed from
-//! those in double precision. What a table cannot hold (dynamic thresholding, learned variances, flow
-//! matching) is refused by name.
+//! those in double precision. Settings that a table cannot hold (dynamic thresholding, learned variances, flow
+//! matching) are refused by name.
 //!
 //! Two places where diffusers stumbles are not followed: where rounding makes the first two timesteps
 //! equal it skips the first step, and for some numbers of steps (61 of 1000 is the lowest) its trailing

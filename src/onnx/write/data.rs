@@ -14,7 +14,7 @@ const LARGE: u64 = 1 << 20;
 /// How many tensors are written at once. Each holds one piece in memory, so this bounds memory too.
 const WRITERS: usize = 2;
 
-/// Where in the data file each tensor goes. What lies between tensors is a hole: zeros that take no disk.
+/// The place of each tensor in the data file. Gaps between tensors are holes: zeros that take no disk.
 #[derive(Debug, Default)]
 pub struct DataLayout {
     entries: Vec<Entry>,

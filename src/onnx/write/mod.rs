@@ -1,7 +1,7 @@
 //! Writing a graph to disk.
 //!
-//! An unedited graph comes out byte for byte. In an edited one each message that no pass touched is the bytes it
-//! came in, and lengths are computed before anything is written, so the model is streamed, never built in memory.
+//! An unedited graph comes out byte for byte. Messages of an edited one that no pass touched are the bytes that were
+//! read, and lengths are computed before anything is written, so the model is streamed, never built in memory.
 //! The files appear complete or not at all ([`files::place`]). They are flushed to the disk before they get their
 //! names: the system reports some full disks only then, and a model must not outlive its data in a power failure.
 //! It takes 1 s after the 10 to 20 s that copying 3.4 GB takes, and 0.1 s for 475 MB of masked weights.

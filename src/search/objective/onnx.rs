@@ -55,8 +55,8 @@ pub fn open_graph(
         let ids = input(&text.input)?;
         let mask = text.mask.as_deref().map(input).transpose()?;
         let is_padded = !text.unpadded || ids.fixed_dim(1).is_some();
-        // CLIPs look for the end of a prompt with ArgMax, and padding is more of the same token. Of equal values rten takes
-        // the last one.
+        // CLIPs look for the end of a prompt with ArgMax, and padding is more of the same token. rten's ArgMax takes
+        // the last of equal values.
         if text.unpadded && is_padded && engine.kind() == EngineKind::Rten {
             let what = "it takes one number of tokens, which rten cannot run; run it in ONNX Runtime, or export it with dynamic \
                         axes";

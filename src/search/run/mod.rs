@@ -282,7 +282,7 @@ fn strategy(bound: &Bound<'_>) -> Box<dyn Strategy> {
     }
 }
 
-/// Draws and scores the images of one trial, one after the other. What goes wrong with them is in the scores.
+/// Draws and scores the images of one trial, one after the other. Failures are in the scores.
 ///
 /// # Errors
 /// [`SearchError::Stopped`].

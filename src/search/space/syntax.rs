@@ -217,8 +217,8 @@ impl Form {
     }
 }
 
-/// A mapping that is read as a section. What is wrong with it goes into `problems`, and the value of a key that is wrong is
-/// that of one that is left out: a space with problems is never used.
+/// A mapping that is read as a section. Mistakes go into `problems`, and a key with a mistake has the value of one that is
+/// left out: a space with problems is never used.
 pub(super) struct Reader<'a> {
     pub(super) fields: Fields<'a>,
     pub(super) section: &'static Section,

@@ -44,7 +44,7 @@ impl Template {
         names
     }
 
-    /// Returns the plan with these values for the names in it. What is wrong with it is shown in `source`, the space's
+    /// Returns the plan with these values for the names in it. Mistakes are shown in `source`, the space's
     /// text.
     ///
     /// # Errors

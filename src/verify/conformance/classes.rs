@@ -1,5 +1,5 @@
 //! Value numbering: two values have one class exactly if the same operators compute them from the same inputs and
-//! from tensors of the same types and dimensions. What the tensors hold is compared later.
+//! from tensors of the same types and dimensions. The elements of the tensors are compared later.
 
 use std::num::NonZeroU32;
 

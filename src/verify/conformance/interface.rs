@@ -229,7 +229,7 @@ fn uses(graph: &Graph, domain: &str) -> bool {
 pub(super) struct Extra<'a> {
     /// Whether w is an input.
     pub weight: bool,
-    /// What a cache takes, if it does, and whether the graph is fused.
+    /// The values that a cache takes, if it does, and whether the graph is fused.
     pub kept: Option<(&'a Kept, bool)>,
 }
 

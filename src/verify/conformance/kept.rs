@@ -22,7 +22,7 @@ use crate::{
     plan::Depth,
 };
 
-/// What is kept, in the order in which the graphs have it: the dense (or only) network's, and the pruned one's.
+/// The names of the kept values, in the order of the graphs: the dense (or only) network's, and the pruned one's.
 const NAMES: [&str; 2] = ["cache", "cache_pruned"];
 
 /// A cut, and which graph of the pair the compiled one is.

@@ -193,7 +193,7 @@ impl From<Stopped> for VerifyError {
 
 /// The most violations that are reported.
 const MOST: usize = 21;
-/// At most so often a difference is set aside to look for the next.
+/// How often a difference is set aside, at most, to look for the next.
 const ROUNDS: usize = 64;
 
 /// Decides whether `compiled` is `original` plus `plan`, in the form `required`, or else in any. Both graphs are as they

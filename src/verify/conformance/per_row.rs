@@ -1,10 +1,11 @@
 //! Graphs in which each row of a batch has its own value of an input that the original has one element of.
 //!
-//! Such an input is `[batch]`. What computes from it, one element in the original, has an element for each row, and may
-//! be read in two ways alone. What the original spreads over the batch (`Expand` to `[batch]`) is it already. Where the
-//! original broadcasts it against a tensor with the batch first, it must be a column (`Reshape` to `[-1, 1, ..., 1]`)
-//! of as many dimensions. Any other reader would take it for one element, and is a difference. So with equal elements
-//! in all rows the graph computes what the original does, and what is computed of row i reads element i alone.
+//! Such an input is `[batch]`. A value that is computed from it has one element in the original and an element for each
+//! row here, and may be read in two ways alone. A reader that spreads it over the batch (`Expand` to `[batch]`) in the
+//! original takes it as it is. A reader that broadcasts it against a tensor with the batch first takes a column of it
+//! (`Reshape` to `[-1, 1, ..., 1]`) of as many dimensions. Any other reader would take it for one element, and is a
+//! difference. So the graph computes what the original does if all rows have equal elements, and row i depends on
+//! element i alone.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 

@@ -1,5 +1,5 @@
-//! The original with the templates of the plan beside it. Nothing reads their results: which operands are to be those,
-//! a [`Substitution`](super::substitution::Substitution) says.
+//! The original with the templates of the plan beside it. Nothing reads their results: a
+//! [`Substitution`](super::substitution::Substitution) says which operands are to be those.
 
 use std::borrow::Cow;
 

@@ -51,7 +51,7 @@ struct RankedPool<'a> {
     always: bool,
     /// Which of the rule's weights.
     range: Range<usize>,
-    /// For each of them its mask and the pairs that have it.
+    /// The mask of each of them, and the pairs that have it.
     weights: Vec<(usize, Vec<TensorPair>)>,
 }
 

@@ -54,7 +54,7 @@ impl Matching {
     }
 }
 
-/// By what nodes are paired.
+/// The key by which nodes are paired.
 type Key = fn(&Side<'_>, NodeId, &Node) -> Option<Hash>;
 
 /// Strongest first.

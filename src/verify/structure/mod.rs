@@ -1,10 +1,10 @@
 //! Two graphs compared by what they compute, and digests of it.
 //!
 //! Names of nodes and inner values, the order of nodes, doc strings, metadata, the place where weights are kept and
-//! whether a constant is an initializer or a Constant node don't count. Names and types of the graph's inputs and
-//! outputs do, and so does everything else, down to default values of attributes that one graph spells out and the
-//! other leaves out: nothing is rewritten before it is compared. What no node and no output uses is ignored, but for
-//! nodes without use, which count.
+//! whether a constant is an initializer or a Constant node don't count. Everything else does, from the names and types
+//! of the graph's inputs and outputs down to default values of attributes that one graph spells out and the other
+//! leaves out: nothing is rewritten before it is compared. Anything that no node and no output uses is ignored, except
+//! nodes, which count.
 
 mod compare;
 mod constants;

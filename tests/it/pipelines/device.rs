@@ -270,7 +270,7 @@ fn no_buffer_is_read_after_it_was_overwritten() {
                     assert!(!overlap(wrote, buffer), "{amplify}: run {at} writes {name} over {other}");
                 }
             }
-            // Whatever is read is what was last written there, whole and by the one that makes it.
+            // A reader finds what its own writer last wrote there, whole.
             for (name, buffer) in &run.read {
                 let (writer, (output, written)) = last_writer(at, buffer)
                     .unwrap_or_else(|| panic!("run {at} reads {name}, which nothing wrote"));
