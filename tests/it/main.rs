@@ -5,6 +5,10 @@
     reason = "a test may end there; its tables are for people"
 )]
 
+/// The programs' allocator: a compilation is mostly small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod common;
 
 mod attention;

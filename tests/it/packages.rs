@@ -25,14 +25,23 @@ fn said(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Builds the wheel as `maturin build` does, but without optimisation.
+/// Builds the wheel as `maturin build` does, but neither optimised nor compressed.
 fn wheel(folder: &Path) -> PathBuf {
     // Crates that the tests were built from are taken from their build folder, and files that maturin moves or packs
     // lie elsewhere.
     let built = Path::new(env!("CARGO_TARGET_TMPDIR"));
     said(
         Command::new(node::python_packages().join("bin/maturin"))
-            .args(["build", "--locked", "--profile", "dev", "--quiet", "--out"])
+            .args([
+                "build",
+                "--locked",
+                "--profile",
+                "dev",
+                "--compression-method",
+                "stored",
+                "--quiet",
+                "--out",
+            ])
             .arg(folder)
             .args(if cfg!(feature = "tract") { &["--features", "tract"][..] } else { &[] })
             .env("CARGO_TARGET_DIR", built.join("wheel"))
