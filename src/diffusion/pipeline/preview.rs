@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Bytes of red, green and blue as linear functions of latents: for each channel of the latents its share in each, and what
-/// is added. Close enough to what the VAE decodes to tell a picture from a failure, at next to no cost.
+/// is added. Close enough to what the VAE decodes to tell an image from a failure, at next to no cost.
 #[derive(Debug, PartialEq)]
 struct Colors {
     shares: [[f32; 3]; 4],

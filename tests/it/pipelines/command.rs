@@ -332,7 +332,7 @@ fn previews_are_written_beside_the_image() {
     let told: Vec<_> =
         previews.iter().map(|e| (e["path"].as_str().unwrap(), e["step"].as_u64().unwrap())).collect();
     assert_eq!(told, [("a-1.preview.png", 2), ("a-2.preview.png", 2)]);
-    let [preview, image] = ["a-2.preview.png", "a-2.png"].map(|name| Picture::open(&folder.join(name)));
+    let [preview, image] = ["a-2.preview.png", "a-2.png"].map(|name| Png::open(&folder.join(name)));
     let off = preview.pixels.iter().zip(&image.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(
         off <= 1 && preview.pixels.len() == image.pixels.len(),
@@ -342,7 +342,7 @@ fn previews_are_written_beside_the_image() {
     let refused = run(&prepared, "--dense -o a-1.preview.png");
     assert!(stderr(&refused).contains("a-1.preview.png is there already"), "{}", stderr(&refused));
     done(&replay(&prepared, &["a-1.preview.png", "-o", "again.png"]));
-    assert!(Picture::open(&folder.join("again.png")).pixels == Picture::open(&folder.join("a-1.png")).pixels);
+    assert!(Png::open(&folder.join("again.png")).pixels == Png::open(&folder.join("a-1.png")).pixels);
 }
 
 #[test]
