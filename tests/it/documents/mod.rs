@@ -18,6 +18,8 @@ use crdiff::{plan, search::space};
 use blocks::Block;
 use workshop::Workshop;
 
+use crate::common::node;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -175,8 +177,11 @@ fn every_python_block_is_python() {
     let mut checked = 0;
     for block in blocks::all("python") {
         let code = "import sys; compile(sys.stdin.read(), sys.argv[1], 'exec')";
-        let mut python =
-            Command::new("python3").args(["-c", code, &block.place()]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut python = Command::new(node::python())
+            .args(["-c", code, &block.place()])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
         std::io::Write::write_all(&mut python.stdin.take().unwrap(), block.text.as_bytes()).unwrap();
         assert!(python.wait().unwrap().success(), "{}", block.place());
         checked += 1;

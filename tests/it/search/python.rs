@@ -7,7 +7,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{common::not_quick, search::command::repository};
+use crate::{
+    common::{node, not_quick},
+    search::command::repository,
+};
 
 /// Environments are made by one test at a time: several want the same one.
 static MADE: Mutex<()> = Mutex::new(());
@@ -24,11 +27,16 @@ pub fn python(name: &str, requirements: &str) -> PathBuf {
         return python;
     }
     let run = |command: &mut Command| {
-        let output = command.output().expect("this test needs python3 with venv and pip");
+        let output = command.output().expect("this test needs Python with pip");
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
-    run(Command::new(&python).args(["-m", "pip", "install", "-q", "--no-deps", "-r"]).arg(&requirements));
+    // Its own pip would take seconds, and some systems' Python cannot put it there.
+    run(Command::new(node::python()).args(["-m", "venv", "--clear", "--without-pip"]).arg(&folder));
+    run(Command::new(node::python())
+        .args(["-m", "pip", "--disable-pip-version-check", "--python"])
+        .arg(&python)
+        .args(["install", "--quiet", "--no-input", "--no-deps", "--requirement"])
+        .arg(&requirements));
     fs::write(installed, wanted).unwrap();
     python
 }
