@@ -183,7 +183,7 @@ impl Provider {
     }
 }
 
-/// Options that are pointers: of whoever calls ONNX Runtime's C interface.
+/// Options that are pointers of a caller of ONNX Runtime's C interface.
 const ADDRESSES: [&str; 11] = [
     "user_compute_stream",
     "has_user_compute_stream",

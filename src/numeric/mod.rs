@@ -58,7 +58,7 @@ pub struct Tolerances {
     pub absolute: Option<f64>,
     /// Relative to a tensor's magnitude.
     pub relative: Option<f64>,
-    /// The coarsest type that the models compute with: what float outputs are judged by, whatever their own type.
+    /// The coarsest type that the models compute with, by which float outputs of every type are judged.
     pub precision: DataType,
 }
 

@@ -60,7 +60,7 @@ impl Field {
     }
 }
 
-/// From so many bytes on the fields of a message are counted before they are listed.
+/// The length, in bytes, from which on the fields of a message are counted before they are listed.
 const MANY: usize = 1 << 16;
 
 /// Splits `message` into its fields, in order. The fields share the buffer of `message`.

@@ -1,5 +1,5 @@
-//! Dead-code elimination: removes what the other passes left without a reader. Graph inputs stay, and so does whatever
-//! nothing read in the model as it came.
+//! Dead-code elimination: removes nodes and tensors that the other passes left without a reader. Graph inputs stay,
+//! and everything that had no reader in the model as it came.
 
 use super::PassError;
 use crate::ir::{Editor, Graph, InitializerId, NodeId};

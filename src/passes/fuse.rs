@@ -1,8 +1,9 @@
 //! Fuse: dense and pruned network and their mix in one graph, each node that both have in common once.
 //!
 //! The pruned branch starts as the dense one. A node is copied only if an operand of it differs between the two: it
-//! reads a masked weight, the output of a bypassed module, or the result of a copied node; or if its attributes differ. Everything before the first
-//! such node on any path is shared, and so is whatever a path does not touch: time embedding, text projections.
+//! reads a masked weight, the output of a bypassed module, or the result of a copied node; or if its attributes differ.
+//! Everything before the first such node on any path is shared, and everything beside the paths: time embedding, text
+//! projections.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 

@@ -1,4 +1,4 @@
-//! Masked weights as inputs of the graph, so that whoever runs it can try other masks without loading it again.
+//! Masked weights as inputs of the graph, so that its caller can try other masks without loading it again.
 
 use super::{PassError, WeightOutcome};
 use crate::{

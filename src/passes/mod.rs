@@ -62,7 +62,7 @@ pub enum MaskForm {
     Stored,
     /// As the original and a threshold, masked by nodes when the model is loaded, where the mask allows it.
     Computed,
-    /// As inputs of the graph, for whoever runs it to feed: see [`Outcome::fed`].
+    /// As inputs of the graph, which its caller feeds: see [`Outcome::fed`].
     Fed,
 }
 

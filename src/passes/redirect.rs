@@ -1,4 +1,4 @@
-//! Redirection: whatever read a replaced value reads its replacement.
+//! Redirection: readers of a replaced value read its replacement.
 
 use super::PassError;
 use crate::{

@@ -81,7 +81,7 @@ impl Plan {
 pub struct Cache {
     /// The path of the module whose backbone is kept: a block that a skip connection ends at.
     pub at: Located<String>,
-    /// Each so many steps the whole network runs, in between its shallow part.
+    /// The number of steps from one run of the whole network to the next; its shallow part runs in between.
     pub every: NonZeroU32,
     /// The part of the sampling it happens in. Elsewhere the whole network runs.
     pub during: During,

@@ -81,7 +81,7 @@ impl Cells<'_> {
         made
     }
 
-    /// Returns the most that `wide` says of what is in a column.
+    /// Returns the greatest width, by `wide`, of the cells in a column.
     fn widest(&self, column: usize, wide: impl Fn(&str) -> usize) -> usize {
         let cells = self.rows.iter().filter_map(|row| row.get(column)).map(String::as_str);
         cells.chain(self.header.get(column).copied()).map(wide).max().unwrap_or(0)

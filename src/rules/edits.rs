@@ -56,12 +56,12 @@ impl Edits {
         }
     }
 
-    /// Returns what both networks read in place of what.
+    /// Returns the values that are read in place of others in both networks.
     pub fn dense_skips(&self) -> Skips {
         Skips::of(self.always.changes.iter())
     }
 
-    /// Returns what the other network reads in place of what.
+    /// Returns the values that are read in place of others in the other network.
     pub fn skips(&self) -> Skips {
         Skips::of(self.changes())
     }
@@ -132,7 +132,7 @@ impl Change {
         })
     }
 
-    /// Returns what is read in place of what.
+    /// Returns the values that are read in place of others.
     pub fn redirects(&self) -> impl Iterator<Item = Redirect> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Redirect(redirect) => Some(*redirect),

@@ -135,7 +135,7 @@ impl Analysis<'_> {
         None
     }
 
-    /// Returns where on `axis` the part `output` of what `node` reads begins; `None` if it is cut on another axis, or
+    /// Returns where the part `output` of the operand of `node` begins on `axis`; `None` if it is cut on another axis, or
     /// in steps.
     fn start_of_part(&self, node: &Node, output: ValueId, axis_of: usize, rank: usize) -> Option<Dim> {
         if node.is("Split") {

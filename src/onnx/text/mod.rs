@@ -1,8 +1,8 @@
 //! The textual syntax of ONNX, as the spec's [Syntax page] has it and `onnx.parser` and `onnx.printer` of
 //! onnx 1.23 implement it.
 //!
-//! [`print_model`] prints what the reference printer prints, but for what that prints and the reference parser cannot
-//! read back, or leaves out:
+//! [`print_model`] prints as the reference printer does, except where that prints what the reference parser cannot read
+//! back, or leaves something out:
 //!
 //! - Names of operators, domains, attributes and subgraphs that are not identifiers, or that would be taken for a
 //!   type or a number, are quoted.

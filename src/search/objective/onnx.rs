@@ -221,7 +221,7 @@ fn image_tensor(image: &Image, spec: &ImageSpec) -> Result<HostTensor, String> {
     HostTensor::new(dims, values).map_err(|e| e.to_string())
 }
 
-/// Returns whether the tokenizer in `folder` is CLIP's, by its files or by what its config says.
+/// Returns whether the tokenizer in `folder` is CLIP's, by its files or by its config.
 fn is_clip(folder: &Path) -> bool {
     let config = std::fs::read_to_string(folder.join("tokenizer_config.json")).unwrap_or_default();
     let config: serde_json::Value = serde_json::from_str(&config).unwrap_or_default();

@@ -185,7 +185,7 @@ fn check_plan(space: &Space) -> Result<(), SpaceError> {
     Ok(())
 }
 
-/// Returns where a variable starts (0), or one end of what it can be (1 and 2).
+/// Returns the start of a variable (0), or an end of its range (1 and 2).
 fn setting(kind: &VariableKind, end: usize) -> Setting {
     match kind {
         VariableKind::Number { low, high, start, .. } => Setting::Number([*start, *low, *high][end % 3]),

@@ -71,7 +71,7 @@ pub(super) enum Form {
     /// Text, a number, true or false.
     Scalar,
     Word(&'static [&'static str]),
-    /// At least one; the words say of what.
+    /// At least one item of a form; the words name the items.
     List(&'static Form, &'static str),
     Exactly(usize, &'static Form),
     Mapping(&'static Section),

@@ -153,7 +153,7 @@ fn filled(node: &Node, values: &BTreeMap<&str, Setting>) -> Filled {
 /// Keys whose value is the two ends of a range.
 const WINDOWS: [&str; 2] = ["during", "sigma"];
 
-/// Puts the lower end of a range first: two variables are what they are, whichever is larger.
+/// Puts the lower end of a range first: either of two variables may be the larger.
 fn order(node: &mut Node) {
     let number = |node: &Node| match node.value {
         Value::Integer(number) => Some(number as f64),

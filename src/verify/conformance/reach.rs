@@ -55,7 +55,7 @@ impl Reach {
         reach
     }
 
-    /// Returns whether whoever reads `value` reads something else in the one network than in the dense one.
+    /// Returns whether a reader of `value` reads something else in the one network than in the dense one.
     pub fn has(&self, graph: &Graph, [cone, dense]: [&Cone; 2], value: ValueId) -> bool {
         let source = cone.substitution.read(value);
         source != dense.substitution.read(value)

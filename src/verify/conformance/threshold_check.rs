@@ -134,7 +134,7 @@ impl Seen {
     }
 }
 
-/// Adds to what is `seen` of each pool what its members show that `judge` has something for.
+/// Counts the elements of each pool into `seen`, of those members for which `judge` has a judge.
 fn look<'a>(
     pools: &'a [PoolCheck],
     seen: &mut [Seen],

@@ -85,7 +85,7 @@ pub(super) struct Walk {
     /// Tensors still to be compared, each with one place where it is read.
     pub tensors: Vec<(TensorPair, Reader)>,
     pub mismatches: Vec<Mismatch>,
-    /// For random nodes of the original, apart for what of them depends on the plan, their one counterpart.
+    /// The one counterpart of each random node of the original, or two: one that depends on the plan, one that doesn't.
     random: FxHashMap<(NodeId, bool), NodeId>,
     /// The other way round.
     random_of: FxHashMap<NodeId, NodeId>,
@@ -316,8 +316,8 @@ impl Walker<'_, '_> {
         true
     }
 
-    /// Returns the change that should have replaced the value of this class, if whoever reads `original` should read
-    /// its skip, or the result of a template.
+    /// Returns the change that should have replaced the value of this class, if readers of `original` should read its
+    /// skip, or the result of a template.
     fn not_done(&self, original: ValueId, class: Option<Class>) -> Option<usize> {
         let graph = self.sides.original.graph;
         if let Some((value, change)) = self.cone.substitution.spliced(original) {
