@@ -2,34 +2,39 @@
 
 use rustc_hash::FxHashSet;
 
-use crate::ir::{Graph, Node, NodeId, Origin, Use, ValueId};
+use crate::{
+    ir::{Graph, GraphIo, Node, NodeId, Origin, Use, ValueId},
+    onnx::proto::type_proto::Value,
+};
 
-/// Which values carry activations: data computed from the sample, not from its shape, and not from the timestep or
-/// the text alone.
+/// Which values carry activations: data computed from the sample (or, in the second flow of a graph, from the text), not
+/// from its shape, and not from the timestep alone.
 #[derive(Clone, Debug)]
 pub struct Flow {
     activation: Vec<bool>,
 }
 
 impl Flow {
-    /// Follows the samples (graph inputs of rank 4; if there is none, the first input) through the graph.
+    /// Follows the samples (graph inputs of rank 4; if there is none, the first video, of rank 5, or the first input)
+    /// through the graph.
     pub fn of(graph: &Graph) -> Self {
+        let mut samples = of_rank(graph, 4);
+        if samples.is_empty() {
+            let first = || inputs(graph).map(|io| io.value).next();
+            samples.extend(of_rank(graph, 5).first().copied().or_else(first));
+        }
+        Self::through(graph, samples)
+    }
+
+    /// Follows the text (graph inputs of rank 3) through the graph.
+    pub fn of_text(graph: &Graph) -> Self {
+        Self::through(graph, of_rank(graph, 3))
+    }
+
+    fn through(graph: &Graph, sources: Vec<ValueId>) -> Self {
         let mut activation = vec![false; graph.value_capacity()];
-        let inputs: Vec<_> =
-            graph.inputs().filter(|io| matches!(graph.value(io.value).origin, Origin::Input(_))).collect();
-        let rank = |io: &crate::ir::GraphIo| {
-            let tensor = match io.info.r#type.as_ref()?.value.as_ref()? {
-                crate::onnx::proto::type_proto::Value::TensorType(tensor) => tensor,
-                _ => return None,
-            };
-            Some(tensor.shape.as_ref()?.dim.len())
-        };
-        let samples: Vec<ValueId> =
-            inputs.iter().filter(|io| rank(io) == Some(4)).map(|io| io.value).collect();
-        let samples =
-            if samples.is_empty() { inputs.iter().take(1).map(|io| io.value).collect() } else { samples };
-        for sample in samples {
-            activation[sample.index()] = true;
+        for source in sources {
+            activation[source.index()] = true;
         }
         for (_, node) in graph.nodes() {
             let carries = !reads_only_shape(node)
@@ -57,6 +62,20 @@ impl Flow {
     pub fn depends(&self, graph: &Graph, value: ValueId, ancestor: ValueId) -> bool {
         depends(graph, value, ancestor)
     }
+}
+
+/// Returns the inputs that a caller must feed.
+fn inputs(graph: &Graph) -> impl Iterator<Item = &GraphIo> {
+    graph.inputs().filter(|io| matches!(graph.value(io.value).origin, Origin::Input(_)))
+}
+
+/// Returns the inputs of this rank that a caller must feed.
+fn of_rank(graph: &Graph, rank: usize) -> Vec<ValueId> {
+    let rank_of = |io: &GraphIo| match io.info.r#type.as_ref()?.value.as_ref()? {
+        Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.len()),
+        _ => None,
+    };
+    inputs(graph).filter(|io| rank_of(io) == Some(rank)).map(|io| io.value).collect()
 }
 
 /// Returns whether the elements of `value` are computed from those of `ancestor`, not from its shape alone.

@@ -36,6 +36,8 @@ pub struct Findings {
     pub shapes: Shapes,
     /// Which values carry activations.
     pub flow: Flow,
+    /// Which values are computed from the text.
+    pub context: Flow,
     /// Its attentions.
     pub attentions: Attentions,
     /// The weights of its Linear and Conv2d layers.
@@ -54,7 +56,8 @@ impl<'g> Analysis<'g> {
                 (modules, attentions, weights, Flow::of(graph))
             },
         );
-        let findings = Findings { modules, shapes, flow, attentions, weights };
+        let context = Flow::of_text(graph);
+        let findings = Findings { modules, shapes, flow, context, attentions, weights };
         let mut analysis = Self::with(graph, Arc::new(findings));
         let blocks = analysis.blocks_by_structure();
         if let Some(findings) = Arc::get_mut(&mut analysis.findings) {

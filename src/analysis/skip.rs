@@ -5,6 +5,7 @@
 //! a convolution), the skip is the operand that reaches the module's input through linear layers alone. Neither the
 //! order of operands nor any name decides.
 
+mod around;
 mod residual;
 
 use schemars::JsonSchema;
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use super::{
     Analysis,
-    flow::data_uses,
+    flow::{Flow, data_uses},
     modules::{ModuleId, ModuleKind},
     shapes::Agreement,
 };
@@ -121,16 +122,24 @@ impl Analysis<'_> {
     }
 
     fn decide(&self, module: ModuleId, via: Via) -> Result<Bypass, Illegal> {
-        let outputs = self.outputs(module);
+        let flow = self.flow_in(module);
+        let outputs = self.leaving(module, flow);
         if module == self.modules.root() {
             return Err(Illegal::new("it is the whole model"));
         }
         if outputs.is_empty() {
-            return Err(Illegal::new("nothing outside it reads anything that it computes from the sample"));
+            return Err(Illegal::new(
+                "nothing outside it reads anything that it computes from sample or text",
+            ));
         }
         let redirects = match via {
             Via::Shortcut => {
-                outputs.iter().map(|o| self.shortcut(module, *o)).collect::<Result<Vec<_>, _>>()?
+                let skips = outputs.iter().map(|output| self.shortcut(module, flow, *output));
+                let redirects = skips.collect::<Result<Vec<_>, _>>()?.concat();
+                if redirects.is_empty() {
+                    return Err(Illegal::new("its output is its input already"));
+                }
+                redirects
             }
             Via::Input => vec![Redirect { from: self.only_output(&outputs)?, to: self.input(module)? }],
             Via::Backbone => vec![Redirect { from: self.only_output(&outputs)?, to: self.backbone(module)? }],
@@ -170,12 +179,24 @@ impl Analysis<'_> {
         unnamed.map(|(id, _)| id).filter(|id| is_block(*id)).collect()
     }
 
+    /// Returns the flow that `module` lies in: that of the sample, or that of the text if nothing in it is computed from
+    /// the sample.
+    fn flow_in(&self, module: ModuleId) -> &Flow {
+        let mut nodes = self.modules.nodes(module).into_iter();
+        let carries = nodes.any(|n| self.graph.node(n).results().any(|v| self.flow.is_activation(v)));
+        if carries { &self.flow } else { &self.context }
+    }
+
     /// Returns the activations that leave `module`.
     pub fn outputs(&self, module: ModuleId) -> Vec<ValueId> {
+        self.leaving(module, &self.flow)
+    }
+
+    fn leaving(&self, module: ModuleId, flow: &Flow) -> Vec<ValueId> {
         let inside = |node: NodeId| self.modules.is_within(self.modules.of_node(node), module);
         let mut outputs = Vec::new();
         for node in self.modules.nodes(module) {
-            for value in self.graph.node(node).results().filter(|v| self.flow.is_activation(*v)) {
+            for value in self.graph.node(node).results().filter(|v| flow.is_activation(*v)) {
                 let leaves = data_uses(self.graph, value).any(|used| match used {
                     Use::Operand { node, .. } | Use::Capture(node) => !inside(node),
                     Use::Output(_) => true,
@@ -190,13 +211,17 @@ impl Analysis<'_> {
 
     /// Returns the activations that enter `module`.
     pub fn inputs(&self, module: ModuleId) -> Vec<ValueId> {
+        self.entering(module, &self.flow)
+    }
+
+    fn entering(&self, module: ModuleId, flow: &Flow) -> Vec<ValueId> {
         let mut inputs = Vec::new();
         for id in self.modules.nodes(module) {
             let node = self.graph.node(id);
             if node.is("Shape") || node.is("Size") {
                 continue;
             }
-            for value in self.flow.operands(node) {
+            for value in flow.operands(node) {
                 if !self.is_inside(value, module) && !inputs.contains(&value) {
                     inputs.push(value);
                 }
@@ -219,7 +244,7 @@ impl Analysis<'_> {
     /// Returns the value that everything else which flows into `module` is computed from: its input. Where the
     /// exporter's scopes are lost, a norm before the first convolution may not be known to lie in the module.
     pub(super) fn input(&self, module: ModuleId) -> Result<ValueId, Illegal> {
-        let inputs = self.inputs(module);
+        let inputs = self.entering(module, self.flow_in(module));
         let first = inputs.iter().find(|first| {
             inputs.iter().all(|other| other == *first || self.flow.depends(self.graph, *other, **first))
         });

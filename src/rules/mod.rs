@@ -151,7 +151,7 @@ pub(crate) struct Model<'a> {
 
 impl Model<'_> {
     /// Returns the modules that `selector` means, each with the place of the glob: the one that a glob names, or those
-    /// among its matches that `can_match`. A glob that selects none is an error.
+    /// among its matches that `can_match`. A glob that selects none, or may mean more than is known, is an error.
     pub fn modules(
         &self,
         selector: &Selector,
@@ -168,6 +168,10 @@ impl Model<'_> {
                 None => {
                     let matched = modules.iter().filter(|(id, m)| can_match(*id, m) && glob.matches(&m.path));
                     found.extend(matched.map(|(id, _)| (glob.span(), id)));
+                    if let Some(error) = self.unplaced(glob.span(), glob.text(), |path| glob.reaches(path)) {
+                        errors.push(error);
+                        continue;
+                    }
                 }
             }
             if found.len() == before {
@@ -180,6 +184,19 @@ impl Model<'_> {
             }
         }
         found
+    }
+
+    /// Returns the error for the selector `text` if it may mean a layer whose module is not known: one somewhere in a
+    /// module that it `reaches`. A rule changes all of what it means, or nothing.
+    fn unplaced(&self, at: SourceSpan, text: &str, reaches: impl Fn(&str) -> bool) -> Option<PlanError> {
+        let first = self.analysis.weights.unplaced.iter().find(|layer| reaches(&layer.within))?;
+        let node = self.analysis.graph.node(first.node).describe();
+        let place = match first.within.as_str() {
+            "" => String::new(),
+            within => format!(" in `{within}`"),
+        };
+        let reason = format!("it may mean the layer of {node}{place}: {}", first.reason);
+        Some(PlanError::not_editable(self.source, at, text, reason))
     }
 }
 

@@ -397,14 +397,8 @@ fn check(
         };
         let reason = format!("{}{more}", first.reason);
         errors.push(PlanError::not_editable(model.source, at, &first.path, reason));
-    } else if let Some(first) = weights.unplaced.iter().find(|u| reaches(&u.within)) {
-        let node = model.analysis.graph.node(first.node).describe();
-        let place = match first.within.as_str() {
-            "" => String::new(),
-            within => format!(" in `{within}`"),
-        };
-        let reason = format!("it may mean the layer of {node}{place}: {}", first.reason);
-        errors.push(PlanError::not_editable(model.source, at, text, reason));
+    } else if let Some(error) = model.unplaced(at, text, reaches) {
+        errors.push(error);
     } else if !weights.editable.iter().any(|w| matches(&w.path)) {
         let near = nearest(text, weights.editable.iter().map(|w| w.path.as_str()));
         errors.push(PlanError::no_match(model.source, at, text, &near));

@@ -105,12 +105,29 @@ impl<'g> Walk<'g> {
     pub fn nearest_before(&self, value: ValueId, wanted: impl Fn(&Node) -> bool) -> Option<NodeId> {
         let mut found = None;
         self.back(value, passes, |id| {
-            if found.is_none() && wanted(self.graph.node(id)) {
+            if wanted(self.graph.node(id)) {
                 found = Some(id);
+            } else if self.is_residual(self.graph.node(id)) {
+                // So looks a mask that earlier attentions read too: scores are computed from it.
+                let operands = self.graph.node(id).operands();
+                found = operands.filter_map(|v| self.unscaled(v)).find(|id| wanted(self.graph.node(*id)));
             }
             if found.is_some() { Step::End } else { Step::On }
         });
         found
+    }
+
+    /// Returns the node that makes `value`, past those that only scale it.
+    fn unscaled(&self, mut value: ValueId) -> Option<NodeId> {
+        loop {
+            let id = self.graph.producer(value)?;
+            let node = self.graph.node(id);
+            let scales = ["Mul", "Div", "Cast", "Reshape"].iter().any(|op| node.is(op));
+            match node.operands().find(|v| !self.is_fixed(*v)).filter(|_| scales) {
+                Some(scaled) => value = scaled,
+                None => return Some(id),
+            }
+        }
     }
 
     fn back(&self, value: ValueId, through: fn(&Node, usize) -> bool, mut visit: impl FnMut(NodeId) -> Step) {

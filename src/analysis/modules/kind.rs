@@ -136,7 +136,9 @@ fn kind_of(graph: &Graph, modules: &[Module], index: usize) -> ModuleKind {
     if module.children.is_empty() && (ops("MatMul") || ops("Gemm")) {
         return ModuleKind::Linear;
     }
-    if !module.children.is_empty() && module.own_nodes.is_empty() && !numbered {
+    let is_number = |path: &str| path.rsplit('.').next().is_some_and(|name| name.parse::<u32>().is_ok());
+    let of_numbers = module.children.iter().all(|c| is_number(&modules[c.0 as usize].path));
+    if !module.children.is_empty() && module.own_nodes.is_empty() && !numbered && of_numbers {
         return ModuleKind::List;
     }
     ModuleKind::Other

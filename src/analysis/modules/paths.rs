@@ -83,9 +83,9 @@ pub fn from_parameter(name: &str) -> Option<&str> {
 
 /// Returns the prefix that a wrapper module puts before every path (`unet.`), if `paths` show one. Where several
 /// networks stand side by side (`unet.`, `controlnet.`), it is that of the only one with a way up.
-pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
+pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a str> + Clone) -> String {
     let mut prefixes: Vec<(&str, bool)> = Vec::new();
-    for path in paths {
+    for path in paths.clone() {
         let mut start = 0;
         for segment in path.split('.') {
             if TOP.contains(&segment) {
@@ -99,8 +99,14 @@ pub fn wrapper<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
             start += segment.len() + 1;
         }
     }
-    if prefixes.len() > 1 {
+    if prefixes.iter().any(|(_, up)| *up) {
         prefixes.retain(|(_, up)| *up);
+    } else {
+        // A module may have a child of such a name (HunyuanImage's `context_embedder.time_text_embed`).
+        prefixes.retain(|(prefix, _)| {
+            let bare = prefix.strip_suffix('.').unwrap_or_default();
+            paths.clone().into_iter().all(|p| p.starts_with(prefix) || p == bare || p.is_empty())
+        });
     }
     match prefixes[..] {
         [(prefix, _)] => prefix.to_string(),
@@ -219,6 +225,8 @@ mod tests {
         let both = ["controlnet.down_blocks.0", "unet.down_blocks.0", "unet.up_blocks.0"];
         assert_eq!(wrapper(both), "unet.");
         assert_eq!(wrapper(["a.up_blocks.0", "b.up_blocks.0"]), "");
+        assert_eq!(wrapper(["refiner.time_text_embed.linear", "transformer_blocks.0.attn"]), "");
+        assert_eq!(wrapper(["text_encoder.layers.0", "unet.mid_block", "unet.up_blocks.0"]), "unet.");
     }
 
     #[test]

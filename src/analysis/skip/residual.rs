@@ -4,12 +4,12 @@ use super::{Illegal, Redirect};
 use crate::{
     analysis::{
         Analysis, constants,
-        flow::data_uses,
-        modules::{ModuleId, ModuleKind},
+        flow::Flow,
+        modules::{Evidence, ModuleId, ModuleKind},
         moves,
         shapes::Dim,
     },
-    ir::{Node, Use, ValueId},
+    ir::{Node, NodeId, ValueId},
 };
 
 /// The end of a residual path of a module.
@@ -21,23 +21,37 @@ struct Origin {
 }
 
 impl Analysis<'_> {
-    /// Returns the redirect that takes `output` of `module` to the module's skip.
-    pub(super) fn shortcut(&self, module: ModuleId, output: ValueId) -> Result<Redirect, Illegal> {
-        if let Some(redirect) = self.skip_of_part(module, output) {
-            return Ok(redirect);
+    /// Returns the redirects that take `output` of `module` to the module's skip: none if it is what entered the module
+    /// already.
+    pub(super) fn shortcut(
+        &self,
+        module: ModuleId,
+        flow: &Flow,
+        output: ValueId,
+    ) -> Result<Vec<Redirect>, Illegal> {
+        if let Some(redirect) = self.skip_of_part(module, flow, output) {
+            return Ok(vec![redirect]);
         }
-        match self.skip_inside(module, output, false) {
+        match self.skip_inside(module, flow, output, false) {
             Err(inside) if self.modules.get(module).kind.is_branch() => {
-                self.skip_around(module, output).ok_or(inside)
+                self.skips_around(module, output).ok_or(inside)
             }
-            Ok(Origin { from, at }) => Ok(Redirect { from, to: at }),
+            Ok(origin) => {
+                Ok(origin.map(|Origin { from, at }| Redirect { from, to: at }).into_iter().collect())
+            }
             Err(inside) => Err(inside),
         }
     }
 
     /// Follows the residual Adds in `module` back from `output` until they lead out of it, or, if it may be `joined`, to
-    /// a Concat of what comes from outside.
-    fn skip_inside(&self, module: ModuleId, output: ValueId, joined: bool) -> Result<Origin, Illegal> {
+    /// a Concat of what comes from outside. Returns `None` if nothing is added on the way out.
+    fn skip_inside(
+        &self,
+        module: ModuleId,
+        flow: &Flow,
+        output: ValueId,
+        joined: bool,
+    ) -> Result<Option<Origin>, Illegal> {
         let composite = matches!(
             self.modules.get(module).kind,
             ModuleKind::MidBlock | ModuleKind::DownBlock | ModuleKind::UpBlock
@@ -48,19 +62,26 @@ impl Analysis<'_> {
             let producer = self.graph.producer(at).filter(|_| self.is_inside(at, module));
             let Some(id) = producer else {
                 if residuals == 0 {
-                    return Err(Illegal::new("its output is its input already"));
+                    return Ok(None);
                 }
                 break;
             };
             let node = self.graph.node(id);
+            if residuals > 0
+                && let Some(entering) = self.entering_a_sum(module, flow, id)
+            {
+                at = entering;
+                continue;
+            }
             if let Some((a, b)) = self.addends(node) {
-                at = self.skip_operand(module, a, b).ok_or_else(|| {
+                let skip = self.blended(flow, a, b).or_else(|| self.skip_operand(module, flow, a, b));
+                at = skip.ok_or_else(|| {
                     Illegal::at(self.graph, id, "adds two branches, neither of which is the other's skip")
                 })?;
                 residuals += 1;
                 continue;
             }
-            let operands: Vec<_> = self.flow.operands(node).collect();
+            let operands: Vec<_> = flow.operands(node).collect();
             match operands[..] {
                 [operand] if self.keeps_elements(node) => at = operand,
                 [operand] if moves::of(&self.shapes, node).is_some() && node.input(0) == Some(operand) => {
@@ -76,7 +97,7 @@ impl Analysis<'_> {
                     }
                 }
                 [operand] if constants::scales_by_constant(self.graph, node) && composite => at = operand,
-                _ if residuals > 0 && self.leads_out_linearly(module, at) => break,
+                _ if residuals > 0 && self.leads_out_linearly(module, flow, at) => break,
                 _ if residuals > 0 && joined && self.joins(module, node) => break,
                 _ => {
                     return Err(Illegal::at(
@@ -90,7 +111,7 @@ impl Analysis<'_> {
         if !moves::cancel(path.into_iter().rev()) {
             return Err(Illegal::new("its skip path has the elements in another order than its output"));
         }
-        Ok(Origin { from, at })
+        Ok(Some(Origin { from, at }))
     }
 
     /// Returns whether `node` changes no element of what it reads but for its type.
@@ -110,13 +131,13 @@ impl Analysis<'_> {
 
     /// Returns the skip of an output that is a part of a residual sum, where the skip of the sum is a Concat: the
     /// operand of the Concat at the same place (FLUX's single blocks, which run text and sample as one stream).
-    fn skip_of_part(&self, module: ModuleId, output: ValueId) -> Option<Redirect> {
+    fn skip_of_part(&self, module: ModuleId, flow: &Flow, output: ValueId) -> Option<Redirect> {
         let part = self.graph.node(self.graph.producer(output).filter(|_| self.is_inside(output, module))?);
         if !part.is("Slice") && !part.is("Split") {
             return None;
         }
-        let sum =
-            self.skip_inside(module, part.input(0)?, true).ok().filter(|o| Some(o.from) == part.input(0))?;
+        let sum = self.skip_inside(module, flow, part.input(0)?, true).ok().flatten();
+        let sum = sum.filter(|o| Some(o.from) == part.input(0))?;
         let concat = self.graph.node(self.graph.producer(sum.at)?);
         if !self.joins(module, concat) {
             return None;
@@ -156,29 +177,8 @@ impl Analysis<'_> {
         (cut == axis_of && forward).then(|| self.shapes.size(node.input(1)?))?
     }
 
-    /// Returns the Add after `module` that adds the module's output to what the module was computed from.
-    fn skip_around(&self, module: ModuleId, output: ValueId) -> Option<Redirect> {
-        let mut at = output;
-        loop {
-            let uses: Vec<_> = data_uses(self.graph, at).collect();
-            let [Use::Operand { node, .. }] = uses[..] else { return None };
-            let node = self.graph.node(node);
-            let result = node.output(0)?;
-            if let Some((a, b)) = self.addends(node) {
-                let skip = if a == at { b } else { a };
-                let around = self.is_skip_of(skip, at) && !self.is_inside(skip, module);
-                return around.then_some(Redirect { from: result, to: skip });
-            }
-            let alone = self.flow.operands(node).all(|v| v == at);
-            if !alone || !CARRIES.iter().any(|op| node.is(op)) {
-                return None;
-            }
-            at = result;
-        }
-    }
-
     /// Returns the operands of a residual Add: two different values, neither of them a constant.
-    fn addends(&self, node: &Node) -> Option<(ValueId, ValueId)> {
+    pub(super) fn addends(&self, node: &Node) -> Option<(ValueId, ValueId)> {
         let (a, b) = (node.input(0)?, node.input(1)?);
         let computed = |v| !constants::is_constant(self.graph, v);
         (node.is("Add") && a != b && computed(a) && computed(b)).then_some((a, b))
@@ -186,7 +186,7 @@ impl Analysis<'_> {
 
     /// Returns whether `branch` is computed from `skip`, or, where two branches stand side by side (SD3.5's second
     /// attention), from what `skip` adds its own branch to.
-    fn is_skip_of(&self, skip: ValueId, branch: ValueId) -> bool {
+    pub(super) fn is_skip_of(&self, skip: ValueId, branch: ValueId) -> bool {
         if self.flow.depends(self.graph, branch, skip) {
             return true;
         }
@@ -197,15 +197,82 @@ impl Analysis<'_> {
         })
     }
 
-    /// Returns which of two added operands is the skip of the other.
-    fn skip_operand(&self, module: ModuleId, a: ValueId, b: ValueId) -> Option<ValueId> {
-        if self.is_skip_of(a, b) {
+    /// Returns what two added operands are shares of, if they are: `p` of a value, and `1 - p` of the same value with
+    /// branches added to it (SVD mixes a block of one frame with a block over time so).
+    fn blended(&self, flow: &Flow, a: ValueId, b: ValueId) -> Option<ValueId> {
+        let ((x, p), (y, q)) = (self.share(flow, a)?, self.share(flow, b)?);
+        let constants = self.shapes.scalar(p).zip(self.shapes.scalar(q));
+        let whole = constants.is_some_and(|(p, q)| (p + q - 1.0).abs() < 1e-6);
+        if !whole && !self.is_rest(p, q) && !self.is_rest(q, p) {
+            return None;
+        }
+        if self.is_sum_on(y, x) {
+            return Some(x);
+        }
+        self.is_sum_on(x, y).then_some(y)
+    }
+
+    /// Returns the activation and the factor of a product of the two.
+    fn share(&self, flow: &Flow, value: ValueId) -> Option<(ValueId, ValueId)> {
+        let node = self.graph.node(self.graph.producer(value)?);
+        let (a, b) = (node.input(0)?, node.input(1)?);
+        let factors = match (flow.is_activation(a), flow.is_activation(b)) {
+            (true, false) => (a, b),
+            (false, true) => (b, a),
+            _ => return None,
+        };
+        node.is("Mul").then_some(factors)
+    }
+
+    /// Returns whether `rest` is `1 - share`.
+    fn is_rest(&self, rest: ValueId, share: ValueId) -> bool {
+        let node = self.graph.producer(rest).map(|p| self.graph.node(p)).filter(|node| node.is("Sub"));
+        node.is_some_and(|node| {
+            node.input(0).and_then(|one| self.shapes.scalar(one)) == Some(1.0) && node.input(1) == Some(share)
+        })
+    }
+
+    /// Returns whether `value` is `base` with branches added to it, or `base` itself.
+    fn is_sum_on(&self, mut value: ValueId, base: ValueId) -> bool {
+        while value != base {
+            let Some(node) = self.graph.producer(value).map(|p| self.graph.node(p)) else { return false };
+            let next = match self.addends(node) {
+                Some((a, b)) if self.is_skip_of(a, b) => Some(a),
+                Some((a, b)) if self.is_skip_of(b, a) => Some(b),
+                Some(_) => None,
+                None => node.input(0).filter(|_| self.keeps_elements(node)),
+            };
+            let Some(next) = next else { return false };
+            value = next;
+        }
+        true
+    }
+
+    /// Returns what enters `module`, if `node` in it adds something to that which is no activation: a table of positions,
+    /// say (Cosmos has one in each block). Only where an exporter says that the node is in the module: other tools leave
+    /// biases of the layer before it there.
+    fn entering_a_sum(&self, module: ModuleId, flow: &Flow, id: NodeId) -> Option<ValueId> {
+        let node = self.graph.node(id);
+        let told = matches!(self.modules.evidence(id), Evidence::Metadata | Evidence::NodeName);
+        let mut operands = flow.operands(node);
+        let (first, rest) = (operands.next()?, operands.next());
+        let alone = node.is("Add") && rest.is_none() && node.input(0) != node.input(1);
+        (told && alone && !self.is_inside(first, module)).then_some(first)
+    }
+
+    /// Returns which of two added operands is the skip of the other, which is computed in the module.
+    fn skip_operand(&self, module: ModuleId, flow: &Flow, a: ValueId, b: ValueId) -> Option<ValueId> {
+        let (inside_a, inside_b) = (self.is_inside(a, module), self.is_inside(b, module));
+        if inside_b && self.is_skip_of(a, b) {
             return Some(a);
         }
-        if self.is_skip_of(b, a) {
+        if inside_a && self.is_skip_of(b, a) {
             return Some(b);
         }
-        match (self.leads_out_linearly(module, a), self.leads_out_linearly(module, b)) {
+        if !inside_a && !inside_b {
+            return None;
+        }
+        match (self.leads_out_linearly(module, flow, a), self.leads_out_linearly(module, flow, b)) {
             (true, false) => Some(a),
             (false, true) => Some(b),
             _ => None,
@@ -213,10 +280,10 @@ impl Analysis<'_> {
     }
 
     /// Returns whether `value` is computed from outside `module` by linear layers alone.
-    fn leads_out_linearly(&self, module: ModuleId, mut value: ValueId) -> bool {
+    fn leads_out_linearly(&self, module: ModuleId, flow: &Flow, mut value: ValueId) -> bool {
         while self.is_inside(value, module) {
             let Some(node) = self.graph.producer(value).map(|p| self.graph.node(p)) else { return false };
-            let operands: Vec<_> = self.flow.operands(node).collect();
+            let operands: Vec<_> = flow.operands(node).collect();
             match operands[..] {
                 [operand] if is_linear(node) => value = operand,
                 _ => return false,
@@ -231,9 +298,6 @@ fn axis(axis: i64, rank: usize) -> Option<usize> {
     let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
     usize::try_from(axis).ok().filter(|axis| *axis < rank)
 }
-
-/// Operators that may stand between a branch's last layer and its residual Add.
-const CARRIES: [&str; 7] = ["Identity", "Mul", "Div", "Dropout", "Cast", "Reshape", "Transpose"];
 
 fn is_linear(node: &Node) -> bool {
     ["Conv", "MatMul", "Gemm", "Add", "Identity", "Cast", "Reshape", "Transpose", "Flatten"]
