@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crdiff::{
     engine::{Chosen, SessionOptions, Signature},
     numeric::{
-        self, Case, Sizes, Tolerances,
+        self, Case, NumericError, Sizes, Tolerances,
         inputs::{from_npz, seeded},
     },
     report::{
@@ -46,7 +46,7 @@ struct Asked {
 #[pyfunction]
 #[pyo3(signature = (a, b, asked, *, engine))]
 fn compare(py: Python<'_>, a: PathBuf, b: PathBuf, asked: Asked, engine: EngineOptions) -> PyResult<Report> {
-    work(py, None, |_| {
+    work(py, None, |observer| {
         let (first, second) = (Model::File(a.clone()).graph()?, Model::File(b.clone()).graph()?);
         let signature = Signature::of(first.source()).map_err(|error| Failure::model(&a, &error))?;
         let cases = match &asked.inputs {
@@ -73,8 +73,12 @@ fn compare(py: Python<'_>, a: PathBuf, b: PathBuf, asked: Asked, engine: EngineO
             relative: asked.rtol,
             precision: numeric::coarser(numeric::precision(&first), numeric::precision(&second)),
         };
-        let run = |path| numeric::run(&*engine, path, &cases, &SessionOptions::default());
-        let failed = |error| Failure::engine(&error);
+        let run = |path| numeric::run(&*engine, path, &cases, &SessionOptions::default(), observer);
+        let failed = |error| match error {
+            NumericError::Engine(error) => Failure::engine(&error),
+            NumericError::Stopped => Failure::Stopped,
+            other => Failure::other(other),
+        };
         let (expected, actual) = (run(&a).map_err(failed)?, run(&b).map_err(failed)?);
         let outputs = numeric::compare(&cases, &expected, &actual, &tolerances);
         let [a, b] = [&a, &b].map(|path| path.display().to_string());

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DOES_NOT_HOLD, DONE, Failure, Formats, Size, said_latents};
+use super::{DOES_NOT_HOLD, DONE, Failure, Formats, Size, progress::interruptible, said_latents};
 use crate::{
     engine::{Chosen, Engine, EngineKind, EngineRequest, SessionOptions, Signature, choose},
     ir::Graph,
@@ -85,7 +85,10 @@ fn tolerance(text: &str) -> Result<f64, String> {
 
 impl From<NumericError> for Failure {
     fn from(error: NumericError) -> Self {
-        Self::Message(error.to_string())
+        match error {
+            NumericError::Stopped => Self::Interrupted,
+            other => Self::Message(other.to_string()),
+        }
     }
 }
 
@@ -101,7 +104,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         relative: args.rtol,
         precision: second.as_ref().map_or(precision, |b| numeric::coarser(precision, numeric::precision(b))),
     };
-    let run = |path: &Path| numeric::run(&*engine, path, &cases, &SessionOptions::default());
+    let run = |path: &Path| numeric::run(&*engine, path, &cases, &SessionOptions::default(), interruptible());
     let (expected, actual) = match &args.b {
         Some(b) => (run(&args.a)?, run(b)?),
         None => {
@@ -180,6 +183,6 @@ fn locate(
 ) -> Result<Option<Divergence>, Failure> {
     let Some(case) = cases.iter().find(|case| case.name == failed.case) else { return Ok(None) };
     // Weights play no part in which node is which, and need not be read.
-    let diff = structure::diff(models[0].graph, models[1].graph, WeightComparison::Ignored, &())?;
-    Ok(bisect(engine, models, &diff, case, &failed.output, tolerances)?)
+    let diff = structure::diff(models[0].graph, models[1].graph, WeightComparison::Ignored, interruptible())?;
+    Ok(bisect(engine, models, &diff, case, &failed.output, tolerances, interruptible())?)
 }

@@ -15,6 +15,7 @@ use crate::{
     analysis::shapes::{Shapes, shapes},
     engine::{Engine, UINT8},
     ir::{Graph, NodeId, Origin, ValueId},
+    observer::Observer,
     onnx::DataType,
     verify::structure::Diff,
 };
@@ -58,7 +59,7 @@ struct Candidate {
 /// value that both models have diverges.
 ///
 /// # Errors
-/// [`NumericError`] if a model cannot be copied, changed or run.
+/// [`NumericError`] if a model cannot be copied, changed or run, or `observer` says stop.
 pub fn bisect(
     engine: &dyn Engine,
     [a, b]: [Model<'_>; 2],
@@ -66,12 +67,13 @@ pub fn bisect(
     case: &Case,
     output: &str,
     tolerances: &Tolerances,
+    observer: &dyn Observer,
 ) -> Result<Option<Divergence>, NumericError> {
     let Some(end) = a.graph.outputs().iter().find(|io| io.info.name() == output).map(|io| io.value) else {
         return Ok(None);
     };
     let candidates = candidates([a.graph, b.graph], diff);
-    let (probe_a, probe_b) = (Probe::new(a.path)?, Probe::new(b.path)?);
+    let (probe_a, probe_b) = (Probe::new(a.path, observer)?, Probe::new(b.path, observer)?);
     let mut agreeing: FxHashSet<ValueId> = FxHashSet::default();
     let mut first: Option<(ValueId, Option<Metrics>)> = None;
     let mut rounds = 0;

@@ -15,6 +15,7 @@ pub use metrics::{Metrics, Tolerance, measure};
 use crate::{
     engine::{Engine, EngineError, HostTensor, SessionOptions},
     ir::{EditError, Graph},
+    observer::{Observer, Stopped},
     onnx::{DataType, OnnxError},
 };
 
@@ -35,7 +36,7 @@ pub enum NumericError {
     Engine(#[from] EngineError),
     /// A model file.
     #[error(transparent)]
-    Onnx(#[from] OnnxError),
+    Onnx(OnnxError),
     /// An intermediate value could not be made an output.
     #[error(transparent)]
     Edit(#[from] EditError),
@@ -49,6 +50,24 @@ pub enum NumericError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The observer said stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl From<OnnxError> for NumericError {
+    fn from(error: OnnxError) -> Self {
+        match error {
+            OnnxError::Stopped => Self::Stopped,
+            other => Self::Onnx(other),
+        }
+    }
+}
+
+impl From<Stopped> for NumericError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
 }
 
 /// Tolerances as the user gave them; the rest follows from element types.
@@ -119,16 +138,18 @@ pub type Outputs = Vec<Vec<(String, HostTensor)>>;
 /// Runs the model at `path` on every case. Inputs are cast to the types that it declares.
 ///
 /// # Errors
-/// [`EngineError`] if the engine refuses the model or an input, or fails.
+/// [`NumericError`] if the engine refuses the model or an input, or fails, or `observer` says stop between two cases.
 pub fn run(
     engine: &dyn Engine,
     path: &Path,
     cases: &[Case],
     options: &SessionOptions,
-) -> Result<Outputs, EngineError> {
+    observer: &dyn Observer,
+) -> Result<Outputs, NumericError> {
     let mut session = engine.load(path, options)?;
     let mut all = Vec::with_capacity(cases.len());
     for case in cases {
+        observer.check()?;
         let mut inputs = Vec::with_capacity(case.inputs.len());
         for (name, tensor) in &case.inputs {
             let declared = session.inputs().iter().find(|info| info.name == *name);

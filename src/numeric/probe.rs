@@ -6,29 +6,34 @@ use super::{Case, NumericError, run};
 use crate::{
     engine::{Engine, HostTensor, Optimization, SessionOptions},
     ir::Graph,
+    observer::Observer,
     onnx::{self, DataType, WeightPolicy, WriteOptions, value_info},
 };
 
 /// A copy of a model in a folder of its own, so that nothing is written beside the model.
-pub struct Probe {
+pub struct Probe<'a> {
     folder: tempfile::TempDir,
     copy: PathBuf,
+    observer: &'a dyn Observer,
 }
 
-impl Probe {
+impl<'a> Probe<'a> {
     /// Copies the model with its weights into the system's folder for temporary files (TMPDIR).
     ///
     /// # Errors
-    /// [`NumericError`] if the model cannot be read or there is no room.
-    pub fn new(model: &Path) -> Result<Self, NumericError> {
+    /// [`NumericError`] if the model cannot be read, there is no room, or `observer` says stop.
+    pub fn new(model: &Path, observer: &'a dyn Observer) -> Result<Self, NumericError> {
         let folder = tempfile::tempdir().map_err(|source| NumericError::Io {
             action: "make a folder for a copy of the model",
             path: std::env::temp_dir(),
             source,
         })?;
         let copy = folder.path().join("model.onnx");
-        write(&Graph::load(onnx::open(model)?)?, &copy, WeightPolicy::Copy)?;
-        Ok(Self { folder, copy })
+        onnx::write(
+            &Graph::load(onnx::open(model)?)?,
+            &WriteOptions::new(&copy, WeightPolicy::Copy).observer(observer),
+        )?;
+        Ok(Self { folder, copy, observer })
     }
 
     /// Runs the model and returns these of its values, by name and element type, in their order.
@@ -51,10 +56,10 @@ impl Probe {
             graph.edit().add_output(value, value_info(name, *data_type, None))?;
         }
         let path = self.folder.path().join("probe.onnx");
-        write(&graph, &path, WeightPolicy::Share)?;
+        onnx::write(&graph, &WriteOptions::new(&path, WeightPolicy::Share))?;
         // Optimisers would merge values that are outputs here, and rten then refuses the graph.
         let options = SessionOptions { optimization: Optimization::Disabled, ..SessionOptions::default() };
-        let outputs = run(engine, &path, std::slice::from_ref(case), &options)?;
+        let outputs = run(engine, &path, std::slice::from_ref(case), &options, self.observer)?;
         let outputs = outputs.into_iter().next().unwrap_or_default();
         let find = |(name, _): &(String, DataType)| {
             let found = outputs.iter().find(|(output, _)| output == name);
@@ -62,9 +67,4 @@ impl Probe {
         };
         values.iter().map(find).collect()
     }
-}
-
-fn write(graph: &Graph, output: &Path, policy: WeightPolicy) -> Result<(), NumericError> {
-    onnx::write(graph, &WriteOptions::new(output, policy))?;
-    Ok(())
 }

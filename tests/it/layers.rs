@@ -21,7 +21,7 @@ const LAYERS: [(&str, &[&str]); 21] = [
     ("verify", &["analysis", "hex", "ir", "observer", "onnx", "plan", "rules"]),
     ("engine", &["hex", "lock", "onnx"]),
     ("diffusion", &["analysis", "engine", "hex", "ir", "lock", "observer", "onnx", "plan"]),
-    ("numeric", &["analysis", "diffusion", "engine", "ir", "onnx", "verify"]),
+    ("numeric", &["analysis", "diffusion", "engine", "ir", "observer", "onnx", "verify"]),
     ("report", &["analysis", "ir", "numeric", "onnx", "passes", "plan", "rules", "verify"]),
     ("compile", &["analysis", "ir", "observer", "onnx", "passes", "plan", "report", "rules"]),
     (
