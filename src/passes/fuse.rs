@@ -1,9 +1,11 @@
 //! Fuse: dense and pruned network and their mix in one graph, each node that both have in common once.
 //!
 //! The pruned branch starts as the dense one. A node is copied only if an operand of it differs between the two: it
-//! reads a masked weight, the output of a bypassed module, or the result of a copied node; or if its attributes differ.
-//! Everything before the first such node on any path is shared, and everything beside the paths: time embedding, text
-//! projections.
+//! reads a masked weight, the output of a bypassed module, or the result of a copied node; or if its attributes differ; or
+//! if it belongs to an attention at which the branches part ([`attentions`]). Everything before the first such node on any
+//! path is shared, and everything beside the paths: time embedding, text projections.
+
+mod attentions;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -55,14 +57,15 @@ pub(super) fn run(
         Branch { skips: edits.skips(), attributes, operands: spliced.clone(), ..Branch::default() };
     let outcomes = place_all(edits.other.weights(), editor, &mut branch, observer)?;
     let outputs: Vec<ValueId> = editor.graph().outputs().iter().map(|io| io.value).collect();
-    let differing = branch.differing(editor.graph(), &dense);
+    let mut copied = branch.differing(editor.graph(), &dense);
     let needed = branch.needed(editor.graph(), &dense, &outputs);
+    branch.copy_whole_attentions(editor.graph(), &needed, &mut copied);
     let mut sharing = Sharing::default();
     for id in dense {
         if !needed.contains(&id) {
             continue;
         }
-        if !differing.contains(&id) {
+        if !copied.contains(&id) {
             sharing.shared.push(id);
             continue;
         }

@@ -9,3 +9,4 @@ mod mutations;
 mod properties;
 mod refused;
 mod support;
+mod whole_attentions;
