@@ -117,6 +117,20 @@ impl PlanCache<'_> {
         Ok(Compiled { unets, dense: dense.filter(|_| self.masks == MaskForm::Computed) })
     }
 
+    /// Returns the text encoders among `paths` that `plan` changes: their index, and the file of what it makes of them.
+    ///
+    /// # Errors
+    /// As [`networks`](Self::networks).
+    pub fn text_encoders(
+        &self,
+        paths: &[PathBuf],
+        plan: &Plan,
+    ) -> Result<Vec<(usize, PathBuf)>, PlanCacheError> {
+        let plans = (1..=u8::MAX).zip(paths).map(|(number, path)| (path, plan.for_text_encoder(number)));
+        let changed = plans.enumerate().filter_map(|(index, (path, plan))| Some((index, path, plan?)));
+        changed.map(|(index, path, plan)| Ok((index, self.graph(path, &plan, Target::Dense)?))).collect()
+    }
+
     /// Returns the file of the graph that `target` is of the model at `path` and `plan`, compiled unless it was before.
     ///
     /// # Errors

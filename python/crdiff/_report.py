@@ -150,6 +150,7 @@ class CompileReport(_Report):
         plan: its `path` and `digest`.
         outputs: the graphs that were written, each with `path`, `emit`, `nodes`, `identical`.
         changes: what was done to modules.
+        lora: what was merged, by rule, with `file`, `digest`, `scale`, `tensors` and `weights`.
         prune: what was masked, by rule, with `threshold`, `zeros` and `per_tensor`.
         weights: where the output's weights are: `policy`, `bytes_written`, `bytes_shared`, `files`.
         graph: `nodes_before`, `nodes_after`, `parameters_before` and so on.
@@ -162,6 +163,7 @@ class CompileReport(_Report):
     plan: Any
     outputs: list[Any]
     changes: list[Any]
+    lora: list[Any]
     prune: list[Any]
     weights: Any
     graph: Any

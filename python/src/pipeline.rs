@@ -149,6 +149,12 @@ impl Pipeline {
             let place = place(compiled)?;
             let opened = Folder::open(&folder).map_err(Failure::pipeline)?;
             let networks = networks(&opened.unet(), plan.as_ref(), place, engine.masks(), observer)?;
+            let texts = match &plan {
+                Some(plan) => plan_cache(place, MaskForm::Stored, observer, |cache| {
+                    cache.text_encoders(&opened.text_encoders(), plan)
+                })?,
+                None => Vec::new(),
+            };
             let runtime = plan.as_ref().map_or_else(Runtime::default, |plan| plan.runtime.clone());
             let (chosen, options) = engine.open(&runtime)?;
             let mixes = networks.unets.are_mixed();
@@ -156,6 +162,9 @@ impl Pipeline {
             let mut pipeline = pipeline.map_err(Failure::pipeline)?;
             if let Some(dense) = networks.dense {
                 pipeline.set_dense(dense);
+            }
+            for (index, path) in texts {
+                pipeline.set_text_encoder(index, path);
             }
             Ok(Self {
                 pipeline: Mutex::new(pipeline),

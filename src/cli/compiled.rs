@@ -1,6 +1,6 @@
 //! `--compiled`: where compiled plans are kept for the next run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{ValueEnum, builder::PossibleValue};
 
@@ -71,9 +71,31 @@ pub fn compiled(
     place: Place,
     visibility: Visibility,
 ) -> Result<Compiled, Failure> {
+    with_cache(masks, place, visibility, |cache| cache.networks(path, plan))
+}
+
+/// Returns the text encoders among those at `paths` that `plan` changes, by index, compiled unless they were before.
+///
+/// # Errors
+/// As [`compiled`].
+pub fn text_encoders(
+    paths: &[PathBuf],
+    plan: &Plan,
+    place: Place,
+    visibility: Visibility,
+) -> Result<Vec<(usize, PathBuf)>, Failure> {
+    with_cache(MaskForm::Stored, place, visibility, |cache| cache.text_encoders(paths, plan))
+}
+
+fn with_cache<T>(
+    masks: MaskForm,
+    place: Place,
+    visibility: Visibility,
+    then: impl FnOnce(&PlanCache<'_>) -> Result<T, PlanCacheError>,
+) -> Result<T, Failure> {
     let bars = Bars::new(visibility);
     let cache = PlanCache { place, masks, observer: &Told { bars: &bars, visibility } };
-    Ok(cache.networks(path, plan)?)
+    Ok(then(&cache)?)
 }
 
 /// Returns the digest of the structure and weights of the model at `path`, which the user's cache remembers.

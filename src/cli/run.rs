@@ -24,7 +24,7 @@ use self::{
 };
 use super::{
     DONE, Failure, Json,
-    compiled::compiled,
+    compiled::{compiled, text_encoders},
     engine_args::{EngineArgs, Memory},
     image_file::{self, Tile, sheet},
     progress::Visibility,
@@ -133,6 +133,17 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         }
         (None, None, None) => Compiled::of(Unets::Dense),
     };
+    let mut texts = Vec::new();
+    if let (None, None, Some(plan)) = (&settings.pruned, &settings.fused, &plan) {
+        texts = text_encoders(&folder.text_encoders(), plan, args.networks.compiled, visibility)?;
+        let left_out = plan.text_layers_left_out();
+        if left_out > 0 && visibility == Visibility::Shown {
+            anstream::eprintln!(
+                "note: {left_out} layers of text encoders are left out: both networks have the same, so a LoRA for them \
+                 belongs under `always`"
+            );
+        }
+    }
     if (settings.compare || args.refine.is_some()) && !unets.are_mixed() {
         let what = "--compare and --refine need a dense and a pruned network; this plan makes one (`mode: weights`, or `always` alone)";
         return Err(Failure::Message(what.to_string()));
@@ -150,6 +161,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     }
     let mut pipeline = Pipeline::open(&settings.pipeline, engine, options, unets)?;
     dense.into_iter().for_each(|path| pipeline.set_dense(path));
+    texts.into_iter().for_each(|(index, path)| pipeline.set_text_encoder(index, path));
     if args.engine.memory() == Memory::Low {
         request.batching = Batching::InTurn;
     }

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    Graph, GraphIo, Initializer, InitializerId, NewData, Node, NodeId, Origin, Use, Value, ValueId,
+    Graph, GraphIo, Initializer, InitializerId, Masked, NewData, Node, NodeId, Origin, Use, Value, ValueId,
+    WeightReader,
     rename::{NODE_INPUT, NODE_OUTPUT, rename_in_bodies},
 };
 use crate::onnx::{
@@ -283,13 +284,19 @@ impl<'g> Editor<'g> {
         Ok(())
     }
 
-    /// Gives an initializer its original elements back.
+    /// Gives an initializer the elements back that were masked.
     ///
     /// # Errors
     /// [`EditError::Gone`] if it was removed.
-    pub fn restore_data(&mut self, id: InitializerId) -> Result<(), EditError> {
+    pub fn unmask(&mut self, id: InitializerId) -> Result<(), EditError> {
         let gone = || EditError::Gone(format!("initializer {}", id.index()));
-        self.graph.initializers[id.index()].as_mut().ok_or_else(gone)?.new_data = None;
+        let initializer = self.graph.initializers[id.index()].as_mut().ok_or_else(gone)?;
+        initializer.new_data = match initializer.new_data.take() {
+            Some(NewData::Masked(Masked { original: reader @ WeightReader::Computed(_), .. })) => {
+                Some(NewData::Computed(reader))
+            }
+            _ => None,
+        };
         self.graph.edits += 1;
         Ok(())
     }

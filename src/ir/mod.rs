@@ -28,7 +28,7 @@ pub use node::{Node, attribute};
 pub use template::{
     Template, TemplateNode, TemplateOperand, TemplateTensor, int_attribute, ints_attribute, string_attribute,
 };
-pub use weights::{Masked, NewData, Transform, TransformRun, WeightReader};
+pub use weights::{Elements, Masked, NewData, Transform, TransformRun, WeightReader};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {

@@ -21,6 +21,20 @@ pub enum WeightReader {
     },
     /// They are in memory.
     Memory(Bytes),
+    /// They are computed when they are read.
+    Computed(Arc<dyn Elements>),
+}
+
+/// Elements of a tensor that are computed when they are read, a range at a time.
+pub trait Elements: Send + Sync + fmt::Debug {
+    /// Returns the number of bytes.
+    fn byte_len(&self) -> u64;
+
+    /// Fills `buffer` with the bytes from `at` on. The range is inside the tensor.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if that which they are computed from cannot be read.
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<(), OnnxError>;
 }
 
 impl WeightReader {
@@ -29,6 +43,7 @@ impl WeightReader {
         match self {
             Self::File { len, .. } => *len,
             Self::Memory(bytes) => bytes.len() as u64,
+            Self::Computed(elements) => elements.byte_len(),
         }
     }
 
@@ -52,6 +67,7 @@ impl WeightReader {
                 buffer.copy_from_slice(&bytes[at as usize..end as usize]);
                 Ok(())
             }
+            Self::Computed(elements) => elements.read_at(at, buffer),
         }
     }
 }
@@ -89,6 +105,8 @@ pub struct Masked {
 pub enum NewData {
     /// These bytes.
     Bytes(Bytes),
+    /// Those of a reader, computed while they are written.
+    Computed(WeightReader),
     /// The original's, masked while they are written.
     Masked(Masked),
 }

@@ -54,7 +54,7 @@ fn compute(
     let from = editor.graph().initializer(masked).ok_or_else(gone)?.value;
     let users: Vec<Use> = editor.graph().uses(from).to_vec();
     let weight = if original == masked {
-        editor.restore_data(masked)?;
+        editor.unmask(masked)?;
         from
     } else {
         editor.graph().initializer(original).ok_or_else(gone)?.value

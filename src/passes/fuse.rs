@@ -11,6 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     PassError, WeightOutcome,
+    merge::Merged,
     prune::{Placing, add_masked, place_all, seen_by},
     splice::Spliced,
 };
@@ -46,7 +47,7 @@ pub struct Sharing {
 pub(super) fn run(
     edits: &Edits,
     weight: Option<f64>,
-    spliced: &Spliced,
+    (spliced, merged, merged_other): (&Spliced, &Merged, &Merged),
     editor: &mut Editor<'_>,
     observer: &dyn Observer,
 ) -> Result<(Vec<WeightOutcome>, Sharing), PassError> {
@@ -55,7 +56,12 @@ pub(super) fn run(
     let attributes = attributes.map(|edit| (edit.node, edit.set.as_slice())).collect();
     let mut branch =
         Branch { skips: edits.skips(), attributes, operands: spliced.clone(), ..Branch::default() };
-    let outcomes = place_all(edits.other.weights(), editor, &mut branch, observer)?;
+    for (operand, initializer) in merged_other.operands() {
+        branch.operands.insert(operand, seen_by(editor, operand, initializer)?);
+    }
+    let mut merged = merged.clone();
+    merged.extend(merged_other);
+    let outcomes = place_all(edits.other.weights(), &merged, editor, &mut branch, observer)?;
     let outputs: Vec<ValueId> = editor.graph().outputs().iter().map(|io| io.value).collect();
     let mut copied = branch.differing(editor.graph(), &dense);
     let needed = branch.needed(editor.graph(), &dense, &outputs);

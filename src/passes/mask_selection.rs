@@ -11,7 +11,7 @@ use crate::{
         magnitude::{Magnitude, MagnitudeHistogram, Magnitudes, PoolTensor, Summary, Threshold, TieMask},
         weights::Weight,
     },
-    ir::{Graph, InitializerId, Transform, WeightReader},
+    ir::{Graph, InitializerId, NewData, Transform, WeightReader},
     observer::Observer,
     onnx::OnnxError,
     rules::{Mask, Pool, WeightEdit},
@@ -114,10 +114,14 @@ fn ratio_masks(
     Ok((threshold, histogram))
 }
 
-/// Returns a reader of an initializer's original elements.
+/// Returns a reader of an initializer's elements as they are without a mask.
 pub(super) fn reader(graph: &Graph, initializer: InitializerId) -> Result<WeightReader, OnnxError> {
     match graph.initializer(initializer) {
-        Some(initializer) => graph.weight_reader(&initializer.header),
+        Some(initializer) => match &initializer.new_data {
+            Some(NewData::Computed(reader)) => Ok(reader.clone()),
+            Some(NewData::Masked(masked)) => Ok(masked.original.clone()),
+            Some(NewData::Bytes(_)) | None => graph.weight_reader(&initializer.header),
+        },
         None => Err(OnnxError::invalid("an initializer", "it was removed before it was read")),
     }
 }

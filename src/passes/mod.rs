@@ -8,6 +8,7 @@ mod fuse;
 pub mod mask;
 mod mask_inputs;
 mod mask_selection;
+mod merge;
 mod per_row_inputs;
 mod prune;
 mod redirect;
@@ -73,7 +74,7 @@ struct Pass {
 }
 
 /// The passes, in order. Each looks at [`Recipe::target`] for whether it has anything to do.
-const ORDERED: [Pass; 11] = [
+const ORDERED: [Pass; 12] = [
     // First of all: redirects then move the operands of templates as those of any node. In a fused graph what both
     // networks have gets readers; the templates of the other network get theirs in copies.
     Pass {
@@ -108,6 +109,20 @@ const ORDERED: [Pass; 11] = [
             }
         },
     },
+    // Before thresholds are found: masks are taken on what is merged. In a fused graph what the other network alone has is
+    // merged in copies.
+    Pass {
+        name: "merge",
+        run: |context, editor| {
+            let Recipe { edits, target, .. } = context.recipe;
+            let both = edits.always.merges();
+            context.merged = match target.is_fused() {
+                true => merge::run(both, editor)?,
+                false => merge::run(both.chain(edits.other.merges()), editor)?,
+            };
+            Ok(())
+        },
+    },
     // Pools hold the weights of bypassed modules too, so they must still be there. Only descriptions of new elements
     // are made here: what `dce` removes is never computed.
     Pass {
@@ -116,9 +131,11 @@ const ORDERED: [Pass; 11] = [
             let Recipe { edits, target, .. } = context.recipe;
             let both = edits.always.weights();
             context.outcomes = match target {
-                Target::Fused | Target::FusedWithInput => prune::run(both, editor, context.observer)?,
+                Target::Fused | Target::FusedWithInput => {
+                    prune::run(both, &context.merged, editor, context.observer)?
+                }
                 Target::Pruned | Target::Amplified | Target::Dense => {
-                    prune::run(both.chain(edits.other.weights()), editor, context.observer)?
+                    prune::run(both.chain(edits.other.weights()), &context.merged, editor, context.observer)?
                 }
             };
             Ok(())
@@ -139,7 +156,9 @@ const ORDERED: [Pass; 11] = [
         run: |context, editor| {
             let Recipe { edits, target, w, .. } = context.recipe;
             if target.is_fused() {
-                let (outcomes, sharing) = fuse::run(edits, *w, &context.spliced, editor, context.observer)?;
+                context.merged_other = merge::copies(edits.always.merges(), edits.other.merges(), editor)?;
+                let found = (&context.spliced, &context.merged, &context.merged_other);
+                let (outcomes, sharing) = fuse::run(edits, *w, found, editor, context.observer)?;
                 context.outcomes.extend(outcomes);
                 context.sharing = sharing;
             }
@@ -151,7 +170,8 @@ const ORDERED: [Pass; 11] = [
         name: "computed_masks",
         run: |context, editor| match context.recipe.masks {
             MaskForm::Computed => {
-                computed_masks::run(context.recipe.edits.weights(), &mut context.outcomes, editor)
+                let edits: Vec<_> = prune::current(context.recipe, &context.merged, &context.merged_other);
+                computed_masks::run(edits.iter().map(AsRef::as_ref), &mut context.outcomes, editor)
             }
             MaskForm::Stored | MaskForm::Fed => Ok(()),
         },
@@ -196,6 +216,9 @@ struct Context<'a> {
     outcomes: Vec<WeightOutcome>,
     /// The operands that the other network of a fused graph is to have.
     spliced: splice::Spliced,
+    /// The initializers of merged weights; those of the other network of a fused graph beside them.
+    merged: merge::Merged,
+    merged_other: merge::Merged,
     sharing: Sharing,
     fed: Vec<FedWeight>,
 }
@@ -271,6 +294,8 @@ pub fn run(graph: &mut Graph, recipe: &Recipe<'_>, observer: &dyn Observer) -> R
         unread,
         outcomes: Vec::new(),
         spliced: splice::Spliced::default(),
+        merged: merge::Merged::default(),
+        merged_other: merge::Merged::default(),
         sharing: Sharing::default(),
         fed: Vec::new(),
     };

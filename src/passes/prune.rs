@@ -1,10 +1,13 @@
 //! Prune: gives masked weights new elements, which are made only when they are written.
 
+use std::borrow::Cow;
+
 use rustc_hash::FxHashSet;
 
 use super::{
-    PassError,
+    PassError, Recipe,
     mask_selection::{WeightMask, masks, reader},
+    merge::Merged,
 };
 use crate::{
     analysis::{
@@ -71,20 +74,30 @@ pub(super) trait Placing {
 /// Masks weights where they are, or in copies if others read them too.
 pub(super) fn run<'a>(
     edits: impl Iterator<Item = &'a WeightEdit>,
+    merged: &Merged,
     editor: &mut Editor<'_>,
     observer: &dyn Observer,
 ) -> Result<Vec<WeightOutcome>, PassError> {
-    place_all(edits, editor, &mut InPlace, observer)
+    place_all(edits, merged, editor, &mut InPlace, observer)
+}
+
+/// Returns the edits of weights with the initializers that hold them now.
+pub(super) fn current<'a>(recipe: &Recipe<'a>, merged: &Merged, other: &Merged) -> Vec<Cow<'a, WeightEdit>> {
+    let mut both = merged.clone();
+    both.extend(other);
+    let (always, rest) = (recipe.edits.always.weights(), recipe.edits.other.weights());
+    always.map(|edit| merged.current(edit)).chain(rest.map(|edit| both.current(edit))).collect()
 }
 
 /// Masks weights and puts them where `placing` does.
 pub(super) fn place_all<'a>(
     edits: impl Iterator<Item = &'a WeightEdit>,
+    merged: &Merged,
     editor: &mut Editor<'_>,
     placing: &mut dyn Placing,
     observer: &dyn Observer,
 ) -> Result<Vec<WeightOutcome>, PassError> {
-    edits.map(|edit| place(edit, editor, placing, observer)).collect()
+    edits.map(|edit| place(&merged.current(edit), editor, placing, observer)).collect()
 }
 
 fn place(
@@ -164,7 +177,8 @@ impl Placing for InPlace {
         data: Masked,
     ) -> Result<(InitializerId, bool), PassError> {
         let graph = editor.graph();
-        let untouched = graph.initializer(weight.initializer).filter(|i| i.new_data.is_none());
+        let is_unmasked = |data: &Option<NewData>| matches!(data, None | Some(NewData::Computed(_)));
+        let untouched = graph.initializer(weight.initializer).filter(|i| is_unmasked(&i.new_data));
         if untouched.is_some_and(|i| read_only_by(graph, i.value, users)) {
             editor.set_data(weight.initializer, NewData::Masked(data))?;
             return Ok((weight.initializer, false));
@@ -199,7 +213,7 @@ pub(super) fn add_masked(editor: &mut Editor<'_>, weight: &Weight, data: Masked)
 }
 
 /// Returns whether `value` leads, through Identity, Transpose and Cast nodes, to nothing but `users`.
-fn read_only_by(graph: &Graph, value: ValueId, users: &FxHashSet<(NodeId, usize)>) -> bool {
+pub(super) fn read_only_by(graph: &Graph, value: ValueId, users: &FxHashSet<(NodeId, usize)>) -> bool {
     let mut open = vec![value];
     while let Some(value) = open.pop() {
         for used in graph.uses(value) {

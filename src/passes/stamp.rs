@@ -1,6 +1,8 @@
 //! Stamp: an edited graph gets a name of its own and says where it comes from. Engines cache by graph name (TensorRT
 //! even without looking at the weights), so the dense and the pruned graph must never share one.
 
+use std::collections::BTreeSet;
+
 use super::{PassError, Recipe, Stamp, per_row_inputs::SUFFIX};
 use crate::ir::Editor;
 
@@ -23,6 +25,11 @@ pub(super) fn run(recipe: &Recipe<'_>, editor: &mut Editor<'_>) -> Result<(), Pa
         editor.set_metadata("crdiff.emit", emit);
         editor.set_metadata("crdiff.plan", plan);
         editor.set_metadata("crdiff.source", source);
+        let merges = recipe.edits.always.merges().chain(recipe.edits.other.merges());
+        let files: BTreeSet<&str> = merges.map(|merge| merge.file.digest()).collect();
+        if !files.is_empty() {
+            editor.set_metadata("crdiff.lora", files.into_iter().collect::<Vec<_>>().join(","));
+        }
     }
     if let Some(rows) = recipe.per_row {
         name.push_str(SUFFIX);

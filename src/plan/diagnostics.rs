@@ -2,26 +2,47 @@
 
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode, SourceSpan};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The text of a plan and the name to call it by.
+/// The text of a plan, the name to call it by, and the folder from which it names files.
 #[derive(Debug, Clone)]
-pub struct PlanSource(NamedSource<Arc<str>>);
+pub struct PlanSource {
+    text: NamedSource<Arc<str>>,
+    folder: PathBuf,
+}
 
 impl PlanSource {
-    /// Returns a plan's text under the name `name`.
+    /// Returns a plan's text under the name `name`. Files that it names are looked for in the working folder.
     pub fn new(name: &str, text: &str) -> Self {
-        Self(NamedSource::new(name, Arc::from(text)))
+        Self { text: NamedSource::new(name, Arc::from(text)), folder: PathBuf::new() }
+    }
+
+    /// Returns the same text with files that it names looked for beside the one at `path`.
+    #[must_use]
+    pub fn in_folder_of(self, path: &Path) -> Self {
+        self.in_folder(path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Returns the same text with files that it names looked for in `folder`.
+    #[must_use]
+    pub fn in_folder(self, folder: &Path) -> Self {
+        Self { folder: folder.to_path_buf(), ..self }
+    }
+
+    /// Returns the folder from which it names files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Returns the name of the plan: the file it was loaded from.
     pub fn name(&self) -> &str {
-        self.0.name()
+        self.text.name()
     }
 
     /// Returns the whole text.
     pub fn text(&self) -> &str {
-        self.0.inner()
+        self.text.inner()
     }
 
     /// Returns the line that `at` begins in, counted from 1.
@@ -232,6 +253,18 @@ pub enum Problem {
         #[label("and here")]
         second: SourceSpan,
     },
+    /// A file that a rule names, which can't be used.
+    #[error("`{file}` can't be used: {reason}")]
+    #[diagnostic(code(plan::bad_file))]
+    BadFile {
+        /// The file, as the plan has it.
+        file: String,
+        /// Why.
+        reason: String,
+        /// Where.
+        #[label("named here")]
+        at: SourceSpan,
+    },
     /// A module that can't be taken out.
     #[error("`{module}` can't be bypassed: {reason}")]
     #[diagnostic(code(plan::illegal_bypass))]
@@ -393,7 +426,7 @@ impl Diagnostic for PlanError {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        (!self.0.source.text().is_empty()).then_some(&self.0.source.0 as &dyn SourceCode)
+        (!self.0.source.text().is_empty()).then_some(&self.0.source.text as &dyn SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {

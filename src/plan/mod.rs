@@ -35,8 +35,8 @@ pub(crate) mod yaml;
 pub use crate::{
     analysis::skip::Via,
     rules::{
-        AttentionRule, BypassRule, DilateRule, FreeuRule, Map, Mask, Pattern, Pool, PruneRule, Ratio, Rule,
-        Size, TemperatureRule, Ties,
+        AttentionRule, BypassRule, DilateRule, FreeuRule, LoraRule, Map, Mask, Missing, Pattern, Pool,
+        PruneRule, Ratio, Rule, Size, TemperatureRule, Ties,
     },
 };
 pub use cut::cut;
@@ -44,9 +44,9 @@ pub(crate) use diagnostics::join;
 pub use diagnostics::{PlanError, PlanSource, Problem};
 pub use glob::{BadGlob, Glob};
 pub use model::{Amplify, AmplifyWeight, Cache, Curve, During, Located, Mode, On, Plan, Runtime};
-#[cfg(feature = "runner")]
-pub(crate) use parse::from_node;
 pub use parse::{MAX_BYTES, load, parse};
+#[cfg(feature = "runner")]
+pub(crate) use parse::{from_node, of_source};
 pub use resolve::resolve;
 pub use schema::{
     AmplifyFile, CacheFile, CrDiffFile, CrDiffGroups, CrDiffShared, DuringFile, OptionValue, PlanFile, Ramp,

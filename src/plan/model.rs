@@ -1,7 +1,10 @@
 //! The meaning of a plan: the types that [`parse`](super::parse()) gives.
 
 use super::diagnostics::PlanSource;
-use crate::{hex::hex, rules::Rule};
+use crate::{
+    hex::hex,
+    rules::{LoraRule, Rule},
+};
 use miette::SourceSpan;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
@@ -62,6 +65,31 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Returns the plan for the text encoder with this number, from 1: its LoRAs for all networks, as far as they have
+    /// layers for it. `None` if that is nothing.
+    pub fn for_text_encoder(&self, number: u8) -> Option<Self> {
+        let of_text = |rule: &Rule| match rule {
+            Rule::Lora(rule) if rule.text_layers(number) > 0 => {
+                Some(Rule::Lora(LoraRule { text_encoder: Some(number), ..rule.clone() }))
+            }
+            _ => None,
+        };
+        let always: Vec<Rule> = self.always.iter().filter_map(of_text).collect();
+        let amplify = Amplify::default();
+        let digest = digest(&always, &[], &amplify, None);
+        let plan = Self { always, rules: Vec::new(), amplify, cache: None, digest, ..self.clone() };
+        (!plan.always.is_empty()).then_some(plan)
+    }
+
+    /// Returns how many layers LoRAs under `rules` have for text encoders, which both networks share: they are left out.
+    pub fn text_layers_left_out(&self) -> usize {
+        let layers = |rule: &Rule| match rule {
+            Rule::Lora(rule) => (1..=3).map(|number| rule.text_layers(number)).sum(),
+            _ => 0,
+        };
+        self.rules.iter().map(layers).sum()
+    }
+
     /// Returns the plan as far as it changes graphs: without `amplify`, but for a w that is compiled into weights, and of
     /// `cache` only where it cuts.
     #[must_use]

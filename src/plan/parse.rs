@@ -15,7 +15,8 @@ pub const MAX_BYTES: u64 = 1 << 20;
 
 const KEYS: [&str; 7] = ["version", "always", "rules", "crdiff", "amplify", "cache", "runtime"];
 
-/// Parses a plan, or a result file of the CR-Diff authors' search. `name` is what errors call it.
+/// Parses a plan, or a result file of the CR-Diff authors' search. `name` is what errors call it. Files that rules name are
+/// looked for in the working folder.
 ///
 /// # Errors
 /// Everything that is wrong with the plan and can be seen without a model, all of it at once where one mistake
@@ -25,8 +26,15 @@ pub fn parse(name: &str, text: &str) -> Result<Plan, PlanError> {
     if size > MAX_BYTES {
         return Err(PlanError::new(&PlanSource::new(name, ""), Problem::TooBig { size, max: MAX_BYTES }));
     }
-    let source = PlanSource::new(name, text);
-    let root = yaml::read(text).map_err(|problem| PlanError::new(&source, problem))?;
+    of_source(PlanSource::new(name, text))
+}
+
+/// Parses the plan that is the whole text of `source`.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn of_source(source: PlanSource) -> Result<Plan, PlanError> {
+    let root = yaml::read(source.text()).map_err(|problem| PlanError::new(&source, problem))?;
     from_node(source, &root)
 }
 
@@ -41,6 +49,10 @@ pub(crate) fn from_node(source: PlanSource, root: &Node) -> Result<Plan, PlanErr
         Value::Map(entries) if crdiff_rules::is_result(entries) => crdiff_rules::read(root, &mut problems),
         _ => document(root, &mut problems),
     };
+    let mut meaning = meaning;
+    for rule in meaning.iter_mut().flat_map(|meaning| meaning.always.iter_mut().chain(&mut meaning.rules)) {
+        rule.open(source.folder(), &mut problems);
+    }
     match (PlanError::from_problems(&source, problems), meaning) {
         (Some(error), _) => Err(error),
         (None, Some(Meaning { always, rules, amplify, cache, runtime })) => {
@@ -51,7 +63,7 @@ pub(crate) fn from_node(source: PlanSource, root: &Node) -> Result<Plan, PlanErr
     }
 }
 
-/// Reads and parses the plan at `path`, whatever its extension.
+/// Reads and parses the plan at `path`, whatever its extension. Files that rules name are looked for beside it.
 ///
 /// # Errors
 /// As [`parse`], and for a file that can't be read, is larger than [`MAX_BYTES`] or isn't UTF-8.
@@ -72,7 +84,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<Plan, PlanError> {
     }
     let text = std::str::from_utf8(&bytes)
         .map_err(|error| fail(Problem::NotUtf8 { offset: error.valid_up_to(), help: not_utf8(&bytes) }))?;
-    parse(&name, text)
+    of_source(PlanSource::new(&name, text).in_folder_of(path))
 }
 
 /// Returns what a file that isn't UTF-8 probably is.

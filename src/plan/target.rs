@@ -195,7 +195,7 @@ fn masks_alone(edits: &Edits) -> Result<(), String> {
         for edit in &change.edits {
             match edit {
                 Edit::Transform(weights) => scaled |= weights.scale != 0.0,
-                Edit::Attributes(_) | Edit::Splice(_) => {
+                Edit::Attributes(_) | Edit::Splice(_) | Edit::Merge(_) => {
                     return Err(format!(
                         "an amplified graph stands for prune rules only: no weights multiplied by 1 - w stand for \
                          what `{}` changes. Emit a fused graph instead",

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    ChangeReport, CompileReport, FileReport, FusedReport, GraphReport, MagnitudeReport, PruneReport,
-    TensorReport,
+    ChangeReport, CompileReport, FileReport, FusedReport, GraphReport, LoraReport, MagnitudeReport,
+    PruneReport, TensorReport,
 };
 use crate::{
     analysis::{
@@ -130,6 +130,18 @@ pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSour
             nodes: nodes.len(),
             parameters: parameters_gone(graph, census, modules, module),
             macs: census.macs.as_ref().map(|macs| nodes.iter().filter_map(|id| macs.get(id.index())).sum()),
+            note: change.note.clone(),
+        });
+    }
+    for change in made.edits.changes() {
+        let Some(first) = change.merges().next() else { continue };
+        report.lora.push(LoraReport {
+            file: change.subject.clone(),
+            line: source.line(change.span),
+            digest: first.file.digest().to_string(),
+            scale: first.scale,
+            tensors: change.merges().count(),
+            weights: change.merges().map(|merge| merge.weight.elements()).sum(),
             note: change.note.clone(),
         });
     }

@@ -41,6 +41,8 @@ pub struct CompileReport {
     /// Modules that rules change. In JSON each kind of rule has a list of its own: `bypass`.
     #[serde(flatten, serialize_with = "by_rule")]
     pub changes: Vec<ChangeReport>,
+    /// LoRAs.
+    pub lora: Vec<LoraReport>,
     /// Prune rules.
     pub prune: Vec<PruneReport>,
     /// Where the weights of the (first) output are.
@@ -142,6 +144,27 @@ fn by_rule<S: Serializer>(changes: &[ChangeReport], serializer: S) -> Result<S::
         kinds.serialize_entry(kind, &rows)?;
     }
     kinds.end()
+}
+
+/// A LoRA that is merged into weights.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct LoraReport {
+    /// The file, as the plan has it.
+    pub file: String,
+    /// The line of the plan that the rule starts in, counted from 1.
+    pub line: usize,
+    /// SHA-256 of the file.
+    pub digest: String,
+    /// The factor on all of it.
+    pub scale: f64,
+    /// Number of weight tensors that it changes.
+    pub tensors: usize,
+    /// Number of weights in them.
+    pub weights: u64,
+    /// Layers that are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// A prune rule.

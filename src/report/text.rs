@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{CacheReport, ChangeReport, CompileReport, PruneReport, table::Cells};
+use super::{CacheReport, ChangeReport, CompileReport, LoraReport, PruneReport, table::Cells};
 use crate::{plan::Target, rules};
 
 /// How a report is shown.
@@ -18,6 +18,9 @@ pub struct View {
 pub fn compile(report: &CompileReport, view: View) -> String {
     let mut text = String::new();
     change_tables(&mut text, report, view);
+    if !report.lora.is_empty() {
+        lora_table(&mut text, &report.lora, view);
+    }
     if !report.prune.is_empty() {
         prune_tables(&mut text, &report.prune, view);
     }
@@ -67,6 +70,15 @@ fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool, view: 
             let _ = writeln!(text, "note: `{}`: {note}", change.module);
         }
     }
+}
+
+fn lora_table(text: &mut String, rules: &[LoraReport], view: View) {
+    let rows = rules.iter().map(|rule| {
+        vec![rule.file.clone(), rule.scale.to_string(), rule.tensors.to_string(), count(rule.weights)]
+    });
+    let header = ["merged", "scale", "tensors", "weights"];
+    let cells = Cells { header: &header, rows: rows.collect(), spare: &[2] };
+    let _ = writeln!(text, "{}", cells.table(1, view.width));
 }
 
 fn prune_tables(text: &mut String, rules: &[PruneReport], view: View) {
@@ -180,7 +192,7 @@ fn honest(report: &CompileReport) -> Vec<&'static str> {
              output of a step with the shallow one is an approximation; `crdiff run` follows the plan.",
         );
     }
-    if report.prune.is_empty() && report.changes.is_empty() {
+    if report.prune.is_empty() && report.changes.is_empty() && report.lora.is_empty() {
         if report.cache.is_none() {
             lines.push("The plan changes nothing.");
         }

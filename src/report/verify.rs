@@ -31,6 +31,7 @@ pub fn outcome(original: &str, compiled: &str, plan: &PlanSource, verdict: &Verd
             number("tensors shared with the original's files", proof.shared),
             number("tensors identical", proof.identical),
             number("tensors masked as the plan says", proof.masked),
+            number("tensors merged as the plan says", proof.merged),
             ("weights read".into(), bytes(proof.bytes_read)),
             ("time".into(), format!("{:.2} s", proof.elapsed.as_secs_f64())),
         ],

@@ -1,11 +1,11 @@
 //! Edits: what a plan means for one graph, in terms that passes, verifier, search and reports share. They know no rules.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use miette::SourceSpan;
 use rustc_hash::FxHashMap;
 
-use super::prune::Mask;
+use super::{LoraFile, prune::Mask};
 use crate::{
     analysis::{modules::ModuleId, skip::Redirect, splice::Splice, weights::Weight},
     ir::{NodeId, ValueId},
@@ -27,12 +27,13 @@ impl Edits {
         self.always.changes.iter().chain(&self.other.changes)
     }
 
-    /// Returns what makes two graphs of one model the same but for the elements of their weights.
+    /// Returns what makes two graphs of one model the same but for the elements of weights that are masked.
     pub fn structure(&self) -> Structure {
         Structure {
             redirects: self.changes().flat_map(Change::redirects).collect(),
             attributes: self.changes().flat_map(Change::attributes).cloned().collect(),
             splices: self.changes().flat_map(Change::splices).cloned().collect(),
+            merges: [&self.always, &self.other].map(|set| set.merges().cloned().collect()),
         }
     }
 
@@ -51,7 +52,7 @@ impl Edits {
         for edit in self.other.changes.iter_mut().flat_map(|change| &mut change.edits) {
             match edit {
                 Edit::Transform(weights) => weights.scale = 1.0 - w,
-                Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) => {}
+                Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) | Edit::Merge(_) => {}
             }
         }
     }
@@ -67,12 +68,13 @@ impl Edits {
     }
 }
 
-/// The edits of a plan without the elements of weights.
+/// The edits of a plan without the masks of weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Structure {
     redirects: Vec<Redirect>,
     attributes: Vec<Attributes>,
     splices: Vec<Splice>,
+    merges: [Vec<Merge>; 2],
 }
 
 /// The difference of one network from the graph as it came.
@@ -86,6 +88,11 @@ impl EditSet {
     /// Returns the weights that are changed, in the order of the changes.
     pub fn weights(&self) -> impl Iterator<Item = &WeightEdit> {
         self.changes.iter().flat_map(Change::weights)
+    }
+
+    /// Returns the low-rank sums that are added to weights, in the order of the changes.
+    pub fn merges(&self) -> impl Iterator<Item = &Merge> {
+        self.changes.iter().flat_map(Change::merges)
     }
 }
 
@@ -128,7 +135,15 @@ impl Change {
     pub fn weights(&self) -> impl Iterator<Item = &WeightEdit> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Transform(weights) => Some(weights),
-            Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) => None,
+            Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) | Edit::Merge(_) => None,
+        })
+    }
+
+    /// Returns the low-rank sums that it adds to weights.
+    pub fn merges(&self) -> impl Iterator<Item = &Merge> {
+        self.edits.iter().filter_map(|edit| match edit {
+            Edit::Merge(merge) => Some(merge),
+            Edit::Redirect(_) | Edit::Transform(_) | Edit::Attributes(_) | Edit::Splice(_) => None,
         })
     }
 
@@ -136,7 +151,7 @@ impl Change {
     pub fn redirects(&self) -> impl Iterator<Item = Redirect> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Redirect(redirect) => Some(*redirect),
-            Edit::Transform(_) | Edit::Attributes(_) | Edit::Splice(_) => None,
+            Edit::Transform(_) | Edit::Attributes(_) | Edit::Splice(_) | Edit::Merge(_) => None,
         })
     }
 
@@ -144,7 +159,7 @@ impl Change {
     pub fn attributes(&self) -> impl Iterator<Item = &Attributes> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Attributes(attributes) => Some(attributes),
-            Edit::Redirect(_) | Edit::Transform(_) | Edit::Splice(_) => None,
+            Edit::Redirect(_) | Edit::Transform(_) | Edit::Splice(_) | Edit::Merge(_) => None,
         })
     }
 
@@ -152,7 +167,7 @@ impl Change {
     pub fn splices(&self) -> impl Iterator<Item = &Splice> {
         self.edits.iter().filter_map(|edit| match edit {
             Edit::Splice(splice) => Some(splice),
-            Edit::Redirect(_) | Edit::Transform(_) | Edit::Attributes(_) => None,
+            Edit::Redirect(_) | Edit::Transform(_) | Edit::Attributes(_) | Edit::Merge(_) => None,
         })
     }
 }
@@ -168,6 +183,8 @@ pub enum Edit {
     Attributes(Attributes),
     /// Nodes are put between a value and those that read it.
     Splice(Splice),
+    /// A low-rank sum is added to a weight, before masks are taken.
+    Merge(Merge),
 }
 
 /// Attributes of one node.
@@ -177,6 +194,28 @@ pub struct Attributes {
     pub node: NodeId,
     /// The attributes in place of those of the same names; it keeps the others.
     pub set: Vec<AttributeProto>,
+}
+
+/// A low-rank sum that is added to a weight: `scale * alpha / rank * up * down`, of a layer of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Merge {
+    /// The weight.
+    pub weight: Weight,
+    /// The file.
+    pub file: Arc<LoraFile>,
+    /// Which of its layers.
+    pub layer: usize,
+    /// The alpha of the layer.
+    pub alpha: f64,
+    /// The factor of the rule.
+    pub scale: f64,
+}
+
+impl Merge {
+    /// Returns what tells two sums of one weight apart, in the order in which they are added.
+    pub fn key(&self) -> (&str, usize, u64, u64) {
+        (self.file.digest(), self.layer, self.scale.to_bits(), self.alpha.to_bits())
+    }
 }
 
 /// Weights whose elements are changed by one rule; which of them are can depend on all.

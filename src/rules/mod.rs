@@ -6,9 +6,12 @@ pub(crate) mod bypass;
 mod dilate;
 mod edits;
 mod freeu;
+mod lora;
 pub(crate) mod prune;
 mod size;
 mod temperature;
+
+use std::path::Path;
 
 use miette::SourceSpan;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -18,8 +21,9 @@ use serde_json::{Value, json};
 pub use attention::{AttentionRule, Map};
 pub use bypass::BypassRule;
 pub use dilate::DilateRule;
-pub use edits::{Attributes, Change, Edit, EditSet, Edits, Fate, Skips, Structure, WeightEdit};
+pub use edits::{Attributes, Change, Edit, EditSet, Edits, Fate, Merge, Skips, Structure, WeightEdit};
 pub use freeu::FreeuRule;
+pub use lora::{Factor, FactorType, LoraFile, LoraLayer, LoraRule, Missing};
 pub(crate) use prune::no_target;
 pub use prune::{Mask, Pattern, Pool, PruneRule, Ratio, Ties};
 pub use size::Size;
@@ -53,6 +57,17 @@ macro_rules! kinds {
                 match self {
                     $(Self::$variant(rule) => rule,)+
                 }
+            }
+
+            fn kind_mut(&mut self) -> &mut dyn RuleKind {
+                match self {
+                    $(Self::$variant(rule) => rule,)+
+                }
+            }
+
+            /// Opens the files that the rule names, from `folder`.
+            pub(crate) fn open(&mut self, folder: &Path, problems: &mut Vec<Problem>) {
+                self.kind_mut().open(folder, problems);
             }
         }
 
@@ -94,6 +109,8 @@ kinds! {
     Temperature(TemperatureRule),
     /// Multiply halves of the backbone and low frequencies of the skip at skip connections.
     Freeu(FreeuRule),
+    /// Add a LoRA to weights.
+    Lora(LoraRule),
 }
 
 /// How a kind is written.
@@ -131,6 +148,9 @@ pub(crate) trait RuleKind {
     fn scale(&self) -> Option<Located<f64>> {
         None
     }
+
+    /// Opens the files that the rule names, from `folder`.
+    fn open(&mut self, _folder: &Path, _problems: &mut Vec<Problem>) {}
 
     /// Returns the error for a `change` of a module that another rule of the kind changes in another way.
     fn two_ways(&self, source: &PlanSource, change: &Change) -> PlanError {
@@ -238,7 +258,8 @@ impl Section {
 
 /// Returns the words of the kinds that change modules, not weights alone.
 pub(crate) fn module_kinds() -> impl Iterator<Item = &'static str> {
-    KINDS.iter().filter(|kind| !kind.keys.contains(&"weights")).map(|kind| kind.name)
+    let of_weights = |kind: &&Words| ["weights", "file"].iter().any(|key| kind.keys.contains(key));
+    KINDS.iter().filter(move |kind| !of_weights(kind)).map(|kind| kind.name)
 }
 
 /// Returns whether a search can choose `module` for a rule of the kind that is called `kind` in plans.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rayon::prelude::*;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
 
 use super::SearchError;
@@ -182,8 +182,10 @@ impl Compiler {
     /// [`SearchError`] if the plan doesn't fit the model, or nothing can be written.
     pub fn compile(&mut self, plan: &Plan, observer: &dyn Observer) -> Result<TrialGraph, SearchError> {
         let mut edits = self.resolve(plan).map_err(|e| CompileError::Plan(Box::new(e)))?;
+        let merged: FxHashSet<InitializerId> =
+            edits.changes().flat_map(Change::merges).map(|merge| merge.weight.initializer).collect();
         for change in edits.always.changes.iter_mut().chain(&mut edits.other.changes) {
-            self.with_thresholds(change, observer).map_err(CompileError::from)?;
+            self.with_thresholds(change, &merged, observer).map_err(CompileError::from)?;
         }
         if edits.changes().all(|change| change.edits.is_empty()) {
             return Ok(TrialGraph::none());
@@ -270,12 +272,25 @@ impl Compiler {
 
     /// Puts thresholds in the place of ratios, so that the passes need no ranks. A ratio of less than one weight leaves
     /// no edit; a ratio that only the passes can follow stays.
-    fn with_thresholds(&mut self, change: &mut Change, observer: &dyn Observer) -> Result<(), PassError> {
+    fn with_thresholds(
+        &mut self,
+        change: &mut Change,
+        merged: &FxHashSet<InitializerId>,
+        observer: &dyn Observer,
+    ) -> Result<(), PassError> {
         let mut edits = Vec::with_capacity(change.edits.len());
         for edit in change.edits.drain(..) {
             match edit {
+                // Magnitudes are those with the LoRA, which no trial before has counted.
+                Edit::Transform(ref weights)
+                    if weights.weights.iter().any(|weight| merged.contains(&weight.initializer)) =>
+                {
+                    edits.push(edit);
+                }
                 Edit::Transform(weights) => self.with_threshold(weights, &mut edits, observer)?,
-                Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) => edits.push(edit),
+                Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) | Edit::Merge(_) => {
+                    edits.push(edit)
+                }
             }
         }
         change.edits = edits;

@@ -15,7 +15,7 @@ use crate::{
         pipeline::{Output, Request},
     },
     observer::Observer,
-    plan::{self, AmplifyWeight, Glob, Mask, Plan, Ratio, Rule, Selector},
+    plan::{self, AmplifyWeight, Glob, Mask, Plan, PlanSource, Ratio, Rule, Selector},
 };
 
 /// How far from the plan's w the sweep goes on both sides.
@@ -192,7 +192,9 @@ fn moved(plan: &Plan, index: usize, by: f64) -> Result<Option<Moved>, SearchErro
     };
     let before = text.get(..span.offset()).ok_or_else(cannot)?;
     let after = text.get(span.offset() + span.len()..).ok_or_else(cannot)?;
-    let plan = plan::parse(name, &format!("{before}{to}{after}")).map_err(|_| cannot())?;
+    let text = format!("{before}{to}{after}");
+    let source = PlanSource::new(name, &text).in_folder(plan.source.folder());
+    let plan = plan::of_source(source).map_err(|_| cannot())?;
     // Others move along where they are aliases of it.
     let is_moved = |(at, (old, new)): (usize, (&RatioAt, &RatioAt))| {
         new.value == if at == index { to } else { old.value }

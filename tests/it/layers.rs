@@ -16,7 +16,7 @@ const LAYERS: [(&str, &[&str]); 21] = [
     ("onnx/write", &["ir", "observer", "onnx"]),
     ("analysis", &["ir", "lock", "observer", "onnx"]),
     ("plan", &["analysis", "hex", "ir", "onnx", "rules"]),
-    ("rules", &["analysis", "ir", "onnx", "plan"]),
+    ("rules", &["analysis", "hex", "ir", "onnx", "plan"]),
     ("passes", &["analysis", "ir", "observer", "onnx", "plan", "rules"]),
     ("verify", &["analysis", "hex", "ir", "observer", "onnx", "plan", "rules"]),
     ("engine", &["hex", "lock", "onnx"]),

@@ -34,6 +34,8 @@ mod golden;
 mod hostile;
 mod interrupt;
 mod layers;
+#[cfg(feature = "runner")]
+mod lora;
 mod mistakes;
 mod observers;
 mod onnx_write;

@@ -137,7 +137,7 @@ impl Tensor {
         if worth_reading(header.data_type, &header.dims) {
             let bytes = match &initializer.new_data {
                 Some(NewData::Bytes(bytes)) => Some(bytes.clone()),
-                Some(NewData::Masked(_)) => None,
+                Some(NewData::Masked(_) | NewData::Computed(_)) => None,
                 None => small_bytes(graph, header),
             };
             tensor.elements = bytes.and_then(|bytes| decode(header.data_type, &header.dims, &bytes));

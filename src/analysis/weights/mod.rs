@@ -38,7 +38,7 @@ pub struct Unplaced {
 }
 
 /// The weight of one Linear or Conv2d module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Weight {
     /// The path of the module that uses it, such as `down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q`. A
     /// weight shared by two modules appears once for each.

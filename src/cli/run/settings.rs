@@ -24,7 +24,7 @@ use crate::{
         vae::Tiling,
     },
     engine::io::read_npy,
-    plan::{self, AmplifyWeight, Mode, Plan},
+    plan::{self, AmplifyWeight, Mode, Plan, PlanSource},
 };
 
 /// The settings of a run. Whatever is added gets a default, so that older images can be repeated.
@@ -257,7 +257,8 @@ impl Settings {
     /// Returns the plan, with `--weight` in it where that decides what is compiled.
     pub(super) fn plan(&self) -> Result<Option<Plan>, Failure> {
         let Some((name, text)) = &self.plan else { return Ok(None) };
-        let plan = plan::parse(name, text)?;
+        // A plan that names files does so from where it lies.
+        let plan = plan::of_source(PlanSource::new(name, text).in_folder_of(Path::new(name)))?;
         if self.weight.is_some() && plan.amplify.mode == Mode::Weights {
             let what = "--weight is for `mode: outputs`; with `mode: weights` the weight is compiled: change the plan";
             return Err(Failure::Message(what.to_string()));

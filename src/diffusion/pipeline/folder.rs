@@ -108,6 +108,11 @@ impl Folder {
         self.model("unet")
     }
 
+    /// Returns the text encoders as they were exported.
+    pub fn text_encoders(&self) -> Vec<PathBuf> {
+        self.text().into_iter().map(|(_, encoder)| encoder.join("model.onnx")).collect()
+    }
+
     /// Returns the folders of the text encoders and their tokenizers.
     pub(super) fn text(&self) -> Vec<(PathBuf, PathBuf)> {
         let part = |suffix: &str| {

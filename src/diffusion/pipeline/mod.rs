@@ -86,7 +86,7 @@ impl Pipeline {
         let text = folder.text();
         let prompters = text.iter().map(|(tokenizer, encoder)| Prompter::open(tokenizer, encoder));
         let prompters = prompters.collect::<Result<_, _>>()?;
-        let encoders = text.into_iter().map(|(_, encoder)| Model::new(encoder.join("model.onnx"))).collect();
+        let encoders = folder.text_encoders().into_iter().map(Model::new).collect();
         let decoder = Model::new(folder.decoder());
         let providers = options.providers.iter().cloned().map(Provider::without_cuda_graphs).collect();
         let plain = SessionOptions { providers, ..options.clone() };

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Pipeline, Request, Unets,
-    model::load,
+    model::{Model, load},
     shapes::{self, Part},
 };
 use crate::{
@@ -28,6 +28,13 @@ impl Pipeline {
     /// the memory that it is mapped to.
     pub fn set_dense(&mut self, path: PathBuf) {
         self.dense = path;
+    }
+
+    /// Loads the text encoder with this index from the file at `path`.
+    pub fn set_text_encoder(&mut self, index: usize, path: PathBuf) {
+        if let Some(encoder) = self.encoders.get_mut(index) {
+            *encoder = Model::new(path);
+        }
     }
 
     /// Runs other UNets from now on. Those that were loaded are let go, but for one that is needed again: with a cache

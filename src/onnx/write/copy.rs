@@ -6,7 +6,7 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    ir::{InitializerId, Masked, for_each_piece},
+    ir::{InitializerId, Masked, WeightReader, for_each_piece},
     observer::Progress,
     onnx::{DataFile, OnnxError},
 };
@@ -98,6 +98,8 @@ pub enum Content {
     Bytes(Bytes),
     /// Bytes of another file, from this offset on.
     File(Arc<DataFile>, u64),
+    /// Elements that are computed as they are read.
+    Computed(WeightReader),
     /// An initializer's elements, masked on the way.
     Masked(InitializerId, Masked),
 }
@@ -114,6 +116,15 @@ impl Content {
         match self {
             Self::Bytes(bytes) => to.put(at, bytes).map(|()| None),
             Self::File(file, from) => to.copy(file, *from, at, len).map(|()| None),
+            Self::Computed(reader) => {
+                let mut buffer = vec![0; len.min(PIECE as u64) as usize];
+                for from in (0..len).step_by(PIECE) {
+                    let piece = &mut buffer[..(len - from).min(PIECE as u64) as usize];
+                    reader.read_at(from, piece)?;
+                    to.put(at + from, piece)?;
+                }
+                Ok(None)
+            }
             Self::Masked(id, masked) => {
                 let count = for_each_piece(masked, PIECE, |piece_at, piece| to.put(at + piece_at, piece))?;
                 Ok(Some((*id, count)))

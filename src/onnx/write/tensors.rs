@@ -122,6 +122,7 @@ impl<'a> Placement<'a> {
     ) -> Result<Elements, OnnxError> {
         let (len, content) = match data {
             NewData::Bytes(bytes) => (bytes.len() as u64, Content::Bytes(bytes.clone())),
+            NewData::Computed(reader) => (reader.len(), Content::Computed(reader.clone())),
             NewData::Masked(masked) => (masked.original.len(), Content::Masked(id, masked.clone())),
         };
         if header.byte_len() != Some(len) {
@@ -338,10 +339,10 @@ impl Tensor {
             match content {
                 Content::File(file, at) => file.read_at(*at, &mut elements)?,
                 Content::Bytes(bytes) => elements.copy_from_slice(bytes),
-                Content::Masked(..) => {
+                Content::Computed(_) | Content::Masked(..) => {
                     return Err(OnnxError::invalid(
                         "a subgraph's tensor",
-                        "only the main graph's can be masked",
+                        "only the main graph's can be changed",
                     ));
                 }
             }

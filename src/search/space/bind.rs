@@ -140,9 +140,20 @@ impl<'a> Bound<'a> {
         self.space.plan.plan(&self.space.source, &by_name(settings))
     }
 
-    /// Returns the plan with these settings as JSON, in the order of the space.
+    /// Returns the plan with these settings as JSON, in the order of the space. It can be put anywhere: files that it names
+    /// have their whole paths.
     pub fn plan_json(&self, settings: &Settings) -> Value {
-        self.space.plan.json(&by_name(settings))
+        let mut plan = self.space.plan.json(&by_name(settings));
+        for section in ["always", "rules"] {
+            let rules = plan.get_mut(section).and_then(Value::as_array_mut);
+            for file in rules.into_iter().flatten().filter_map(|rule| rule.pointer_mut("/lora/file")) {
+                let path = file.as_str().map(|name| self.space.source.folder().join(name));
+                if let Some(path) = path.and_then(|path| std::path::absolute(path).ok()) {
+                    *file = path.to_string_lossy().into();
+                }
+            }
+        }
+        plan
     }
 
     /// Settings from JSON: an object with a value for each variable.

@@ -98,7 +98,7 @@ pub fn load_objective(path: &Path) -> Result<(ObjectiveSpec, PathBuf), SpaceErro
 /// # Errors
 /// The same as of [`load`].
 pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Space, SpaceError> {
-    let source = PlanSource::new(name, text);
+    let source = PlanSource::new(name, text).in_folder(folder);
     let root = read(text).map_err(|problem| PlanError::new(&source, problem))?;
     if matches!(root.value, Value::Null) {
         return Err(SpaceError::File { path: name.into(), what: "it is empty".to_string() });

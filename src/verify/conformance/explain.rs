@@ -14,7 +14,7 @@ use crate::{
     analysis::modules::Modules,
     ir::{Graph, NodeId, ValueId},
     onnx::proto::AttributeProto,
-    rules::{Change, Edits, WeightEdit},
+    rules::{Change, Edits, Merge, WeightEdit},
     verify::canonical::Canonical,
 };
 
@@ -110,6 +110,12 @@ impl Names<'_, '_> {
     pub fn weight_edit(&self, index: usize) -> Option<(&Change, &WeightEdit)> {
         let edits = self.edits.changes().flat_map(|change| change.weights().map(move |edit| (change, edit)));
         edits.into_iter().nth(index)
+    }
+
+    /// Returns the rule that adds a sum.
+    pub fn merge_rule(&self, merge: &Merge) -> Option<SourceSpan> {
+        let is_of = |change: &&Change| change.merges().any(|other| std::ptr::eq(other, merge));
+        self.edits.changes().find(is_of).map(|change| change.span)
     }
 
     /// Returns `mismatch` as a violation.

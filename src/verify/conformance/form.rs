@@ -86,7 +86,7 @@ impl Target {
         }
         let is_weights = |edit: &Edit| match edit {
             Edit::Transform(_) => true,
-            Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) => false,
+            Edit::Redirect(_) | Edit::Attributes(_) | Edit::Splice(_) | Edit::Merge(_) => false,
         };
         if self == Self::Amplified && !edits.other.changes.iter().flat_map(|c| &c.edits).all(is_weights) {
             let message = "an amplified graph stands for masked weights only, not for modules that are left out or \

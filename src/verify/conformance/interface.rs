@@ -16,6 +16,7 @@ use crate::{
         wire::Field,
     },
     plan::{Depth, Plan, Target},
+    rules::EditSet,
     verify::canonical,
 };
 
@@ -111,7 +112,7 @@ impl Stamp {
         if inputs.is_empty() || !names.edits.is_empty() || self.0.contains_key("crdiff.plan") {
             let short = plan.digest.get(..12).unwrap_or(&plan.digest);
             right_name = format!("{}_crdiff_{}_{short}{suffix}", original.name(), form.name());
-            self.compare_origin(original, plan, form, &mut report);
+            self.compare_origin(names, plan, form, &mut report);
         }
         if compiled.name() != right_name {
             report(format!(
@@ -128,9 +129,16 @@ impl Stamp {
     }
 
     /// Compares what it says of plan, model and form.
-    fn compare_origin(&self, original: &Graph, plan: &Plan, form: Target, report: &mut impl FnMut(String)) {
+    fn compare_origin(
+        &self,
+        names: &Names<'_, '_>,
+        plan: &Plan,
+        form: Target,
+        report: &mut impl FnMut(String),
+    ) {
+        let edits = names.edits;
         let digest = plan.digest.as_str();
-        let source = original.structure_digest();
+        let source = names.source.structure_digest();
         for (key, right, what) in [("crdiff.plan", digest, "plan"), ("crdiff.source", &source, "model")] {
             match self.0.get(key) {
                 None => report(format!("the metadata key `{key}` is lost")),
@@ -139,6 +147,19 @@ impl Stamp {
                 )),
                 Some(_) => {}
             }
+        }
+        let merges =
+            |set: &EditSet| set.merges().map(|merge| merge.file.digest().to_string()).collect::<Vec<_>>();
+        let mut files: BTreeSet<String> = merges(&edits.always).into_iter().collect();
+        if form != Target::Dense {
+            files.extend(merges(&edits.other));
+        }
+        let (key, files) = ("crdiff.lora", files.into_iter().collect::<Vec<_>>().join(","));
+        let stated = self.0.get(key).map_or("", String::as_str);
+        if stated != files {
+            report(format!(
+                "the metadata key `{key}` is {stated:?}, expected {files:?}: the SHA-256 of each LoRA"
+            ));
         }
         match self.emit() {
             None => report("the metadata key `crdiff.emit` is lost".into()),

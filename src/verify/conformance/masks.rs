@@ -104,14 +104,15 @@ pub(super) fn elements_of(graph: &Graph, weight: &Weight) -> Result<WeightReader
 }
 
 /// Returns the masks of a pool of a rule's weights, in their order; `None` for a weight that stays as it is.
+/// `elements_of` gives the elements that are masked.
 ///
 /// # Errors
 /// [`OnnxError`] if the weights cannot be read.
 pub(super) fn expected(
-    graph: &Graph,
     prune: &WeightEdit,
     pool: Range<usize>,
     factor: &dyn Fn(f64) -> f64,
+    elements_of: impl Fn(&Weight) -> Result<WeightReader, OnnxError>,
     progress: Progress<'_>,
 ) -> Result<Vec<Option<Expected>>, OnnxError> {
     let scale = scale(prune, factor).to_bits();
@@ -132,7 +133,7 @@ pub(super) fn expected(
         Mask::Ratio { ratio, ties, .. } => {
             let members = weights
                 .iter()
-                .map(|weight| Ok(Member { elements: elements_of(graph, weight)?, float: float_of(weight)? }))
+                .map(|weight| Ok(Member { elements: elements_of(weight)?, float: float_of(weight)? }))
                 .collect::<Result<Vec<_>, OnnxError>>()?;
             ratio_masks(&members, ratio.value.get(), ties, progress)?
         }

@@ -18,6 +18,7 @@ mod fused_output;
 mod interface;
 mod kept;
 mod masks;
+mod merges;
 mod per_row;
 mod reach;
 mod select;
@@ -43,6 +44,7 @@ use self::{
     explain::Names,
     interface::{Extra, Stamp},
     kept::Kept,
+    merges::Merges,
     per_row::PerRow,
     reach::Reach,
     substitution::Substitution,
@@ -117,6 +119,8 @@ pub struct Proof {
     pub identical: usize,
     /// Tensors that are masked as their rule says.
     pub masked: usize,
+    /// Tensors that hold the original's elements with the sums of LoRAs added.
+    pub merged: usize,
     /// Tensors that are the original's own bytes, in the original's own file.
     pub shared: usize,
     /// Bytes of weights that were read.
@@ -218,6 +222,7 @@ pub fn verify(
     // Shapes take as much memory as a graph.
     let modules = analysis.into_modules();
     let mut interner = Interner::default();
+    let merges = Merges::of(&edits)?;
     let (mut expected, templates) = templates::beside(original, &edits)?;
     if let Some(kept) = kept.as_mut().filter(|kept| kept.depth == Depth::Shallow) {
         kept.add_inputs(expected.to_mut())?;
@@ -228,10 +233,10 @@ pub fn verify(
     let none = Overrides::default();
     let substitution = Substitution::of_dense(&edits, (&rows, &templates), original, &mut interner)?;
     let masks = masks::masked_operands(edits.always.weights()).0;
-    let mut dense = Cone { masks, substitution, ..Cone::default() };
+    let mut dense = Cone { masks, merges: merges.dense.clone(), substitution, ..Cone::default() };
     let (masked, masks) = masks::masked_operands(edits.weights());
     let substitution = Substitution::of_other(&edits, (&rows, &templates), original, &mut interner)?;
-    let mut pruned = Cone { masks: masked, substitution, ..Cone::default() };
+    let mut pruned = Cone { masks: masked, merges: merges.other.clone(), substitution, ..Cone::default() };
     if let Some(kept) = &mut kept {
         let reach = Reach::of(&original_side, &pruned, &dense);
         kept.cut(&expected, &reach, [&mut pruned, &mut dense]);
@@ -273,6 +278,7 @@ pub fn verify(
         rows: &rows,
         kept: kept.as_ref(),
         masks: &masks,
+        merges: &merges,
         stamp: stamp.as_ref(),
         interner: &mut interner,
         observer,
@@ -320,6 +326,7 @@ struct Verifier<'a, 'g> {
     kept: Option<&'a Kept>,
     /// The rule of each mask, and the weight's index in it.
     masks: &'a [(usize, usize)],
+    merges: &'a Merges<'a>,
     stamp: Option<&'a Stamp>,
     interner: &'a mut Interner,
     observer: &'a dyn Observer,
@@ -380,7 +387,8 @@ impl Verifier<'_, '_> {
         let counted = Counted { observer: self.observer, bytes: AtomicU64::new(0) };
         let progress = Progress::new(&counted, Stage::Checking);
         let factor = form.factor(self.plan);
-        let pairs = Pairs { names: &self.names, masks: self.masks, factor: &*factor, progress };
+        let pairs =
+            Pairs { names: &self.names, masks: self.masks, merges: self.merges, factor: &*factor, progress };
         let mut proof = pairs.compare_all(&walk, &mut differences)?;
         proof.nodes = walk.matched.len();
         proof.bytes_read = counted.bytes.into_inner();

@@ -80,7 +80,7 @@ impl PerRow {
         }
         let redirects = edits.changes().flat_map(|change| &change.edits).filter_map(|edit| match edit {
             Edit::Redirect(redirect) => Some(redirect),
-            Edit::Transform(_) | Edit::Attributes(_) | Edit::Splice(_) => None,
+            Edit::Transform(_) | Edit::Attributes(_) | Edit::Splice(_) | Edit::Merge(_) => None,
         });
         for redirect in redirects.filter(|redirect| ones.contains(&redirect.to)) {
             let name = &original.value(redirect.to).name;

@@ -6,7 +6,7 @@ use super::{classes::Side, walk::Cone};
 use crate::ir::{Graph, NodeId, ValueId};
 
 /// The nodes of the original that compute something else in the one network than in the other: they read a weight that
-/// is masked otherwise, another value, or the result of such a node, or have other attributes.
+/// is masked or merged otherwise, another value, or the result of such a node, or have other attributes.
 #[derive(Debug, Default)]
 pub(super) struct Reach(FxHashSet<NodeId>);
 
@@ -40,8 +40,10 @@ impl Reach {
                     continue;
                 }
                 done[node.index()] = true;
-                let masked = (0..side.graph.node(node).inputs.len())
-                    .any(|slot| cone.masks.get(&(node, slot)) != dense.masks.get(&(node, slot)));
+                let masked = (0..side.graph.node(node).inputs.len()).map(|slot| (node, slot)).any(|read| {
+                    cone.masks.get(&read) != dense.masks.get(&read)
+                        || cone.merges.get(&read) != dense.merges.get(&read)
+                });
                 let signatures = [cone, dense].map(|cone| cone.substitution.signature(node));
                 if masked
                     || signatures[0] != signatures[1]

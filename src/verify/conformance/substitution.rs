@@ -99,7 +99,7 @@ impl Substitution {
                         all.signatures.insert(edit.node, interner.signature(bytes));
                         all.attributes.insert(edit.node, (attributes, index));
                     }
-                    Edit::Transform(_) | Edit::Splice(_) => {}
+                    Edit::Transform(_) | Edit::Splice(_) | Edit::Merge(_) => {}
                 }
             }
         }

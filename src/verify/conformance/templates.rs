@@ -44,7 +44,7 @@ pub(super) fn beside<'g>(
         for edit in &change.edits {
             let splice = match edit {
                 Edit::Splice(splice) => splice,
-                Edit::Redirect(_) | Edit::Transform(_) | Edit::Attributes(_) => continue,
+                Edit::Redirect(_) | Edit::Transform(_) | Edit::Attributes(_) | Edit::Merge(_) => continue,
             };
             let Some(before) = splice.at.iter().map(|(node, _)| *node).min() else { continue };
             let mut results: Vec<ValueId> = Vec::new();

@@ -10,13 +10,14 @@ use super::{
     Proof, Violation,
     explain::{self, Names},
     masks::{self, Expected},
+    merges::Merges,
     tensors::{self, Comparison},
     threshold_check, value,
     walk::{Reader, TensorPair, Walk},
 };
 use crate::{
     analysis::weights::Weight,
-    ir::Origin,
+    ir::{Origin, WeightReader},
     observer::Progress,
     onnx::OnnxError,
     rules::{Mask, WeightEdit},
@@ -27,6 +28,8 @@ pub(super) struct Pairs<'a, 'g> {
     pub names: &'a Names<'a, 'g>,
     /// The rule of each mask, and the weight's index in it.
     pub masks: &'a [(usize, usize)],
+    /// The sums that are added to weights.
+    pub merges: &'a Merges<'a>,
     /// The factor on masked weights of the other network, from the scale of their rule.
     pub factor: &'a (dyn Fn(f64) -> f64 + Sync),
     /// Told how many bytes were read.
@@ -36,7 +39,7 @@ pub(super) struct Pairs<'a, 'g> {
 /// The elements that a tensor must hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Wanted {
-    /// The original's elements.
+    /// The original's elements, with the sums of LoRAs where there are any.
     Original,
     /// Those, masked.
     Masked(Expected),
@@ -65,8 +68,9 @@ impl Pairs<'_, '_> {
         let mut known = FxHashSet::default();
         let mut jobs = Vec::new();
         for (pair, reader) in &walk.tensors {
-            let wanted = pair.mask.and_then(|mask| wanted.get(&mask)).copied().unwrap_or(Wanted::Original);
-            if known.insert((pair.compiled, pair.original, wanted)) {
+            let mask = pair.edited.mask();
+            let wanted = mask.and_then(|mask| wanted.get(&mask)).copied().unwrap_or(Wanted::Original);
+            if known.insert((pair.compiled, pair.original, pair.edited.sums(), wanted)) {
                 jobs.push((pair, *reader, wanted));
             }
         }
@@ -75,11 +79,12 @@ impl Pairs<'_, '_> {
             .map(|(pair, reader, wanted)| self.compare(pair, *reader, *wanted))
             .collect::<Result<_, _>>()?;
         let mut proof = Proof::default();
-        for ((.., wanted), (comparison, difference)) in jobs.iter().zip(results) {
+        for ((pair, _, wanted), (comparison, difference)) in jobs.iter().zip(results) {
             match comparison {
                 Comparison::Shared => proof.shared += 1,
-                Comparison::Equal if *wanted == Wanted::Original => proof.identical += 1,
-                Comparison::Equal => proof.masked += 1,
+                Comparison::Equal if *wanted != Wanted::Original => proof.masked += 1,
+                Comparison::Equal if pair.edited.sums().is_some() => proof.merged += 1,
+                Comparison::Equal => proof.identical += 1,
                 Comparison::Unequal(_) => {}
             }
             differences.extend(difference);
@@ -105,9 +110,9 @@ impl Pairs<'_, '_> {
                 wanted.extend(masks.map(|mask| (mask, Wanted::Proven)));
                 continue;
             }
-            let graph = self.names.original.graph;
+            let elements = |weight: &Weight| self.elements_of(weight);
             let expected =
-                masks::expected(graph, pool.edit, pool.range.clone(), self.factor(pool), self.progress)?;
+                masks::expected(pool.edit, pool.range.clone(), self.factor(pool), elements, self.progress)?;
             let masked = masks.zip(expected);
             wanted.extend(masked.filter_map(|(mask, expected)| Some((mask, Wanted::Masked(expected?)))));
         }
@@ -118,7 +123,7 @@ impl Pairs<'_, '_> {
         let mut pairs: FxHashMap<usize, Vec<TensorPair>> = FxHashMap::default();
         let mut known = FxHashSet::default();
         for (pair, _) in &walk.tensors {
-            if let (Some(mask), true) = (pair.mask, known.insert(*pair)) {
+            if let (Some(mask), true) = (pair.edited.mask(), known.insert(*pair)) {
                 pairs.entry(mask).or_default().push(*pair);
             }
         }
@@ -149,7 +154,7 @@ impl Pairs<'_, '_> {
         for (weight, (_, pairs)) in
             pool.edit.weights.get(pool.range.clone()).into_iter().flatten().zip(&pool.weights)
         {
-            let original = masks::elements_of(self.names.original.graph, weight)?;
+            let original = self.elements_of(weight)?;
             let form = match pairs.as_slice() {
                 [] => threshold_check::Form::Gone,
                 [pair] => match self.form(weight, pair, scale)? {
@@ -163,6 +168,11 @@ impl Pairs<'_, '_> {
         let n = members.iter().map(|m| m.original.len() / m.float.size() as u64).sum();
         let k = masks::rank(n, ratio.value.get());
         Ok((k > 0).then_some(threshold_check::PoolCheck { members, k, ties, scale }))
+    }
+
+    /// Returns the elements of `weight` before they are masked.
+    fn elements_of(&self, weight: &Weight) -> Result<WeightReader, OnnxError> {
+        self.merges.merged_weight(weight, masks::elements_of(self.names.original.graph, weight)?)
     }
 
     fn factor(&self, pool: &RankedPool<'_>) -> &(dyn Fn(f64) -> f64 + Sync) {
@@ -196,8 +206,13 @@ impl Pairs<'_, '_> {
         wanted: Wanted,
     ) -> Result<(Comparison, Option<Violation>), OnnxError> {
         let (original, compiled) = (self.names.original.graph, self.names.compiled.graph);
-        let (tensor, found) =
+        let (plain, found) =
             (value::tensor(original, pair.original)?, value::tensor(compiled, pair.compiled)?);
+        let sums = pair.edited.sums();
+        let mut tensor = plain.clone();
+        if let Some(sums) = sums {
+            tensor.elements = self.merges.merged(sums, tensor.elements)?;
+        }
         let (comparison, expected) = match wanted {
             Wanted::Proven => (Comparison::Equal, None),
             Wanted::Original => (tensors::compare(&tensor, &found, None, self.progress)?, None),
@@ -215,7 +230,11 @@ impl Pairs<'_, '_> {
             ..Violation::default()
         };
         let (_, reads) = self.names.reader(reader);
-        let masked = pair.mask.and_then(|mask| self.masks.get(mask));
+        if let Some(merge) = sums.and_then(|sums| self.merges.first(sums)) {
+            difference.module = Some(merge.weight.path.clone());
+            difference.rule = self.names.merge_rule(merge);
+        }
+        let masked = pair.edited.mask().and_then(|mask| self.masks.get(mask));
         if let Some((edit, weight)) = masked
             && let Some((change, edit)) = self.names.weight_edit(*edit)
         {
@@ -236,12 +255,16 @@ impl Pairs<'_, '_> {
         };
         let what = match &difference.module {
             Some(path) if expected.is_some() => format!("the masked weight of `{path}`"),
+            Some(path) if sums.is_some() => format!("the merged weight of `{path}`"),
             _ => reads,
         };
-        let untouched = expected.is_some()
-            && !matches!(tensors::compare(&tensor, &found, None, self.progress)?, Comparison::Unequal(_));
-        difference.message = if untouched {
-            format!("{what} is not masked: `{}` holds the original's elements", found.name)
+        let holds = |tensor| -> Result<bool, OnnxError> {
+            Ok(!matches!(tensors::compare(tensor, &found, None, self.progress)?, Comparison::Unequal(_)))
+        };
+        difference.message = if sums.is_some() && holds(&plain)? {
+            format!("{what} is not merged: `{}` holds the original's elements", found.name)
+        } else if expected.is_some() && holds(&tensor)? {
+            format!("{what} is not masked: `{}` holds the elements before the mask", found.name)
         } else {
             let more = match unequal.count {
                 1 => String::new(),

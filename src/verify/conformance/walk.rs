@@ -7,6 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{
     classes::{Class, Classes, FirstValues, Overrides, Side},
     masks::MaskedOperands,
+    merges::MergedOperands,
     per_row::Reading,
     reach::Reach,
     substitution::Substitution,
@@ -22,18 +23,46 @@ pub(super) struct Cone {
     pub classes: Classes,
     /// The operands that are masked weights, with the index of their mask.
     pub masks: MaskedOperands,
+    /// The operands that are merged weights, with the index of what is added to them.
+    pub merges: MergedOperands,
     /// The part of this network that depends on the plan.
     pub reach: Reach,
     /// The outputs: of the compiled graph, of the original, and the index of the graph output they are for.
     pub roots: Vec<(ValueId, ValueId, usize)>,
 }
 
-/// Two tensors that must hold the same, or what a mask makes of the original's.
+/// Two tensors that must hold the same, or what sums and a mask make of the original's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TensorPair {
     pub compiled: ValueId,
     pub original: ValueId,
-    pub mask: Option<usize>,
+    pub edited: Edited,
+}
+
+/// The edits of a weight: the indexes of its mask and of the sums that are added to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Edited {
+    mask: Option<NonZeroU32>,
+    sums: Option<NonZeroU32>,
+}
+
+impl Edited {
+    fn new(mask: Option<usize>, sums: Option<usize>) -> Self {
+        let small = |index: usize| NonZeroU32::MIN.saturating_add(index as u32);
+        Self { mask: mask.map(small), sums: sums.map(small) }
+    }
+
+    pub fn mask(self) -> Option<usize> {
+        self.mask.map(|mask| mask.get() as usize - 1)
+    }
+
+    pub fn sums(self) -> Option<usize> {
+        self.sums.map(|sums| sums.get() as usize - 1)
+    }
+
+    fn is_any(self) -> bool {
+        self != Self::default()
+    }
 }
 
 /// Where a value is read.
@@ -69,7 +98,7 @@ pub(super) enum Cause {
     Missing,
     /// The nodes that make them differ.
     Different,
-    /// They are the same, but what is to be masked is no tensor.
+    /// They are the same, but what is to be masked or merged is no tensor.
     NotATensor,
     /// They are the same, but stand for another two already, and each time may compute something else.
     Merged,
@@ -106,7 +135,7 @@ pub(super) struct Sides<'a, 'g> {
 struct Item {
     compiled: ValueId,
     original: ValueId,
-    mask: Option<usize>,
+    edited: Edited,
     reader: Reader,
     /// The class that it must have, if it must be something else than the original's value.
     wanted: Option<(Class, Reading)>,
@@ -128,7 +157,8 @@ pub(super) fn walk(sides: Sides<'_, '_>, cone: &Cone, found: &mut Walk) {
     for (compiled, original, index) in &cone.roots {
         if !sides.overrides.outputs.contains(index) {
             let (compiled, original, reader) = (*compiled, *original, Reader::Output(*index));
-            walker.open.push(Item { compiled, original, mask: None, reader, wanted: None });
+            let edited = Edited::default();
+            walker.open.push(Item { compiled, original, edited, reader, wanted: None });
         }
     }
     while let Some(item) = walker.open.pop() {
@@ -141,8 +171,7 @@ struct Walker<'a, 'g> {
     cone: &'a Cone,
     expected: FirstValues,
     present: FirstValues,
-    /// With the mask, as a smaller number.
-    pairs: FxHashSet<(NodeId, NodeId, Option<NonZeroU32>)>,
+    pairs: FxHashSet<(NodeId, NodeId, Edited)>,
     differing: FxHashSet<(ValueId, ValueId)>,
     tensors: FxHashSet<TensorPair>,
     open: Vec<Item>,
@@ -171,9 +200,9 @@ impl Walker<'_, '_> {
         }
         match (compiled.kind(have), original.kind(want)) {
             (ValueKind::Input, ValueKind::Input) | (ValueKind::Sparse, ValueKind::Sparse)
-                if item.mask.is_none() => {}
+                if !item.edited.is_any() => {}
             (ValueKind::Tensor, ValueKind::Tensor) => {
-                let pair = TensorPair { compiled: have, original: want, mask: item.mask };
+                let pair = TensorPair { compiled: have, original: want, edited: item.edited };
                 if self.tensors.insert(pair) {
                     self.found.tensors.push((pair, item.reader));
                 }
@@ -183,19 +212,18 @@ impl Walker<'_, '_> {
                 else {
                     return self.differ(item, have, want);
                 };
-                if item.mask.is_some() && !is_view(self.sides, b) {
+                if item.edited.is_any() && !is_view(self.sides, b) {
                     return self.mismatch(item, have, want, Cause::NotATensor);
                 }
                 if original.is_random(b) && !self.is_only_pair(a, b) {
                     return self.mismatch(item, have, want, Cause::Merged);
                 }
-                let mask = item.mask.map(|mask| NonZeroU32::MIN.saturating_add(mask as u32));
-                if self.pairs.insert((a, b, mask)) {
+                if self.pairs.insert((a, b, item.edited)) {
                     self.found.matched.insert(a);
-                    self.descend(a, b, item.mask);
+                    self.descend(a, b, item.edited);
                 }
             }
-            _ if item.mask.is_some() => self.mismatch(item, have, want, Cause::NotATensor),
+            _ if item.edited.is_any() => self.mismatch(item, have, want, Cause::NotATensor),
             _ => self.differ(item, have, want),
         }
     }
@@ -224,7 +252,7 @@ impl Walker<'_, '_> {
     }
 
     /// Goes on to the operands of two nodes that compute the same.
-    fn descend(&mut self, compiled: NodeId, original: NodeId, mask: Option<usize>) {
+    fn descend(&mut self, compiled: NodeId, original: NodeId, edited: Edited) {
         let (have, want) = (self.sides.compiled.reads(compiled), self.sides.original.reads(original));
         let swapped = self.is_swapped(compiled, original);
         let view = is_view(self.sides, original);
@@ -232,12 +260,15 @@ impl Walker<'_, '_> {
             let other = if swapped { have.len() - 1 - slot } else { slot };
             let (Some(value), Some(wanted)) = (*value, want.get(other).copied().flatten()) else { continue };
             let wanted = self.cone.substitution.operand(original, other, wanted);
-            // A mask asked for at a multiplication is the mask of the tensor behind Transpose and Cast.
-            let inherited = if view && other == 0 { mask } else { None };
+            // Edits asked for at a multiplication are those of the tensor behind Transpose and Cast.
+            let inherited = if view && other == 0 { edited } else { Edited::default() };
+            let read = (original, other);
+            let mask = self.cone.masks.get(&read).copied().or(inherited.mask());
+            let sums = self.cone.merges.get(&read).copied().or(inherited.sums());
             self.open.push(Item {
                 compiled: value,
                 original: wanted,
-                mask: self.cone.masks.get(&(original, other)).copied().or(inherited),
+                edited: Edited::new(mask, sums),
                 reader: Reader::Operand { compiled, slot, original },
                 wanted: self
                     .cone
@@ -311,7 +342,7 @@ impl Walker<'_, '_> {
             return false;
         }
         if self.differing.insert((have, want)) {
-            self.descend(a, b, None);
+            self.descend(a, b, Edited::default());
         }
         true
     }

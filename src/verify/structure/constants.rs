@@ -77,7 +77,7 @@ fn range(graph: &Graph, header: &TensorHeader) -> Option<Range> {
             let meta = file.file().metadata().ok()?;
             Some((meta.dev(), meta.ino(), offset, len))
         }
-        WeightReader::Memory(_) => None,
+        WeightReader::Memory(_) | WeightReader::Computed(_) => None,
     }
 }
 

@@ -51,6 +51,7 @@ impl Workshop {
         write("score.py", "import os, sys\nprint(os.path.getsize(sys.argv[1]) % 1000 / 1000)\n");
         let fixtures = root().join("fixtures");
         fs::copy(fixtures.join("sd15/torchscript/unet.onnx"), folder.path().join("unet.onnx")).unwrap();
+        fs::copy(fixtures.join("lora/kohya.safetensors"), folder.path().join("style.safetensors")).unwrap();
         copy(&fixtures.join("pipelines/sd15"), &folder.path().join("sd15-onnx"));
         copy(&fixtures.join("pipelines/sdxl"), &folder.path().join("sdxl-onnx"));
         copy(&fixtures.join("shapes/pipeline"), &folder.path().join("fixtures/shapes/pipeline"));

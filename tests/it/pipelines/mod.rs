@@ -5,6 +5,7 @@ mod device;
 mod folders;
 mod goldens;
 mod interleave;
+mod lora;
 mod requests;
 mod support;
 mod tokens;

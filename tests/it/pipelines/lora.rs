@@ -1,0 +1,62 @@
+//! A LoRA for UNet and text encoder, against diffusers with `fuse_lora`.
+
+use std::{fs, path::Path};
+
+use crdiff::{
+    diffusion::{
+        Pipeline,
+        pipeline::{Folder, Request},
+    },
+    engine::SessionOptions,
+    passes::MaskForm,
+    plan,
+    plan_cache::{Place, PlanCache},
+};
+
+use crate::pipelines::support::{Golden, Runner, pipelines, prepare};
+
+#[test]
+fn latents_are_those_of_diffusers() {
+    let fixtures = pipelines().parent().unwrap().join("lora");
+    let (golden, dense) = (Golden::in_folder(&fixtures), Golden::open("sd15"));
+    let prepared = prepare("sd15");
+    fs::copy(fixtures.join("pipeline.safetensors"), prepared.pipeline.join("style.safetensors")).unwrap();
+    let latents = |rules: &str| -> Vec<f32> {
+        let path = prepared.pipeline.join("plan.yaml");
+        fs::write(&path, format!("version: 1\n{rules}")).unwrap();
+        let plan = plan::load(&path).unwrap();
+        draw(&prepared.pipeline, &plan, &dense)
+    };
+    let expected = golden.tensor("pipeline/latents").to_f32();
+    let apart = |latents: &[f32]| {
+        let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
+        latents.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs() / largest))
+    };
+    let merged = latents("always: [{ lora: { file: style.safetensors, scale: 0.8 } }]");
+    assert!(apart(&merged) <= 1e-5, "{}", apart(&merged));
+    // Under `rules`, with w = 1, the UNet alone has it.
+    let unet =
+        latents("rules: [{ lora: { file: style.safetensors, scale: 0.8 } }]\namplify: { weight: 1.0 }");
+    assert!(apart(&unet) > 1e-3, "{}", apart(&unet));
+}
+
+/// Draws the goldens' image with DDIM, compiled as `crdiff run` compiles.
+fn draw(pipeline: &Path, plan: &plan::Plan, golden: &Golden) -> Vec<f32> {
+    let folder = Folder::open(pipeline).unwrap();
+    let cache = PlanCache { place: Place::Beside, masks: MaskForm::Stored, observer: &() };
+    let unets = cache.networks(&folder.unet(), plan).unwrap().unets;
+    let texts = cache.text_encoders(&folder.text_encoders(), plan).unwrap();
+    let engine = Runner::OnnxRuntime.engine();
+    let mut drawing = Pipeline::open(pipeline, engine, SessionOptions::default(), unets).unwrap();
+    texts.into_iter().for_each(|(index, path)| drawing.set_text_encoder(index, path));
+    let defaults = &golden.index["defaults"];
+    let mut request = Request::new(defaults["prompt"].as_str().unwrap(), 48, 64);
+    request.negative_prompts = defaults["negative"].as_str().map(str::to_string).into_iter().collect();
+    request.steps = defaults["steps"].as_u64().unwrap() as usize;
+    request.guidance = defaults["guidance"].as_f64().unwrap();
+    request.seeds = vec![defaults["seeds"][0].as_u64().unwrap()];
+    request.scheduler = Some("DDIMScheduler".parse().unwrap());
+    request.scheduler_config.push(("clip_sample".into(), false.into()));
+    request.amplify = plan.amplify.clone();
+    drawing.run(&request, &()).unwrap().latents.to_f32()
+}
