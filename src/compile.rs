@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    analysis::{Analysis, Findings, macs, magnitude::MagnitudeError, shapes},
+    analysis::{Analysis, Findings, macs, magnitude::MagnitudeError, shapes, splice::Splice},
     ir::Graph,
     observer::Observer,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
@@ -17,7 +17,7 @@ use crate::{
         CacheReport, CompileReport, OutputReport, PlanSummary,
         compile::{Census, Made, files, report, zeros},
     },
-    rules::{EditSet, Edits},
+    rules::{Change, EditSet, Edits},
 };
 
 pub use crate::plan::{Depth, Target};
@@ -227,10 +227,10 @@ impl<'a> Job<'a> {
 /// [`CompileError`].
 pub fn compile_file(job: &Job<'_>, observer: &dyn Observer) -> Result<CompileReport, CompileError> {
     let source = Graph::load(onnx::open(job.model)?)?;
-    let census = Census::of(
-        &source,
-        job.at.map(|size| macs::each(&source, &macs::at_size(&source, &shapes::shapes(&source), size))),
-    );
+    let macs = |graph: &Graph| {
+        job.at.map(|size| macs::each(graph, &macs::at_size(graph, &shapes::shapes(graph), size)))
+    };
+    let mut census = Census::of(&source, macs(&source));
     let depths: &[Option<Depth>] =
         if job.cached { &[Some(Depth::Full), Some(Depth::Shallow)] } else { &[None] };
     let mut graphs = Vec::new();
@@ -239,7 +239,11 @@ pub fn compile_file(job: &Job<'_>, observer: &dyn Observer) -> Result<CompileRep
         let last = index + 1 == depths.len();
         let Some(mut graph) = (if last { source.take() } else { source.clone() }) else { continue };
         let compilation = compile_depth(&mut graph, job.plan, (job.target, *depth), job.masks, observer)?;
-        let report = report(&graph, &compilation.made(), &census, &job.plan.source);
+        let made = compilation.made();
+        if made.edits.changes().flat_map(Change::splices).any(Splice::resizes) {
+            census.resize(macs(&graph));
+        }
+        let report = report(&graph, &made, &census, &job.plan.source);
         graphs.push((graph, compilation, report));
     }
     let Some((_, first, mut report)) =

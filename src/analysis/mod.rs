@@ -9,6 +9,7 @@ pub mod magnitude;
 pub mod modules;
 mod moves;
 pub mod per_row_inputs;
+pub mod resize;
 pub mod shapes;
 pub mod skip;
 pub mod splice;

@@ -234,7 +234,7 @@ impl Analysis<'_> {
         self.graph.producer(value).is_some_and(|p| self.modules.is_within(self.modules.of_node(p), module))
     }
 
-    fn only_output(&self, outputs: &[ValueId]) -> Result<ValueId, Illegal> {
+    pub(super) fn only_output(&self, outputs: &[ValueId]) -> Result<ValueId, Illegal> {
         match outputs {
             [output] => Ok(*output),
             _ => Err(Illegal::new(format!("it has {} outputs: {}", outputs.len(), self.names(outputs)))),
@@ -291,7 +291,7 @@ impl Analysis<'_> {
         self.skip_concat(self.graph.producer(input)?)
     }
 
-    fn skip_concat(&self, id: NodeId) -> Option<SkipConcat> {
+    pub(super) fn skip_concat(&self, id: NodeId) -> Option<SkipConcat> {
         let node = self.graph.node(id);
         let operands: Vec<ValueId> = self.flow.operands(node).collect();
         let ([Some(a), Some(b)], [_, _]) = (node.inputs.as_slice(), operands.as_slice()) else { return None };

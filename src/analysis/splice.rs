@@ -1,5 +1,7 @@
 //! Splices: nodes put between a value and some of those that read it, and whether that is legal.
 
+use std::sync::Arc;
+
 use super::{Analysis, shapes::Agreement, skip::Illegal};
 use crate::ir::{NodeId, Template, Use, ValueId};
 
@@ -12,9 +14,17 @@ pub struct Splice {
     pub template: Template,
     /// Nodes that the template stands for as a whole: with another edit of one of these, neither would be what it says.
     pub replaces: Vec<NodeId>,
+    /// The values that have other shapes with it and those that belong to it, in a part of the network that runs at
+    /// another size; without any its result has the shape of what is read otherwise.
+    pub resized: Arc<[ValueId]>,
 }
 
 impl Splice {
+    /// Returns whether it belongs to a part of the network that runs at another size.
+    pub fn resizes(&self) -> bool {
+        !self.resized.is_empty()
+    }
+
     /// Returns the node that the template stands before: the first that reads its result.
     pub fn first_reader(&self) -> Option<NodeId> {
         self.at.iter().map(|(node, _)| *node).min()
@@ -54,7 +64,7 @@ impl Analysis<'_> {
     /// [`Illegal`] if the operands are not one value, if the template's result is not proven to have that value's shape
     /// and type, or if the template reads what is computed after one of the operands is read.
     pub fn splice(&self, at: Vec<(NodeId, usize)>, template: Template) -> Result<Splice, Illegal> {
-        let splice = Splice { at, template, replaces: Vec::new() };
+        let splice = Splice { at, template, replaces: Vec::new(), resized: Arc::default() };
         let read = |(node, slot): &(NodeId, usize)| self.graph.node(*node).input(*slot);
         let (Some(first), Some(value)) = (splice.first_reader(), splice.at.first().and_then(read)) else {
             return Err(Illegal::new("nothing reads the result"));

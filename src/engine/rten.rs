@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use prost::Message;
 use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView, ValueView};
 use rten_tensor::{AsView, Layout};
 
@@ -18,7 +19,7 @@ use super::{
     inline::{inline, needs_inlining},
     signature::{for_cpu_engine, match_inputs, match_outputs},
 };
-use crate::onnx::{self, DataType, OnnxError, Source};
+use crate::onnx::{self, DataType, OnnxError, Source, graph_field, proto::NodeProto};
 
 /// The release that this crate is built with.
 const VERSION: &str = "0.27";
@@ -80,6 +81,11 @@ fn session(
 ) -> Result<Box<dyn Session>, EngineError> {
     let failed = |what: String| EngineError::Load { engine: EngineKind::Rten, model: model.clone(), what };
     let signature = for_cpu_engine(EngineKind::Rten, &model, source, options)?;
+    if let Some(node) = cubic_resize(source) {
+        return Err(failed(format!(
+            "node `{node}` is a cubic Resize, which rten computes as a linear one; ONNX Runtime has both"
+        )));
+    }
     let mut load_options = ModelOptions::with_all_ops();
     load_options.enable_optimization(options.optimization != Optimization::Disabled);
     load_options.prepack_weights(options.memory == MemoryMode::Fast);
@@ -89,6 +95,19 @@ fn session(
     let output_ids = signature.outputs.iter().map(node).collect::<Result<_, _>>()?;
     let threads = options.intra_threads.map(|n| Arc::new(ThreadPool::with_num_threads(n.get())));
     Ok(Box::new(RtenSession { model, loaded, signature, input_ids, output_ids, threads }))
+}
+
+/// Returns the name of a cubic Resize, if there is one.
+fn cubic_resize(source: &Source) -> Option<String> {
+    const CUBIC: &[u8] = b"cubic";
+    let nodes = source.graph.fields.iter().filter(|field| field.number == graph_field::NODE);
+    let named = nodes.map(|field| field.value()).filter(|node| node.windows(CUBIC.len()).any(|w| w == CUBIC));
+    let is_cubic = |node: &NodeProto| {
+        node.op_type() == "Resize"
+            && node.attribute.iter().any(|attribute| attribute.name() == "mode" && attribute.s() == CUBIC)
+    };
+    let mut decoded = named.filter_map(|node| NodeProto::decode(node).ok());
+    decoded.find(is_cubic).map(|node| node.name().to_owned())
 }
 
 struct RtenSession {

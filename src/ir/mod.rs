@@ -14,6 +14,7 @@ mod masked;
 mod names;
 mod node;
 mod rename;
+mod stated;
 mod template;
 mod weights;
 
@@ -26,7 +27,8 @@ pub use graph::{Graph, GraphIo, Initializer, Origin, Use, Value};
 pub use masked::{count_masked, for_each_piece};
 pub use node::{Node, attribute};
 pub use template::{
-    Template, TemplateNode, TemplateOperand, TemplateTensor, int_attribute, ints_attribute, string_attribute,
+    Template, TemplateNode, TemplateOperand, TemplateTensor, float_attribute, int_attribute, ints_attribute,
+    string_attribute,
 };
 pub use weights::{Elements, Masked, NewData, Transform, TransformRun, WeightReader};
 

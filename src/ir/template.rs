@@ -37,6 +37,8 @@ pub enum TemplateOperand {
     Node(usize),
     /// A tensor of its own.
     Tensor(TemplateTensor),
+    /// An optional operand that is left out.
+    Absent,
 }
 
 /// A small tensor of a [`Template`].
@@ -69,11 +71,18 @@ impl Template {
         self.add("Gather", [shape, axis], vec![int_attribute("axis", 0)])
     }
 
+    /// Adds what gives the size of `value` on `axis`, a vector of one integer.
+    pub fn sizes(&mut self, value: ValueId, axis: usize) -> TemplateOperand {
+        let shape = self.add("Shape", [TemplateOperand::Value(value)], Vec::new());
+        let [from, to] = [axis, axis + 1].map(|at| TemplateOperand::ints(&[at as i64]));
+        self.add("Slice", [shape, from, to], Vec::new())
+    }
+
     /// Returns the values of the graph that its nodes read.
     pub fn values(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.nodes.iter().flat_map(|node| &node.operands).filter_map(|operand| match operand {
             TemplateOperand::Value(value) => Some(*value),
-            TemplateOperand::Node(_) | TemplateOperand::Tensor(_) => None,
+            TemplateOperand::Node(_) | TemplateOperand::Tensor(_) | TemplateOperand::Absent => None,
         })
     }
 }
@@ -117,6 +126,11 @@ pub fn ints_attribute(name: &str, numbers: Vec<i64>) -> AttributeProto {
 /// Returns an attribute that is a text.
 pub fn string_attribute(name: &str, text: &'static str) -> AttributeProto {
     AttributeProto { s: Some(text.into()), ..empty(name, AttributeType::String) }
+}
+
+/// Returns an attribute that is a float.
+pub fn float_attribute(name: &str, number: f32) -> AttributeProto {
+    AttributeProto { f: Some(number), ..empty(name, AttributeType::Float) }
 }
 
 fn empty(name: &str, kind: AttributeType) -> AttributeProto {

@@ -84,9 +84,13 @@ const ORDERED: [Pass; 12] = [
             let both = splice::add(edits.always.changes.iter(), editor)?;
             let other = splice::add(edits.other.changes.iter(), editor)?;
             splice::connect(&both, editor)?;
+            splice::forget_types(edits.always.changes.iter(), editor);
             match target.is_fused() {
                 true => context.spliced = other,
-                false => splice::connect(&other, editor)?,
+                false => {
+                    splice::connect(&other, editor)?;
+                    splice::forget_types(edits.other.changes.iter(), editor);
+                }
             }
             Ok(())
         },

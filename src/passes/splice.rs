@@ -29,6 +29,13 @@ pub(super) fn add<'a>(
     Ok(spliced)
 }
 
+/// Takes away what the model states of values that `changes` give other shapes: engines that believe it fail.
+pub(super) fn forget_types<'a>(changes: impl Iterator<Item = &'a Change>, editor: &mut Editor<'_>) {
+    for splice in changes.flat_map(Change::splices) {
+        editor.forget_types(&splice.resized);
+    }
+}
+
 /// Makes the operands read the results.
 pub(super) fn connect(spliced: &Spliced, editor: &mut Editor<'_>) -> Result<(), PassError> {
     let mut operands: Vec<_> = spliced.iter().collect();
@@ -51,6 +58,7 @@ fn add_template(scope: &str, splice: &Splice, editor: &mut Editor<'_>) -> Result
             inputs.push(match operand {
                 TemplateOperand::Value(value) => Some(*value),
                 TemplateOperand::Node(index) => results.get(*index).copied(),
+                TemplateOperand::Absent => None,
                 TemplateOperand::Tensor(tensor) => {
                     let known = tensors.iter().find(|(known, _)| *known == tensor);
                     Some(match known {

@@ -55,6 +55,10 @@ fn remains(analysis: &Analysis<'_>, cut: &Cut, changes: &[&Change], skips: &Skip
             spliced.insert(*at, splice.template.values().collect());
         }
     }
+    let resized = changes.iter().flat_map(|change| change.splices()).any(|s| s.resized.contains(&cut.value));
+    if resized && !spliced.contains_key(&(cut.node, cut.slot)) {
+        return Err(Illegal::at(graph, cut.node, "joins what the plan runs at another size"));
+    }
     let mut open: Vec<ValueId> = graph.outputs().iter().map(|io| io.value).collect();
     let mut seen: FxHashSet<NodeId> = FxHashSet::default();
     while let Some(value) = open.pop() {

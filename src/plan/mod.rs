@@ -36,7 +36,7 @@ pub use crate::{
     analysis::skip::Via,
     rules::{
         AttentionRule, BypassRule, DilateRule, FreeuRule, LoraRule, Map, Mask, Missing, Pattern, Pool,
-        PruneRule, Ratio, Rule, Size, TemperatureRule, Ties,
+        PruneRule, Ratio, Rule, ShrinkRule, Size, TemperatureRule, Ties,
     },
 };
 pub use cut::cut;

@@ -6,7 +6,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Plan, PlanError, PlanSource};
 use crate::{
-    analysis::Analysis,
+    analysis::{Analysis, splice::Splice},
     ir::NodeId,
     rules::{Change, EditSet, Edits, Model, Rule, no_target},
 };
@@ -20,9 +20,10 @@ pub fn resolve(plan: &Plan, analysis: &Analysis<'_>) -> Result<Edits, PlanError>
     let mut errors = Vec::new();
     let model = Model { analysis, source: &plan.source };
     let always = set(&plan.always, &model, &mut errors);
-    let edits = Edits { always, other: set(&plan.rules, &model, &mut errors) };
+    let mut edits = Edits { always, other: set(&plan.rules, &model, &mut errors) };
     refuse_overlaps(&plan.source, &edits, &mut errors);
     refuse_idleness(&model, &edits, &mut errors);
+    refuse_other_sizes(&model, &mut edits, &mut errors);
     match PlanError::combine(errors) {
         Some(error) => Err(error),
         None => Ok(edits),
@@ -55,6 +56,37 @@ fn refuse_idleness(model: &Model<'_>, edits: &Edits, errors: &mut Vec<PlanError>
     }
 }
 
+/// Reports a network that is not proven to run: one in which parts run at another size, with what else is edited in it.
+fn refuse_other_sizes(model: &Model<'_>, edits: &mut Edits, errors: &mut Vec<PlanError>) {
+    let resizes = |change: &Change| change.splices().any(Splice::resizes);
+    if !edits.changes().any(resizes) {
+        return;
+    }
+    let both: Vec<Change> = edits.always.changes.clone();
+    for (set, before) in [(&mut edits.always, Vec::new()), (&mut edits.other, both)] {
+        let all = || before.iter().chain(&set.changes);
+        let Some(first) = all().position(resizes).filter(|_| errors.is_empty() && all().count() > 1) else {
+            continue;
+        };
+        let proof = model.analysis.runs_with(
+            all().flat_map(Change::redirects),
+            all().flat_map(Change::splices),
+            all().flat_map(Change::attributes).map(|edit| (edit.node, edit.set.as_slice())),
+        );
+        match proof {
+            Ok(note) => {
+                let first = set.changes.iter_mut().find(|change| resizes(change));
+                first.into_iter().for_each(|change| change.note.clone_from(&note));
+            }
+            Err(illegal) => {
+                let Some(change) = all().nth(first) else { continue };
+                let reason = format!("with the other rules, {illegal}");
+                errors.push(PlanError::not_editable(model.source, change.span, &change.subject, reason));
+            }
+        }
+    }
+}
+
 fn refuse_overlaps(source: &PlanSource, edits: &Edits, errors: &mut Vec<PlanError>) {
     let mut owners: FxHashMap<&str, SourceSpan> = FxHashMap::default();
     let mut refused: Vec<(SourceSpan, SourceSpan)> = Vec::new();
@@ -74,7 +106,7 @@ fn refuse_overlaps(source: &PlanSource, edits: &Edits, errors: &mut Vec<PlanErro
         let reason = format!("`always` has a `{}` of it, for both networks", change.rule);
         errors.push(PlanError::not_editable(source, change.span, &change.subject, reason));
     }
-    let mut spliced: FxHashMap<(NodeId, usize), &Change> = FxHashMap::default();
+    let mut spliced: FxHashMap<(NodeId, usize), (&Change, &Splice)> = FxHashMap::default();
     let of = |replaced: NodeId, change: &Change| {
         let readers = change.splices().flat_map(|splice| &splice.at).map(|(node, _)| *node);
         readers.chain(change.attributes().map(|edit| edit.node)).any(|node| node == replaced)
@@ -86,8 +118,16 @@ fn refuse_overlaps(source: &PlanSource, edits: &Edits, errors: &mut Vec<PlanErro
             let reason = format!("it is made anew, without the `{}` of `{}`", other.rule, other.subject);
             errors.push(PlanError::not_editable(source, change.span, &change.subject, reason));
         }
-        let operands = change.splices().flat_map(|splice| &splice.at);
-        let others: Vec<&Change> = operands.filter_map(|operand| spliced.insert(*operand, change)).collect();
+        let mut others: Vec<&Change> = Vec::new();
+        for splice in change.splices() {
+            for operand in &splice.at {
+                let known = spliced.insert(*operand, (change, splice));
+                // Sizes of a part that is in two others are those of the part, whoever asks for them.
+                let is_other =
+                    |(_, known): &(_, &Splice)| !splice.resizes() || known.template != splice.template;
+                others.extend(known.filter(is_other).map(|(other, _)| other));
+            }
+        }
         if let Some(other) = others.first() {
             let reason = format!("the `{}` of `{}` is in the same place", other.rule, other.subject);
             errors.push(PlanError::not_editable(source, change.span, &change.subject, reason));

@@ -31,9 +31,16 @@ pub struct Census {
     readers: Vec<(InitializerId, u64, Vec<NodeId>)>,
     /// Multiply-accumulates of each node, where a size was asked for.
     macs: Option<Vec<u64>>,
+    /// The same of the compiled graph, where parts of it run at another size.
+    resized: Option<Vec<u64>>,
 }
 
 impl Census {
+    /// Counts the multiply-accumulates of the compiled graph by its own sizes, indexed by node id.
+    pub fn resize(&mut self, macs: Option<Vec<u64>>) {
+        self.resized = macs;
+    }
+
     /// Counts what is in `graph`. `macs` has the multiply-accumulates of each node, indexed by node id.
     pub fn of(graph: &Graph, macs: Option<Vec<u64>>) -> Self {
         let mut readers: BTreeMap<InitializerId, Vec<NodeId>> = BTreeMap::new();
@@ -49,7 +56,7 @@ impl Census {
             .filter(|(_, i)| i.header.data_type.is_weight_float())
             .map(|(id, i)| (id, i.header.elements(), readers.remove(&id).unwrap_or_default()))
             .collect();
-        Self { nodes: graph.nodes().count(), parameters: parameters(graph), readers, macs }
+        Self { nodes: graph.nodes().count(), parameters: parameters(graph), readers, macs, resized: None }
     }
 }
 
@@ -96,7 +103,10 @@ pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSour
     let originals: BTreeMap<NodeId, NodeId> = made.sharing.copies.iter().copied().collect();
     let cost =
         |macs: &[u64], id: NodeId| macs.get(originals.get(&id).unwrap_or(&id).index()).copied().unwrap_or(0);
-    let macs_left = census.macs.as_ref().map(|macs| graph.node_ids().map(|id| cost(macs, id)).sum());
+    let macs_left = match &census.resized {
+        Some(macs) => Some(macs.iter().sum()),
+        None => census.macs.as_ref().map(|macs| graph.node_ids().map(|id| cost(macs, id)).sum()),
+    };
     let mut report = CompileReport {
         tool: format!("crdiff {}", env!("CARGO_PKG_VERSION")),
         graph: GraphReport {
@@ -211,7 +221,10 @@ fn fused(graph: &Graph, made: &Made<'_>, census: &Census) -> FusedReport {
         census.macs.as_ref().map(|macs| nodes.filter_map(|id| macs.get(id.index())).sum::<u64>())
     };
     let macs_shared = macs(&mut sharing.shared.iter().copied());
-    let copied = macs(&mut sharing.copies.iter().map(|(_, original)| *original));
+    let copied = match &census.resized {
+        Some(macs) => Some(sharing.copies.iter().filter_map(|(copy, _)| macs.get(copy.index())).sum()),
+        None => macs(&mut sharing.copies.iter().map(|(_, original)| *original)),
+    };
     let whole = census.macs.as_ref().map(|macs| macs.iter().sum::<u64>());
     let macs_two_runs =
         whole.zip(macs_shared).zip(copied).map(|((dense, shared), copied)| dense + shared + copied);

@@ -2,12 +2,17 @@
 
 use miette::SourceSpan;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::{Attributes, Change, Edit, Fate, Model, RuleKind, Syntax, modules};
+use super::{Attributes, Change, Edit, Fate, Model, RuleKind, Syntax, modules, ratio::Ratio};
 use crate::{
-    analysis::{Analysis, modules::ModuleId},
+    analysis::{
+        Analysis,
+        modules::ModuleId,
+        resize::{Filter, Resize},
+        skip::Illegal,
+    },
     ir::{Node as Operator, NodeId, ints_attribute, string_attribute},
     plan::{
         Glob, Located, PlanError, Problem, Selector,
@@ -26,9 +31,19 @@ pub struct DilateRule {
     pub span: SourceSpan,
     /// The convolutions. Those of 1x1 among the matches of a glob are passed over.
     pub modules: Selector,
-    /// The factor on dilations: a whole number from 2.
-    #[schemars(range(min = 2))]
-    pub by: Located<u32>,
+    /// The factor on dilations, above 1. With a fraction, the input is resized (linear) by the next whole number over the
+    /// factor, that number is the factor on dilations, and the output is resized back (ScaleCrafter).
+    #[schemars(extend("exclusiveMinimum" = 1))]
+    #[serde(serialize_with = "shortest")]
+    pub by: Located<f64>,
+}
+
+/// Writes whole numbers as integers.
+fn shortest<S: Serializer>(by: &Located<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match by.value.fract() == 0.0 {
+        true => serializer.serialize_u64(by.value as u64),
+        false => serializer.serialize_f64(by.value),
+    }
 }
 
 impl Syntax for DilateRule {
@@ -49,10 +64,9 @@ impl Syntax for DilateRule {
         let modules = modules(&rule, problems);
         let help = Some("`by: 2` doubles the reach of a convolution");
         let by = rule.require("by", help, problems).and_then(|node| {
-            let is_factor = |by: f64| by.fract() == 0.0 && (2.0..=f64::from(u32::MAX)).contains(&by);
-            number(node, "`by`", "a whole number from 2 (1 changes nothing)", is_factor, problems)
+            let is_factor = |by: f64| by <= f64::from(u32::MAX) && Ratio::of(by).is_above_one();
+            number(node, "`by`", "a number above 1 (which changes nothing)", is_factor, problems)
         });
-        let by = by.map(|by| Located { value: by.value as u32, span: by.span });
         Some(Self { span, modules: modules?, by: by? })
     }
 }
@@ -67,7 +81,11 @@ impl RuleKind for DilateRule {
     }
 
     fn canonical(&self) -> Value {
-        json!([Self::NAME, self.modules.canonical(), self.by])
+        let by = match self.by.value.fract() == 0.0 {
+            true => json!(self.by.value as u64),
+            false => json!(self.by.value),
+        };
+        json!([Self::NAME, self.modules.canonical(), by])
     }
 
     fn resolve(&self, model: &Model<'_>, errors: &mut Vec<PlanError>) -> Vec<Change> {
@@ -85,7 +103,9 @@ impl RuleKind for DilateRule {
         for (at, module) in selected.iter().copied() {
             let path = &analysis.modules.get(module).path;
             let nodes = convolutions(module);
-            let edits: Result<Vec<_>, _> = nodes.iter().map(|id| self.dilated(analysis, *id)).collect();
+            let mut note = None;
+            let edits: Result<Vec<_>, _> =
+                nodes.iter().map(|id| self.edits(analysis, *id, &mut note)).collect();
             match edits {
                 _ if nodes.is_empty() => {
                     let around = analysis.modules.iter().any(|(id, _)| {
@@ -106,8 +126,8 @@ impl RuleKind for DilateRule {
                     done: "dilated",
                     undone: "is not dilated",
                     fate: Fate::Changed,
-                    note: None,
-                    edits: edits.into_iter().map(Edit::Attributes).collect(),
+                    note,
+                    edits: edits.concat(),
                 }),
                 Err(Refusal::Point) => points.push((at, module)),
                 Err(Refusal::Because(reason)) => {
@@ -130,12 +150,39 @@ enum Refusal {
     Because(String),
 }
 
+impl From<Illegal> for Refusal {
+    fn from(illegal: Illegal) -> Self {
+        Self::Because(illegal.reason)
+    }
+}
+
 impl DilateRule {
+    /// Returns what dilates the convolution `id`: attributes, and for a fraction what resizes its input and output.
+    fn edits(
+        &self,
+        analysis: &Analysis<'_>,
+        id: NodeId,
+        note: &mut Option<String>,
+    ) -> Result<Vec<Edit>, Refusal> {
+        let whole = self.by.value.ceil() as i64;
+        let attributes = self.dilated(analysis, id, whole)?;
+        let mut edits = Vec::new();
+        if whole as f64 != self.by.value {
+            let size = Ratio::of(self.by.value).divided_after(whole);
+            let resize = Resize { size, filter: Filter::Linear, back: Filter::Linear };
+            let resized = analysis.resized_node(id, &attributes.set, &resize)?;
+            *note = resized.note.or(note.take());
+            edits.extend(resized.splices.into_iter().map(Edit::Splice));
+        }
+        edits.push(Edit::Attributes(attributes));
+        Ok(edits)
+    }
+
     /// Returns the attributes of the convolution `id` with its dilations multiplied. Its kernel then spans
     /// `(by - 1) * dilation * (kernel - 1)` more elements on each axis. The padding grows by exactly as much, half of it
     /// on each side: what is left of the input to slide over is the same at every size, and so is the output's shape,
     /// whatever the stride; and each kernel stays about the middle that it had.
-    fn dilated(&self, analysis: &Analysis<'_>, id: NodeId) -> Result<Attributes, Refusal> {
+    fn dilated(&self, analysis: &Analysis<'_>, id: NodeId, by: i64) -> Result<Attributes, Refusal> {
         let node = analysis.graph.node(id);
         let because = |reason: String| Refusal::Because(format!("{}: {reason}", node.describe()));
         if !node.is("Conv") {
@@ -167,7 +214,6 @@ impl DilateRule {
             let (size, dilation) = (kernel[axis], dilations[axis]);
             let grown = |factor: i64| dilation.checked_mul(factor)?.checked_mul(size - 1);
             let too_large = || because(format!("{} is too large", self.by.value));
-            let by = i64::from(self.by.value);
             let more = grown(by - 1).ok_or_else(too_large)?;
             if more % 2 != 0 {
                 return Err(because(format!(

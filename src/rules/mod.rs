@@ -8,6 +8,8 @@ mod edits;
 mod freeu;
 mod lora;
 pub(crate) mod prune;
+mod ratio;
+mod shrink;
 mod size;
 mod temperature;
 
@@ -26,6 +28,7 @@ pub use freeu::FreeuRule;
 pub use lora::{Factor, FactorType, LoraFile, LoraLayer, LoraRule, Missing};
 pub(crate) use prune::no_target;
 pub use prune::{Mask, Pattern, Pool, PruneRule, Ratio, Ties};
+pub use shrink::ShrinkRule;
 pub use size::Size;
 pub use temperature::TemperatureRule;
 
@@ -107,6 +110,8 @@ kinds! {
     Attention(AttentionRule),
     /// Multiply the logits of attentions, or their results.
     Temperature(TemperatureRule),
+    /// Run a part of the network at another size.
+    Shrink(ShrinkRule),
     /// Multiply halves of the backbone and low frequencies of the skip at skip connections.
     Freeu(FreeuRule),
     /// Add a LoRA to weights.

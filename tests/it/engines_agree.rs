@@ -10,7 +10,7 @@ use crdiff::{
 };
 
 /// Bypass, prune, both, dilated convolutions, and kinds that put nodes into the graph.
-const PLANS: [(&str, &str); 5] = [
+const PLANS: [(&str, &str); 6] = [
     ("bypass", "version: 1\nrules: [{bypass: [mid_block.attentions.0, mid_block.resnets.1]}]\n"),
     ("prune", "version: 1\ncrdiff: {down: 0.3, mid: 0.5, up: 0.1}\n"),
     ("both", "version: 1\ncrdiff: {down: 0.2, up: 0.2}\nrules: [{bypass: mid_block}]\n"),
@@ -22,6 +22,11 @@ const PLANS: [(&str, &str); 5] = [
         "templates",
         "version: 1\nrules:\n  - temperature: {modules: \"**.attn1\", trained: 16x16, output_factor: 0.5}\n  - freeu: {backbone: \
          [1.5, 1.6], skip: [0.9, 0.2]}\n",
+    ),
+    (
+        "sizes",
+        "version: 1\nrules:\n  - shrink: {after: down_blocks.0.downsamplers.0, by: 2, filter: linear}\n  - shrink: {within: \
+         mid_block, by: 2, filter: average, back: nearest}\n  - dilate: {modules: \"up_blocks.0.resnets.*.conv1\", by: 1.5}\n",
     ),
 ];
 

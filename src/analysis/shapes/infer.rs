@@ -1,5 +1,7 @@
 //! Inference over a whole graph, node by node in topological order.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashSet;
 
 use super::{
@@ -147,7 +149,7 @@ pub fn shapes(graph: &Graph) -> Shapes {
 fn finish(
     graph: &Graph,
     tensors: Vec<Tensor>,
-    symbols: Vec<std::sync::Arc<str>>,
+    symbols: Vec<Arc<str>>,
     notes: Vec<Note>,
     required: &[(Atom, Dim)],
 ) -> Shapes {
@@ -156,8 +158,8 @@ fn finish(
         |atom: &Atom| required.iter().find(|(broadcast, _)| broadcast == atom).map(|(_, d)| d.clone());
     let is_removed = |id| graph.value(id).origin == Origin::Removed;
     for (id, tensor) in graph.value_ids().zip(&tensors) {
-        if let Some([element]) = tensor.elements.as_deref().filter(|_| !is_removed(id)) {
-            shapes.single.insert(id, element.clone());
+        if let Some(elements) = tensor.elements.as_ref().filter(|_| !is_removed(id)) {
+            shapes.elements.insert(id, Arc::clone(elements));
         }
         shapes.data_types.push(tensor.data_type.filter(|_| !is_removed(id)));
     }

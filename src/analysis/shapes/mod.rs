@@ -14,8 +14,11 @@ mod atom;
 mod compare;
 mod dim;
 mod division;
+mod edited;
 mod elementwise;
 mod evaluate;
+mod expression;
+mod fit;
 mod infer;
 mod inputs;
 mod movement;
@@ -36,6 +39,7 @@ use tensor::Element;
 
 pub use compare::{Agreement, ShapeDifference, compare};
 pub use dim::Dim;
+pub use edited::Edited;
 pub use evaluate::ConcreteShapes;
 pub use infer::shapes;
 pub use inputs::bind_sizes;
@@ -50,8 +54,8 @@ use crate::{
 pub struct Shapes {
     by_value: Vec<Option<Shape>>,
     data_types: Vec<Option<DataType>>,
-    /// The element of each value that has only one, where it is known.
-    single: FxHashMap<ValueId, Element>,
+    /// The elements of small values, where they are known.
+    elements: FxHashMap<ValueId, Arc<[Element]>>,
     symbols: Vec<Arc<str>>,
     notes: Vec<Note>,
 }
@@ -98,12 +102,19 @@ impl Shapes {
 
     /// Returns the one element of `value`, if it has no more and is the same at all sizes.
     pub fn scalar(&self, value: ValueId) -> Option<f64> {
-        self.single.get(&value).and_then(Element::number)
+        self.single(value).and_then(Element::number)
     }
 
     /// Returns the one element of `value` as a size.
     pub fn size(&self, value: ValueId) -> Option<Dim> {
-        self.single.get(&value).and_then(Element::whole).cloned()
+        self.single(value).and_then(Element::whole).cloned()
+    }
+
+    fn single(&self, value: ValueId) -> Option<&Element> {
+        match self.elements.get(&value)?.as_ref() {
+            [element] => Some(element),
+            _ => None,
+        }
     }
 
     /// Returns whether every dimension and the element type of `value` are known.

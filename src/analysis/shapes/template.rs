@@ -26,13 +26,14 @@ impl Shapes {
         let mut unknowns = Unknowns::apart();
         let mut results: Vec<Tensor> = Vec::with_capacity(template.nodes.len());
         for node in &template.nodes {
-            let operands: Vec<Tensor> = node
+            let operands: Vec<Option<Tensor>> = node
                 .operands
                 .iter()
                 .map(|operand| match operand {
-                    TemplateOperand::Value(value) => self.tensor(*value),
-                    TemplateOperand::Node(index) => results.get(*index).cloned().unwrap_or_default(),
-                    TemplateOperand::Tensor(tensor) => Tensor::from_template(tensor),
+                    TemplateOperand::Value(value) => Some(self.tensor(*value)),
+                    TemplateOperand::Node(index) => results.get(*index).cloned(),
+                    TemplateOperand::Tensor(tensor) => Some(Tensor::from_template(tensor)),
+                    TemplateOperand::Absent => None,
                 })
                 .collect();
             results.push(result(graph, node, &operands, &mut unknowns)?);
@@ -41,11 +42,11 @@ impl Shapes {
         Some(Shape { dims: dims?, data_type })
     }
 
-    fn tensor(&self, value: ValueId) -> Tensor {
+    pub(super) fn tensor(&self, value: ValueId) -> Tensor {
         Tensor {
             data_type: self.data_type(value),
             dims: self.of(value).map(|shape| shape.dims.clone()),
-            elements: self.single.get(&value).map(|element| [element.clone()].into()),
+            elements: self.elements.get(&value).cloned(),
         }
     }
 }
@@ -54,25 +55,13 @@ impl Shapes {
 fn result(
     graph: &Graph,
     node: &TemplateNode,
-    operands: &[Tensor],
+    operands: &[Option<Tensor>],
     unknowns: &mut Unknowns,
 ) -> Option<Tensor> {
-    // Rules look at attributes and operator; which values they are makes no difference.
-    let some = |count: usize| (0..count).map(|index| Some(ValueId::new(index))).collect::<Vec<_>>();
-    let placed = Node {
-        name: String::new(),
-        op_type: node.op_type.clone().into_owned(),
-        domain: String::new(),
-        inputs: some(operands.len()),
-        outputs: some(1),
-        attributes: node.attributes.clone(),
-        metadata: Vec::new(),
-        captures: Vec::new(),
-        raw: bytes::Bytes::new(),
-    };
+    let node = placed(node);
     let mut call = Call {
-        node: &placed,
-        operands: operands.iter().map(Some).collect(),
+        node: &node,
+        operands: operands.iter().map(Option::as_ref).collect(),
         opset: graph.opset("").unwrap_or(infer::DEFAULT_OPSET),
         unknowns,
         problems: Vec::new(),
@@ -81,4 +70,20 @@ fn result(
     let data_type: Option<DataType> = types::results(&call).first().copied().flatten();
     let result = infer::infer(&mut call).ok()?.into_iter().next()?;
     (call.problems.is_empty() && call.required.is_empty()).then(|| result.typed(data_type))
+}
+
+/// Returns the node as one of a graph. Rules look at attributes and operator; which values it reads makes no difference.
+pub(super) fn placed(node: &TemplateNode) -> Node {
+    let some = |count: usize| (0..count).map(|index| Some(ValueId::new(index))).collect::<Vec<_>>();
+    Node {
+        name: String::new(),
+        op_type: node.op_type.clone().into_owned(),
+        domain: String::new(),
+        inputs: some(node.operands.len()),
+        outputs: some(1),
+        attributes: node.attributes.clone(),
+        metadata: Vec::new(),
+        captures: Vec::new(),
+        raw: bytes::Bytes::new(),
+    }
 }

@@ -54,6 +54,7 @@ pub(super) fn beside<'g>(
                     operands.push(match operand {
                         TemplateOperand::Value(value) => Some(*value),
                         TemplateOperand::Node(index) => results.get(*index).copied(),
+                        TemplateOperand::Absent => None,
                         TemplateOperand::Tensor(tensor) => {
                             Some(add(graph.to_mut(), "Constant", &[], vec![constant(tensor)])?)
                         }

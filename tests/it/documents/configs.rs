@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::documents::root;
 
 /// Plans, the networks that each is for, and the network that is left where it has a name of its own.
-const PLANS: [(&str, &[&str], Option<&str>); 29] = [
+const PLANS: [(&str, &[&str], Option<&str>); 35] = [
     ("attention-shapes", &["shapes"], None),
     ("bk-sdm-base", &["sd15"], Some("bk-sdm-base")),
     ("bk-sdm-small", &["sd15"], Some("bk-sdm-small")),
@@ -25,18 +25,24 @@ const PLANS: [(&str, &[&str], Option<&str>); 29] = [
     ("crdiff-sd21", &["sd21"], None),
     ("crdiff-sdxl", &["sdxl"], None),
     ("crdiff-shapes", &["shapes"], None),
+    ("deep-shrink-sd15", &["sd15"], None),
+    ("deep-shrink-sdxl", &["sdxl"], None),
     ("dilate-attention-48x48-shapes", &["shapes"], None),
     ("dilate-attention-64x64-shapes", &["shapes"], None),
     ("dilate-shapes", &["shapes"], None),
     ("freeu-sd15", &["sd15"], None),
     ("freeu-sd21", &["sd21"], None),
     ("freeu-sdxl", &["sdxl"], None),
+    ("hidiffusion-sd15", &["sd15"], None),
+    ("hidiffusion-sdxl", &["sdxl"], None),
     ("infoscale-sd15", &["sd15"], None),
     ("infoscale-sdxl", &["sdxl"], None),
     ("pag-sd15", &["sd15"], None),
     ("scalecrafter-sd15", &["sd15"], None),
+    ("scalecrafter-sd15-1280", &["sd15"], None),
     ("scalecrafter-sd21", &["sd21"], None),
     ("scalecrafter-sdxl", &["sdxl"], None),
+    ("scalecrafter-sdxl-2560", &["sdxl"], None),
     ("seg-sdxl", &["sdxl"], None),
     ("skip-layer", &["sd15", "sd21", "sdxl"], None),
     ("temperature-sd15", &["sd15"], None),
@@ -104,8 +110,20 @@ fn every_plan_fits_the_networks_that_it_is_for() {
             }
             if plan.starts_with("scalecrafter") {
                 // As many as the lists of its authors have.
-                let count = if name == "sdxl" { 11 } else { 39 };
+                let count = match name {
+                    "sdxl" => 11,
+                    _ if plan.ends_with("1280") => 35,
+                    _ => 39,
+                };
                 assert_eq!(report["dilate"].as_array().unwrap().len(), count, "{plan}");
+            }
+            if ["deep-shrink", "hidiffusion"].iter().any(|method| plan.starts_with(method)) {
+                let shrinks = report["shrink"].as_array().unwrap();
+                assert_eq!(shrinks.len(), 1, "{plan}");
+                // Stages that halve the size, one more of the part, and those before it.
+                let divisor = if name == "sdxl" { 8 } else { 16 };
+                let note = shrinks[0]["note"].as_str().unwrap();
+                assert!(note.ends_with(&format!("divisible by {divisor}")), "{plan}: {note}");
             }
             if plan.starts_with("freeu") {
                 // The resnets of two up blocks.
@@ -158,18 +176,14 @@ fn the_plans_for_larger_and_smaller_shapes_fit_it() {
     let temperatures = &report(&model, "crdiff-attention-shapes")["temperature"];
     assert_eq!(temperatures.as_array().unwrap().len(), 2 * 11, "as many attentions of each kind");
     for (plan, resnets, factors) in [
-        ("attention-shapes", 0, 2),
+        ("attention-shapes", 0, 2 * 11),
         ("dilate-shapes", 1 + 2 + 2, 0),
-        ("dilate-attention-48x48-shapes", 1 + 2, 2),
-        ("dilate-attention-64x64-shapes", 1 + 2 + 2, 2),
+        ("dilate-attention-48x48-shapes", 1 + 2, 2 * 11),
+        ("dilate-attention-64x64-shapes", 1 + 2 + 2, 2 * 11),
     ] {
         let report = report(&model, plan);
-        assert_eq!(report["dilate"].as_array().unwrap().len(), 2 * resnets, "{plan}");
-        let rules = report["prune"].as_array().unwrap();
-        assert_eq!(rules.len(), factors, "{plan}");
-        for rule in rules {
-            assert_eq!(rule["zeros"], rule["weights"], "{plan}: every weight is multiplied");
-        }
+        let count = |rule: &str| report[rule].as_array().map_or(0, Vec::len);
+        assert_eq!((count("dilate"), count("temperature")), (2 * resnets, factors), "{plan}");
     }
 }
 

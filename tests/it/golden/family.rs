@@ -135,9 +135,10 @@ const MOSTLY_RTEN: [&str; 9] = [
     "split",
 ];
 
-/// Returns the engine that runs case `index` on `export`.
-fn engine(export: &str, index: usize) -> Box<dyn Engine> {
-    match MOSTLY_RTEN.contains(&export) && !index.is_multiple_of(8) {
+/// Returns the engine that runs case `index` on `export`. rten has no cubic Resize.
+fn engine(family: &Family, export: &str, index: usize) -> Box<dyn Engine> {
+    let is_cubic = family.cases[index].json["plan"].to_string().contains("cubic");
+    match MOSTLY_RTEN.contains(&export) && !index.is_multiple_of(8) && !is_cubic {
         true => Box::new(RtenEngine),
         false => Box::new(OrtEngine::open(&ort_library()).unwrap()),
     }
@@ -158,7 +159,7 @@ fn differences(family: &Family, index: usize, export: &str) -> Vec<(String, f32)
         .filter(|(size, _)| family.runs_at(case, export, size))
         .map(|(size, key)| {
             let session =
-                session.get_or_insert_with(|| load(&compiled.model, engine(export, index).as_ref()));
+                session.get_or_insert_with(|| load(&compiled.model, engine(family, export, index).as_ref()));
             let output = family.run(session.as_mut(), size).to_f32();
             let expected = family.outputs[key.as_str().unwrap()].to_f32();
             (format!("{} at {size}", case.name), relative_difference(&output, &expected))

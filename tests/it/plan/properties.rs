@@ -143,7 +143,8 @@ fn rule() -> impl Strategy<Value = Rule> {
     let prune = (globs(), mask, finite()).prop_map(|(weights, mask, scale)| {
         Rule::Prune(PruneRule { span: 0.into(), weights, mask, scale: located(scale) })
     });
-    let dilate = (globs(), 2u32..)
+    let by = prop_oneof![(2u32..).prop_map(f64::from), 1.001..64.0];
+    let dilate = (globs(), by)
         .prop_map(|(modules, by)| Rule::Dilate(DilateRule { span: 0.into(), modules, by: located(by) }));
     prop_oneof![bypass, prune, dilate]
 }

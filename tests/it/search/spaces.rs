@@ -180,6 +180,47 @@ objective: { command: ["true"] }
     compiler.resolve(&plan).unwrap();
 }
 
+/// A part, how much smaller it is and by which filter; every point can be compiled.
+#[test]
+fn parts_at_another_size_are_searched() {
+    let text = r#"
+version: 1
+variables:
+  part: { modules: ["mid_block.*.*"], choose: one }
+  much: { number: [1.5, 3] }
+  size: { choice: [4x4, 8x8] }
+  filter: { choice: [linear, nearest] }
+  reach: { number: [1.2, 3] }
+plan:
+  version: 1
+  rules:
+    - shrink: { within: $part, by: $much, filter: $filter }
+    - shrink: { after: down_blocks.0.downsamplers.0, to: $size, filter: $filter, back: cubic }
+    - dilate: { modules: "up_blocks.0.resnets.0.conv1", by: $reach }
+prompts: [a]
+objective: { command: ["true"] }
+"#;
+    let space = space::parse("space.yaml", text, Path::new(".")).unwrap();
+    let compiler = compiler();
+    let bound = Bound::new(&space, &compiler.analysis()).unwrap();
+    let part = bound.describe().into_iter().find(|(known, _)| known == "part").unwrap().1;
+    assert_eq!(
+        part, "one of mid_block.resnets.0, mid_block.attentions.0, mid_block.resnets.1",
+        "what gives an image"
+    );
+    let probes: Vec<_> = bound.probes();
+    assert!(probes.len() >= 3);
+    for probe in probes {
+        compiler.resolve(&bound.plan(&bound.settings(&probe)).unwrap()).unwrap();
+    }
+    let values = json!({
+        "part": ["mid_block.resnets.1"], "much": 2.3456789, "size": "4x4", "filter": "nearest", "reach": 2.5
+    });
+    let plan = bound.plan(&bound.settings_from_json(&values).unwrap()).unwrap();
+    let changes = compiler.resolve(&plan).unwrap();
+    assert_eq!(changes.other.changes.len(), 3);
+}
+
 #[test]
 fn the_digest_is_of_the_meaning() {
     let digest = |text: &str| space::parse("space.yaml", text, Path::new(".")).unwrap().digest();

@@ -114,5 +114,7 @@ goldens! {
     mini_freeu_torchscript: "sd15-mini/torchscript", "sd15-mini/golden-freeu", 8;
     mini_freeu_opset23: "sd15-mini/dynamo-opset23", "sd15-mini/golden-freeu", 8;
     mini_freeu_fp16: "sd15-mini/torchscript-fp16", "sd15-mini/golden-freeu", 8;
+    mini_shrink_torchscript: "sd15-mini/torchscript", "sd15-mini/golden-shrink", 10;
+    mini_shrink_opset23: "sd15-mini/dynamo-opset23", "sd15-mini/golden-shrink", 10;
     mini_output_scale: "sd15-mini/output-scale", "sd15-mini/golden-output-scale", 35;
 }

@@ -10,6 +10,7 @@ mod harmless;
 mod interface;
 #[cfg(feature = "runner")]
 mod per_row;
+mod shrink;
 mod temperature;
 mod tensors;
 mod window;
