@@ -1,7 +1,7 @@
 //! The cache of compiled plans: what a run compiled is kept for the next, in the user's cache folder or beside the model.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -9,7 +9,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    compile::{CompileError, Job, Target, compile_file},
+    compile::{CompileError, Job, Target, cached_outputs, compile_file},
     engine::fetch::user_cache,
     hex::hex,
     ir::Graph,
@@ -75,12 +75,14 @@ pub struct Compiled {
     pub unets: Unets,
     /// The file to load the dense network from, where it isn't the pipeline's: in low memory both networks map one file.
     pub dense: Option<PathBuf>,
+    /// The files of shallow graphs by those of the full ones among the networks, for a plan with a cache.
+    pub shallow: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Compiled {
     /// Networks beside the pipeline's own.
     pub fn of(unets: Unets) -> Self {
-        Self { unets, dense: None }
+        Self { unets, dense: None, shallow: BTreeMap::new() }
     }
 }
 
@@ -103,18 +105,23 @@ impl PlanCache<'_> {
     /// [`PlanCacheError`] if the plan doesn't fit the model, or nothing can be written.
     pub fn networks(&self, path: &Path, plan: &Plan) -> Result<Compiled, PlanCacheError> {
         let plan = plan.for_weights();
-        refuse_cache(&plan)?;
         let model = Model::open(path)?;
         let graph = |target| Entry { cache: self, model: &model, plan: &plan, target }.graph();
-        let mut dense = None;
-        let unets = Unets::of(plan.amplify.mode, !plan.always.is_empty(), !plan.rules.is_empty());
-        let unets = unets.try_map(|target| {
+        let (mut dense, mut shallow) = (None, BTreeMap::new());
+        let unets = Unets::of_plan(&plan).try_map(|target| {
             let (graph, copy) = graph(target)?;
             dense = copy;
-            Ok::<_, PlanCacheError>(graph)
+            Ok::<_, PlanCacheError>(match plan.cache {
+                None => graph,
+                Some(_) => {
+                    let [full, second] = cached_outputs(&graph);
+                    shallow.insert(full.clone(), second);
+                    full
+                }
+            })
         })?;
         // Where another dense network takes its place, the pipeline's own is not loaded.
-        Ok(Compiled { unets, dense: dense.filter(|_| self.masks == MaskForm::Computed) })
+        Ok(Compiled { unets, dense: dense.filter(|_| self.masks == MaskForm::Computed), shallow })
     }
 
     /// Returns the text encoders among `paths` that `plan` changes: their index, and the file of what it makes of them.
@@ -142,13 +149,13 @@ impl PlanCache<'_> {
     }
 }
 
-/// Refuses a plan that takes two graphs where one runs it.
+/// Refuses a plan that takes two graphs where one is asked for.
 fn refuse_cache(plan: &Plan) -> Result<(), PlanCacheError> {
     match &plan.cache {
         None => Ok(()),
         Some(cache) => Err(PlanCacheError::Place(format!(
-            "this plan has a cache at `{}`, which takes two graphs and a loop that runs them in turn: `--emit cached` \
-             writes them",
+            "this plan has a cache at `{}`, which takes two graphs and a loop that runs them in turn: run it as a \
+             pipeline, or leave `cache` out",
             cache.at.value
         ))),
     }
@@ -238,6 +245,14 @@ impl Entry<'_> {
         short(hash)
     }
 
+    /// Returns whether the plan's graph is at `output`; both of a cache's pair, whose names are made of it.
+    fn is_there(&self, output: &Path) -> bool {
+        match self.plan.cache {
+            None => output.exists(),
+            Some(_) => cached_outputs(output).iter().all(|output| output.exists()),
+        }
+    }
+
     /// Returns the plan's graph, and the copy of the model that it shares weights with, if there is one.
     fn graph(&self) -> Result<(PathBuf, Option<PathBuf>), PlanCacheError> {
         match self.cache.place {
@@ -260,7 +275,7 @@ impl Entry<'_> {
         let stem = model.path.file_stem().unwrap_or_default().to_string_lossy();
         let name = format!("{stem}.crdiff-{}-{}.onnx", model.key, self.key());
         let output = model.path.with_file_name(name);
-        if !output.exists() {
+        if !self.is_there(&output) {
             self.compile(&model.path, &output)?;
         }
         Ok(output)
@@ -285,7 +300,7 @@ impl Entry<'_> {
         if !copy.exists() {
             self.copy(&copy)?;
         }
-        if !output.exists() {
+        if !self.is_there(&output) {
             self.compile(&copy, &output)?;
         }
         Ok((output, Some(copy)))
@@ -309,11 +324,12 @@ impl Entry<'_> {
     }
 
     fn compile(&self, model: &Path, output: &Path) -> Result<(), PlanCacheError> {
-        let job = Job::new(model, self.plan)
+        let mut job = Job::new(model, self.plan)
             .target(self.target)
             .output(output)
             .weights(WeightPolicy::Share)
             .masks(self.cache.masks);
+        job.cached = self.plan.cache.is_some();
         compile_file(&job, self.cache.observer)?;
         Ok(())
     }

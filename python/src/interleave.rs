@@ -65,7 +65,13 @@ impl Interleave {
         let plan = plan.map(|plan| plan.0.clone());
         work(py, listener.as_ref(), |observer| {
             let place = place(compiled)?;
-            let Compiled { unets, dense } = networks(&model, plan.as_ref(), place, engine.masks(), observer)?;
+            let Compiled { unets, dense, shallow } =
+                networks(&model, plan.as_ref(), place, engine.masks(), observer)?;
+            if !shallow.is_empty() {
+                let what =
+                    "a plan with `cache` needs to know which step a call is; run it as a pipeline of crdiff";
+                return Err(Failure::value(what));
+            }
             let weight = match &plan {
                 Some(plan) if unets.are_mixed() => plan.amplify.constant().ok(),
                 _ => Some(1.0),

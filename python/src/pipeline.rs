@@ -15,7 +15,7 @@ use crdiff::{
     },
     observer::Observer,
     passes::MaskForm,
-    plan::{Amplify, AmplifyWeight, Mode, Runtime, Target},
+    plan::{Amplify, AmplifyWeight, Cache, Mode, Runtime, Target},
     plan_cache::{Compiled, Place, PlanCache, PlanCacheError},
 };
 use pyo3::{
@@ -125,6 +125,7 @@ pub struct Pipeline {
     pipeline: Mutex<diffusion::Pipeline>,
     folder: Folder,
     amplify: Amplify,
+    cache: Option<Cache>,
     /// Whether two networks are mixed when it runs.
     mixes: bool,
     low: bool,
@@ -166,9 +167,11 @@ impl Pipeline {
             for (index, path) in texts {
                 pipeline.set_text_encoder(index, path);
             }
+            pipeline.set_shallow(networks.shallow);
             Ok(Self {
                 pipeline: Mutex::new(pipeline),
                 folder: opened,
+                cache: plan.as_ref().and_then(|plan| plan.cache.clone()),
                 amplify: plan.map(|plan| plan.amplify).unwrap_or_default(),
                 mixes,
                 low: engine.is_low(),
@@ -224,6 +227,8 @@ impl Pipeline {
         }
         timings.set_item("dense_runs", times.networks.dense_runs)?;
         timings.set_item("pruned_runs", times.networks.pruned_runs)?;
+        timings.set_item("dense_shallow_runs", times.networks.dense_shallow_runs)?;
+        timings.set_item("pruned_shallow_runs", times.networks.pruned_shallow_runs)?;
         made.set_item("timings", timings)?;
         Ok(made)
     }
@@ -247,6 +252,7 @@ impl Pipeline {
         request.eta = asked.eta;
         request.clip_skip = asked.clip_skip;
         request.amplify = self.amplify.clone();
+        request.cache = self.cache.clone();
         match asked.weight {
             None => {}
             Some(weight) if self.mixes => request.amplify.weight.value = AmplifyWeight::Constant(weight),

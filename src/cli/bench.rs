@@ -14,11 +14,12 @@ use super::{
     compiled::compiled,
     engine_args::{EngineArgs, Memory},
     progress::{Visibility, interruptible},
+    run::CACHE_IS_COMPILED,
 };
 use crate::{
     diffusion::{
         Pipeline,
-        interleave::Batching,
+        interleave::{Batching, NetworkTime},
         pipeline::{Folder, Request, Timings, Unets},
     },
     observer::{Event, Observer},
@@ -100,6 +101,9 @@ struct NetworkTimes {
     dense_runs: usize,
     pruned_ms: f64,
     pruned_runs: usize,
+    /// Of a kind with a cache, apart for the runs of the whole network and those of its shallow graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<CacheTimes>,
     /// Sampling outside the networks.
     overhead_ms: f64,
     decoding_ms: f64,
@@ -110,8 +114,42 @@ struct NetworkTimes {
     peak_bytes: Option<u64>,
 }
 
+/// Runs with a cache; times in milliseconds.
+#[derive(Debug, Serialize)]
+struct CacheTimes {
+    /// The mean of the runs of whole networks.
+    full_ms: f64,
+    full_runs: usize,
+    /// The mean of the runs of shallow graphs.
+    shallow_ms: f64,
+    shallow_runs: usize,
+    /// The mean of all steps, in networks.
+    step_ms: f64,
+}
+
+impl CacheTimes {
+    fn of(networks: &NetworkTime, steps: usize) -> Option<Self> {
+        let shallow = networks.dense_shallow + networks.pruned_shallow;
+        let shallow_runs = networks.dense_shallow_runs + networks.pruned_shallow_runs;
+        let full_runs = (networks.dense_runs + networks.pruned_runs).saturating_sub(shallow_runs);
+        let all = networks.dense + networks.pruned;
+        let mean = |time: Duration, count: usize| time.as_secs_f64() * 1e3 / count.max(1) as f64;
+        (shallow_runs > 0).then(|| Self {
+            full_ms: mean(all.saturating_sub(shallow), full_runs),
+            full_runs,
+            shallow_ms: mean(shallow, shallow_runs),
+            shallow_runs,
+            step_ms: mean(all, steps),
+        })
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let plan = args.plan.as_deref().map(plan::load).transpose()?;
+    let cache = plan.as_ref().and_then(|plan| plan.cache.clone());
+    if cache.is_some() && (args.pruned.is_some() || args.fused.is_some()) {
+        return Err(Failure::Message(CACHE_IS_COMPILED.into()));
+    }
     let folder = Folder::open(&args.pipeline)?;
     let compiled = match (&args.pruned, &plan) {
         (Some(pruned), _) => Some(Compiled::of(Unets::WithPruned(pruned.clone()))),
@@ -126,8 +164,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     anstream::eprintln!("{}", chosen.why);
     let (engine, version) = (chosen.engine.kind().to_string(), chosen.engine.version().to_string());
     let mut pipeline = Pipeline::open(&args.pipeline, chosen.engine, options, Unets::Dense)?;
-    if let Some(dense) = compiled.as_ref().and_then(|compiled| compiled.dense.clone()) {
-        pipeline.set_dense(dense);
+    if let Some(compiled) = &compiled {
+        compiled.dense.iter().for_each(|dense| pipeline.set_dense(dense.clone()));
+        pipeline.set_shallow(compiled.shallow.clone());
     }
 
     let pixels = |n: i64| usize::try_from(n).unwrap_or_default();
@@ -149,7 +188,20 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         Some(both) if both.are_mixed() => {
             // Both networks are loaded from here on, so that the peak of what comes before is the dense one's alone.
             jobs.push(("pruned", both.clone(), constant(1.0)));
-            jobs.push(("amplified", both, amplify.clone()));
+            jobs.push(("amplified", both.clone(), amplify.clone()));
+            if cache.is_some() {
+                jobs.push(("dense, cached", both.clone(), constant(0.0)));
+                jobs.push(("amplified, cached", both, amplify.clone()));
+            }
+        }
+        Some(one) if cache.is_some() => {
+            let name = if amplify.mode == Mode::Weights { "amplified in the weights" } else { "changed" };
+            jobs.push((name, one.clone(), amplify.clone()));
+            jobs.push((
+                if amplify.mode == Mode::Weights { "the same, cached" } else { "cached" },
+                one,
+                amplify.clone(),
+            ));
         }
         Some(one) if amplify.mode == Mode::Weights => {
             jobs.push(("amplified in the weights", one, amplify.clone()))
@@ -163,6 +215,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     for (name, unets, amplify) in jobs {
         pipeline.set_unets(unets);
         request.amplify = amplify;
+        request.cache = cache.clone().filter(|_| name.ends_with("cached"));
         kinds.push(measure(name, &mut pipeline, &request, args.runs)?);
     }
     let measured = Report {
@@ -213,6 +266,7 @@ fn measure(
         dense_runs: networks.dense_runs,
         pruned_ms: ms(networks.pruned),
         pruned_runs: networks.pruned_runs,
+        cache: CacheTimes::of(&networks, request.steps),
         overhead_ms: ms(timings.sampling.saturating_sub(networks.dense + networks.pruned)),
         decoding_ms: ms(timings.decoding),
         total_ms: ms(total),
@@ -266,8 +320,16 @@ fn table(report: &Report) -> String {
     row("steps a second", &|kind| format!("{:.2}", kind.steps_per_second));
     row("peak MB", &|kind| kind.peak_bytes.map_or("-".to_string(), |bytes| (bytes / 1_000_000).to_string()));
     let table = Cells { header: &heads, rows, spare: &[] }.table(1, columns());
+    let mut cached = String::new();
+    for (kind, times) in kinds.iter().filter_map(|kind| Some((kind, kind.cache.as_ref()?))) {
+        let CacheTimes { full_ms, full_runs, shallow_ms, shallow_runs, step_ms } = times;
+        cached += &format!(
+            "\n{}: {full_runs} full runs of {full_ms:.1}, {shallow_runs} shallow of {shallow_ms:.1}, {step_ms:.1} a step",
+            kind.name
+        );
+    }
     format!(
         "{engine} {engine_version}, {height}x{width}, {steps} steps, batch {batch}, guidance {guidance}; \
-         milliseconds, median of {runs}\n{table}"
+         milliseconds, median of {runs}\n{table}{cached}"
     )
 }

@@ -42,6 +42,10 @@ use crate::{
     plan_cache::Compiled,
 };
 
+/// Why compiled graphs are refused beside a plan with a cache.
+pub(super) const CACHE_IS_COMPILED: &str =
+    "this plan has a `cache`, whose pairs of graphs are compiled from it: leave --pruned and --fused out";
+
 const EXAMPLES: &str = "\
 Examples:
   crdiff run sd15-onnx --plan plan.yaml --prompt \"a lighthouse in a storm\" --size 384x576 --steps 30 --seed 1
@@ -125,7 +129,18 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     if !args.other_model {
         settings.check_models(&models)?;
     }
-    let Compiled { unets, dense } = match (&settings.pruned, &settings.fused, &plan) {
+    if plan.as_ref().is_some_and(|plan| plan.cache.is_some()) {
+        if settings.pruned.is_some() || settings.fused.is_some() {
+            return Err(Failure::Message(CACHE_IS_COMPILED.into()));
+        }
+        if args.refine.is_some() {
+            return Err(Failure::Message(
+                "--refine scores whole networks: leave `cache` out of the plan, and add it to what is found"
+                    .into(),
+            ));
+        }
+    }
+    let Compiled { unets, dense, shallow } = match (&settings.pruned, &settings.fused, &plan) {
         (Some(pruned), ..) => Compiled::of(Unets::WithPruned(pruned.clone())),
         (None, Some(fused), _) => Compiled::of(Unets::Instead(fused.clone())),
         (None, None, Some(plan)) => {
@@ -162,6 +177,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let mut pipeline = Pipeline::open(&settings.pipeline, engine, options, unets)?;
     dense.into_iter().for_each(|path| pipeline.set_dense(path));
     texts.into_iter().for_each(|(index, path)| pipeline.set_text_encoder(index, path));
+    pipeline.set_shallow(shallow);
+    request.cache = plan.as_ref().and_then(|plan| plan.cache.clone());
     if args.engine.memory() == Memory::Low {
         request.batching = Batching::InTurn;
     }

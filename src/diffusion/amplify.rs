@@ -1,7 +1,7 @@
 //! A plan's `amplify:` for the calls of one sampling: what each call mixes its output from.
 
-use super::{PipelineError, sampler::Row};
-use crate::plan::{Amplify, AmplifyWeight, Curve, During, Mode};
+use super::{PipelineError, feature_cache::is_during, sampler::Row};
+use crate::plan::{Amplify, AmplifyWeight, Curve, Mode};
 
 /// The networks whose outputs make the output of a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,19 +110,15 @@ fn weights(weight: &AmplifyWeight, steps: usize) -> Result<Vec<f64>, PipelineErr
     }
 }
 
-fn is_during(during: During, row: &Row) -> bool {
-    match during {
-        During::Fraction { from, to } => (from..=to).contains(&row.fraction),
-        During::Sigma { low, high } => (low..=high).contains(&row.sigma),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::diffusion::sampler::{Config, Table};
+    use crate::{
+        diffusion::sampler::{Config, Table},
+        plan::During,
+    };
     use Mix::{Dense, Pruned};
 
     fn rows(class: &str, steps: usize) -> Vec<Row> {

@@ -11,6 +11,7 @@ use super::{
     PipelineError,
     amplify::{DifferenceSource, Mix},
     call::{Amplified, CallPlan, Scope},
+    feature_cache::CachedCall,
     guidance::{amplify, guide, rescale, split_batch},
     prediction_cache::CachedRun,
     sampler::Row,
@@ -83,12 +84,38 @@ pub struct NetworkTime {
     pub pruned: Duration,
     /// Runs of it.
     pub pruned_runs: usize,
+    /// The part of the dense network's time that its shallow graph took.
+    pub dense_shallow: Duration,
+    /// Runs of that, which are runs of the dense network too.
+    pub dense_shallow_runs: usize,
+    /// The part of the pruned network's time that its shallow graph took.
+    pub pruned_shallow: Duration,
+    /// Runs of that.
+    pub pruned_shallow_runs: usize,
+}
+
+impl NetworkTime {
+    /// Enters the time of shallow graphs, which `networks` have counted since this was done last.
+    pub(super) fn add_shallow(&mut self, networks: &mut Networks) {
+        let (dense, pruned) = match networks {
+            Networks::One(unet) => (unet, None),
+            Networks::Pair { dense, pruned } => (dense, Some(pruned)),
+        };
+        let (time, runs) = dense.take_shallow_time();
+        self.dense_shallow += time;
+        self.dense_shallow_runs += runs;
+        let (time, runs) = pruned.map(|pruned| pruned.take_shallow_time()).unwrap_or_default();
+        self.pruned_shallow += time;
+        self.pruned_shallow_runs += runs;
+    }
 }
 
 /// The network that a sampler sees.
 pub struct Interleave<'a> {
     networks: &'a mut Networks,
     mixes: Vec<Mix>,
+    /// For each row; none where nothing is cached.
+    calls: Vec<CachedCall>,
     on: On,
     guidance: Guidance,
     batch: usize,
@@ -148,7 +175,8 @@ impl<'a> Interleave<'a> {
         let (batch, length) = (sample[0], sample.iter().product());
         let time = NetworkTime::default();
         let (kept, cache) = (None, None);
-        Ok(Self { networks, mixes, on, guidance, batch, length, inputs, guided, kept, cache, time })
+        let calls = Vec::new();
+        Ok(Self { networks, mixes, calls, on, guidance, batch, length, inputs, guided, kept, cache, time })
     }
 
     /// Takes predictions of the dense network from a cache where it has them, and puts them there.
@@ -156,8 +184,15 @@ impl<'a> Interleave<'a> {
         Self { cache, ..self }
     }
 
+    /// Runs the shallow graphs of networks that have one in the calls, one for each row, that say so.
+    #[must_use]
+    pub fn with_features(self, calls: Vec<CachedCall>) -> Self {
+        Self { calls, ..self }
+    }
+
     /// Returns the time spent in the networks so far.
-    pub fn time(&self) -> NetworkTime {
+    pub fn time(&mut self) -> NetworkTime {
+        self.time.add_shallow(self.networks);
         self.time
     }
 
@@ -195,8 +230,9 @@ impl<'a> Interleave<'a> {
             Networks::Pair { .. } => self.mixes.get(call).copied().unwrap_or(Mix::Dense),
         };
         let plan = CallPlan::new(mix, self.on, self.guided);
-        let mut mixed = self.run(Which::Dense, plan.dense, timestep, input)?;
-        let pruned = self.run(Which::Pruned, plan.pruned, timestep, input)?;
+        let cached = self.calls.get(call).copied().unwrap_or(CachedCall::Outside);
+        let mut mixed = self.run(Which::Dense, plan.dense, (timestep, cached), input)?;
+        let pruned = self.run(Which::Pruned, plan.pruned, (timestep, cached), input)?;
         let Some(Amplified { weight, difference, scope }) = plan.amplified else {
             mixed.extend(pruned);
             return Ok(mixed);
@@ -224,7 +260,7 @@ impl<'a> Interleave<'a> {
         &mut self,
         which: Which,
         scope: Scope,
-        timestep: f64,
+        (timestep, call): (f64, CachedCall),
         input: &[f32],
     ) -> Result<Vec<f32>, PipelineError> {
         if scope == Scope::None {
@@ -250,10 +286,10 @@ impl<'a> Interleave<'a> {
         let output = match (scope, &mut inputs.together, &mut inputs.unconditional) {
             (Scope::None, ..) => Vec::new(),
             (Scope::Conditional, ..) | (Scope::All, None, None) => {
-                unet.run_cached(&mut inputs.conditional, timestep, once, cache)?
+                unet.run_call(&mut inputs.conditional, timestep, once, call, cache)?
             }
             (Scope::Unconditional, _, Some(unconditional)) => {
-                unet.run_cached(unconditional, timestep, once, cache)?
+                unet.run_call(unconditional, timestep, once, call, cache)?
             }
             (Scope::Unconditional, _, None) => {
                 return Err(PipelineError::Request(
@@ -264,11 +300,11 @@ impl<'a> Interleave<'a> {
                 let twice = |values: &mut [f32]| {
                     values.chunks_exact_mut(input.len()).for_each(|half| half.copy_from_slice(input));
                 };
-                unet.run_cached(together, timestep, twice, cache)?
+                unet.run_call(together, timestep, twice, call, cache)?
             }
             (Scope::All, None, Some(unconditional)) => {
-                let mut output = unet.run_cached(unconditional, timestep, once, cache)?;
-                output.extend(unet.run_cached(&mut inputs.conditional, timestep, once, cache)?);
+                let mut output = unet.run_call(unconditional, timestep, once, call, cache)?;
+                output.extend(unet.run_call(&mut inputs.conditional, timestep, once, call, cache)?);
                 *runs += 1;
                 output
             }

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 pub(super) use device::Placed;
@@ -14,11 +15,13 @@ use sha2::{Digest, Sha256};
 
 use super::{
     PipelineError,
+    feature_cache::{CachedCall, Features, Shallow},
     prediction_cache::{CachedRun, Inputs},
 };
 use crate::{
     engine::{Dim, EngineError, HostTensor, Session, SessionOptions, ShapeRange, TensorData, TensorInfo},
     onnx::DataType,
+    plan::{CACHE_NAMES, Depth},
 };
 
 /// A loaded UNet.
@@ -32,6 +35,9 @@ pub struct Unet {
     timestep: TensorInfo,
     output: TensorInfo,
     extra: Vec<(Extra, TensorInfo)>,
+    /// What a full graph gives for its shallow part.
+    kept: Vec<TensorInfo>,
+    shallow: Option<Shallow>,
 }
 
 /// Masked weights by the names of the graph's inputs for them: what a graph is fed beside what every UNet is.
@@ -88,6 +94,7 @@ pub struct Conditioning {
 pub struct Prepared {
     sample: HostTensor,
     extra: Vec<HostTensor>,
+    features: Features<HostTensor>,
     /// Of `extra`, once somebody asks for it.
     digest: OnceCell<Sha256>,
 }
@@ -128,12 +135,33 @@ impl Unet {
             })?;
             extra.push((kind, input.clone()));
         }
-        let [output] = session.outputs() else {
+        let (kept, outputs): (Vec<TensorInfo>, Vec<TensorInfo>) =
+            session.outputs().iter().cloned().partition(|info| CACHE_NAMES.contains(&info.name.as_str()));
+        let [output] = outputs.as_slice() else {
             let names: Vec<_> = session.outputs().iter().map(ToString::to_string).collect();
             return Err(graph(format!("a UNet has one output; this has {}", names.join(", "))));
         };
-        let output = output.clone();
-        Ok(Self { session, file: path.to_path_buf(), model, fed, sizes, sample, timestep, output, extra })
+        let (output, file, shallow) = (output.clone(), path.to_path_buf(), None);
+        Ok(Self { session, file, model, fed, sizes, sample, timestep, output, extra, kept, shallow })
+    }
+
+    /// Takes the session of the shallow graph at `path`, which runs in the calls that [`CachedCall`] says.
+    ///
+    /// # Errors
+    /// [`PipelineError::Graph`] if it is not the one beside this.
+    pub fn set_shallow(&mut self, session: Box<dyn Session>, path: &Path) -> Result<(), PipelineError> {
+        self.shallow = Some(Shallow::new(session, path, &self.file, &self.kept)?);
+        Ok(())
+    }
+
+    /// Returns whether it has its shallow graph.
+    pub(super) fn has_shallow(&self) -> bool {
+        self.shallow.is_some()
+    }
+
+    /// Returns the time spent in the shallow graph and its runs, since this was asked last.
+    pub(super) fn take_shallow_time(&mut self) -> (Duration, usize) {
+        self.shallow.as_mut().map(|shallow| std::mem::take(&mut shallow.spent)).unwrap_or_default()
     }
 
     /// Returns the model's file.
@@ -221,7 +249,7 @@ impl Unet {
         };
         let extra = self.extra.iter().map(one).collect::<Result<_, PipelineError>>()?;
         let sample = HostTensor::new(sample, vec![0f32; sample.iter().product()])?;
-        Ok(Prepared { sample, extra, digest: OnceCell::new() })
+        Ok(Prepared { sample, extra, features: Features::default(), digest: OnceCell::new() })
     }
 
     /// Runs the network on `prepared.sample`'s dimensions of values, which `fill` writes. The result is a buffer of
@@ -235,20 +263,25 @@ impl Unet {
         timestep: f64,
         fill: impl FnOnce(&mut [f32]),
     ) -> Result<Vec<f32>, PipelineError> {
-        self.run_cached(prepared, timestep, fill, None)
+        self.run_call(prepared, timestep, fill, CachedCall::Outside, None)
     }
 
-    /// Does the same as [`Unet::run`], unless the cache knows the result.
-    pub(super) fn run_cached(
+    /// Does the same as [`Unet::run`], unless the cache knows the result, or `call` has features for the shallow graph.
+    pub(super) fn run_call(
         &mut self,
         prepared: &mut Prepared,
         timestep: f64,
         fill: impl FnOnce(&mut [f32]),
+        call: CachedCall,
         cache: Option<&CachedRun<'_>>,
     ) -> Result<Vec<f32>, PipelineError> {
         if let Some(values) = prepared.sample.as_f32_mut() {
             fill(values);
         }
+        if self.shallow.is_some() && call != CachedCall::Outside {
+            return self.predict_call(prepared, timestep, call);
+        }
+        prepared.features.clear();
         match cache.filter(|_| self.fed.is_empty()) {
             None => self.predict(prepared, timestep),
             Some(cache) => {
@@ -282,8 +315,42 @@ impl Unet {
         hash.finalize().into()
     }
 
+    /// Runs the whole network, and keeps the features of `call`, or the shallow graph with those that were kept.
+    fn predict_call(
+        &mut self,
+        prepared: &mut Prepared,
+        timestep: f64,
+        call: CachedCall,
+    ) -> Result<Vec<f32>, PipelineError> {
+        let depth = if prepared.features.serve(call) { Depth::Shallow } else { Depth::Full };
+        let started = Instant::now();
+        let (values, features) = self.predict_at(prepared, timestep, Some(depth))?;
+        match (depth, &mut self.shallow) {
+            (Depth::Shallow, Some(shallow)) => {
+                shallow.spent.0 += started.elapsed();
+                shallow.spent.1 += 1;
+            }
+            _ => {
+                prepared.features.kept_in(call);
+                prepared.features.values = features;
+            }
+        }
+        Ok(values)
+    }
+
     /// Runs the network on `prepared.sample`.
     fn predict(&mut self, prepared: &Prepared, timestep: f64) -> Result<Vec<f32>, PipelineError> {
+        Ok(self.predict_at(prepared, timestep, None)?.0)
+    }
+
+    /// Runs the network, or one of its two graphs for a cache, on `prepared.sample`. Of the full one features come with the
+    /// result.
+    fn predict_at(
+        &mut self,
+        prepared: &Prepared,
+        timestep: f64,
+        depth: Option<Depth>,
+    ) -> Result<(Vec<f32>, Vec<HostTensor>), PipelineError> {
         let converted;
         let sample = if self.sample.data_type == DataType::FLOAT {
             &prepared.sample
@@ -298,9 +365,22 @@ impl Unet {
             self.extra.iter().zip(&prepared.extra).map(|((_, info), tensor)| (info.name.as_str(), tensor)),
         );
         inputs.extend(self.fed.iter().map(|(name, tensor)| (name.as_str(), tensor)));
-        let result = self.session.run(&inputs, Some(&[&self.output.name]))?;
-        let (_, output) =
-            result.into_iter().next().ok_or_else(|| self.graph("it gave no output".to_string()))?;
+        let mut wanted = vec![self.output.name.as_str()];
+        let result = match (depth, &mut self.shallow) {
+            (Some(Depth::Shallow), Some(shallow)) => {
+                let kept = self.kept.iter().map(|info| info.name.as_str());
+                inputs.extend(kept.zip(&prepared.features.values));
+                shallow.session.run(&inputs, Some(&wanted))?
+            }
+            _ => {
+                let kept = self.kept.iter().filter(|_| depth.is_some());
+                wanted.extend(kept.map(|info| info.name.as_str()));
+                self.session.run(&inputs, Some(&wanted))?
+            }
+        };
+        let mut results = result.into_iter().map(|(_, tensor)| tensor);
+        let output = results.next().ok_or_else(|| self.graph("it gave no output".to_string()))?;
+        let features = results.collect();
         if output.dims() != prepared.sample.dims() {
             let what = format!(
                 "output {} is {:?} for a sample of {:?}; it should be of the same shape",
@@ -313,7 +393,7 @@ impl Unet {
         let output =
             if output.data_type() == DataType::FLOAT { output } else { output.cast(DataType::FLOAT)? };
         match output.into_data() {
-            TensorData::Float(values) => Ok(values),
+            TensorData::Float(values) => Ok((values, features)),
             other => Err(self.graph(format!("its output is {}", other.data_type().name()))),
         }
     }

@@ -112,6 +112,16 @@ pub enum Unets<T = PathBuf> {
 }
 
 impl Unets<Target> {
+    /// Returns what is made of `plan`. Rules for both networks alone leave nothing to mix. With a cache the dense network is
+    /// never the model's own, which keeps nothing.
+    pub fn of_plan(plan: &Plan) -> Self {
+        let (has_always, has_rules) = (!plan.always.is_empty(), !plan.rules.is_empty());
+        match (Self::of(plan.amplify.mode, has_always || plan.cache.is_some(), has_rules), has_always) {
+            (Self::Instead(Target::Dense), false) => Self::Instead(Target::Pruned),
+            (unets, _) => unets,
+        }
+    }
+
     /// Returns what is made of a plan with rules in these sets. Rules for both networks alone leave nothing to mix.
     pub fn of(mode: Mode, has_always: bool, has_rules: bool) -> Self {
         match (mode, has_always, has_rules) {

@@ -3,6 +3,7 @@
 #[cfg(feature = "runner")]
 pub mod compare;
 pub mod compile;
+pub mod cuts;
 pub mod diff;
 pub mod html;
 pub mod inspect;

@@ -3,10 +3,13 @@
 use std::{fs, path::Path};
 
 use crdiff::{
+    analysis::Analysis,
     compile::{CompileError, Job, Target, cached_outputs, compile_file},
     engine::{Engine, HostTensor, RtenEngine, SessionOptions, io},
-    onnx::WeightPolicy,
+    ir::Graph,
+    onnx::{self, WeightPolicy},
     plan,
+    report::cuts,
 };
 
 const RULES: &str =
@@ -112,6 +115,32 @@ fn the_shallow_graph_continues_what_the_full_one_keeps() {
             assert!(off(&other[0].1, &expected[0].1) > 1e-3, "{label}");
         }
     }
+}
+
+/// What `inspect --cache` says of a cut is what compiling it leaves.
+#[test]
+fn cuts_save_what_inspect_says() {
+    let folder = copied("torchscript");
+    let model = folder.path().join("unet.onnx");
+    let graph = Graph::load(onnx::open(&model).unwrap()).unwrap();
+    let found = cuts::cuts("unet.onnx", &Analysis::of(&graph), (16, 24));
+    assert_eq!(found.cuts.len(), 4);
+    for cut in &found.cuts {
+        let plan = plan::parse("plan", &format!("version: 1\ncache: {{ at: {} }}", cut.at)).unwrap();
+        let report = compile_file(&Job::new(&model, &plan).cached().at(16, 24), &()).unwrap();
+        assert_eq!(report.graph.macs_before, Some(found.macs));
+        let shallow = report.cache.unwrap().shallow;
+        assert_eq!(
+            (shallow.nodes_after, shallow.parameters_after),
+            (cut.nodes, cut.parameters),
+            "{}",
+            cut.at
+        );
+        assert_eq!(shallow.macs_after, Some(cut.macs), "{}", cut.at);
+        assert_eq!(cut.saves, 1.0 - cut.macs as f64 / found.macs as f64);
+    }
+    // The outermost saves most.
+    assert!(found.cuts.last().unwrap().saves > 0.5);
 }
 
 #[test]

@@ -72,13 +72,25 @@ impl Observer for Reporter {
 pub(super) fn done(output: &Output) -> Value {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let timings = &output.timings;
-    json!({
+    let networks = &timings.networks;
+    let mut done = json!({
         "event": "done", "sampler": output.scheduler.name(),
         "ms": {
             "loading": ms(timings.loading), "text": ms(timings.text), "sampling": ms(timings.sampling),
-            "dense": ms(timings.networks.dense), "pruned": ms(timings.networks.pruned),
+            "dense": ms(networks.dense), "pruned": ms(networks.pruned),
             "decoding": ms(timings.decoding),
         },
-        "runs": { "dense": timings.networks.dense_runs, "pruned": timings.networks.pruned_runs },
-    })
+        "runs": { "dense": networks.dense_runs, "pruned": networks.pruned_runs },
+    });
+    // Of a plan with a cache; parts of what is above.
+    for (name, time, runs) in [
+        ("dense_shallow", networks.dense_shallow, networks.dense_shallow_runs),
+        ("pruned_shallow", networks.pruned_shallow, networks.pruned_shallow_runs),
+    ] {
+        if runs > 0 {
+            done["ms"][name] = ms(time).into();
+            done["runs"][name] = runs.into();
+        }
+    }
+    done
 }

@@ -16,6 +16,7 @@ use crate::{
     engine::{Dim, TensorInfo},
     onnx::DataType,
     passes::WEIGHT_INPUT,
+    plan::CACHE_NAMES,
 };
 
 /// The loop.
@@ -182,6 +183,14 @@ fn encoder(served: &Served, kind: PipelineKind) -> Result<Value, String> {
 
 fn network(served: &Served, folder: &Folder) -> Result<Value, String> {
     let signature = served.signature();
+    let is_kept = |port: &&TensorInfo| CACHE_NAMES.contains(&port.name.as_str());
+    if let Some(port) = signature.inputs.iter().chain(&signature.outputs).find(is_kept) {
+        return Err(format!(
+            "it is one of the two graphs of a plan's `cache` (its port {port}), and the server's loop runs one: serve a \
+             graph without `cache`, or both as models of their own, without --pipeline, for a loop that hands `{}` on",
+            port.name
+        ));
+    }
     let sample = signature.inputs.iter().find(|input| input.name == "sample");
     let only = sample.and_then(|sample| Some([sample.fixed_dim(2)?, sample.fixed_dim(3)?]));
     let mut inputs = Map::new();

@@ -21,6 +21,7 @@ use super::{
     PipelineError,
     amplify::{DifferenceSource, Mix},
     call::{CallPlan, CallTensors, Scope},
+    feature_cache::CachedCall,
     interleave::{Batching, Branches, Guidance, NetworkTime, Networks},
     sampler::{Operand, Row, Table},
     unet::{Placed, Unet},
@@ -36,6 +37,8 @@ pub struct DeviceLoop<'a, 'g> {
     networks: &'a mut Networks,
     graphs: StepGraphs<'g>,
     mixes: Vec<Mix>,
+    /// For each row; none where nothing is cached.
+    calls: Vec<CachedCall>,
     on: On,
     guidance: Guidance,
     sample: [usize; 4],
@@ -88,11 +91,19 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
         };
         let guided = branches.unconditional.is_some();
         let (kept, time) = ([None, None], NetworkTime::default());
-        Ok(Self { networks, graphs, mixes, on, guidance, sample, guided, places, kept, time })
+        let calls = Vec::new();
+        Ok(Self { networks, graphs, mixes, calls, on, guidance, sample, guided, places, kept, time })
+    }
+
+    /// Runs the shallow graphs of networks that have one in the calls, one for each row, that say so.
+    #[must_use]
+    pub fn with_features(self, calls: Vec<CachedCall>) -> Self {
+        Self { calls, ..self }
     }
 
     /// Returns the time spent in the networks so far.
-    pub fn time(&self) -> NetworkTime {
+    pub fn time(&mut self) -> NetworkTime {
+        self.time.add_shallow(self.networks);
         self.time
     }
 
@@ -160,8 +171,9 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
             Networks::Pair { .. } => self.mixes.get(call).copied().unwrap_or(Mix::Dense),
         };
         let plan = CallPlan::new(mix, self.on, self.guided);
-        self.run_network(0, plan.dense, row, latents)?;
-        self.run_network(1, plan.pruned, row, latents)?;
+        let cached = self.calls.get(call).copied().unwrap_or(CachedCall::Outside);
+        self.run_network(0, plan.dense, (row, cached), latents)?;
+        self.run_network(1, plan.pruned, (row, cached), latents)?;
         self.combine(plan, output)
     }
 
@@ -170,7 +182,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
         &mut self,
         which: usize,
         scope: Scope,
-        row: &Row,
+        (row, call): (&Row, CachedCall),
         latents: &DeviceTensor,
     ) -> Result<(), PipelineError> {
         let missing = || PipelineError::Request("there is no pruned network to mix".to_string());
@@ -192,7 +204,7 @@ impl<'a, 'g> DeviceLoop<'a, 'g> {
         };
         for placed in runs.into_iter().flatten() {
             let scale = row.input_scale as f32;
-            let time = unet.run_placed(placed, &mut self.graphs, latents, scale, row.timestep)?;
+            let time = unet.run_placed(placed, &mut self.graphs, latents, (scale, row.timestep), call)?;
             let (total, count) = match which {
                 0 => (&mut self.time.dense, &mut self.time.dense_runs),
                 _ => (&mut self.time.pruned, &mut self.time.pruned_runs),

@@ -11,6 +11,7 @@ mod request;
 mod shapes;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -31,6 +32,7 @@ use super::{
     amplify::mixes,
     call::CallTensors,
     device::{DeviceLoop, StepGraphs, StepSessions},
+    feature_cache::cached_calls,
     interleave::{Batching, Guidance, Interleave, Networks},
     prediction_cache::{CachedRun, PredictionCache},
     sampler::{self, Clean, Config, Row, SamplerError, SavedConfig, Table, TimestepType},
@@ -55,6 +57,8 @@ pub struct Pipeline {
     unets: Unets,
     /// The file of the dense network.
     dense: PathBuf,
+    /// The shallow graphs' files by those of the full ones.
+    shallow: BTreeMap<PathBuf, PathBuf>,
     /// The masked weights that the network that is not the pipeline's own is fed beside a UNet's inputs.
     fed: Arc<Fed>,
     networks: Option<Networks>,
@@ -97,6 +101,7 @@ impl Pipeline {
             options,
             plain,
             unets,
+            shallow: BTreeMap::new(),
             fed: Arc::default(),
             networks: None,
             idle: Vec::new(),
@@ -133,6 +138,8 @@ impl Pipeline {
             true => mixes(&request.amplify, table.rows())?,
             false => Vec::new(),
         };
+        let cached =
+            request.cache.as_ref().map(|cache| cached_calls(cache, table.rows())).unwrap_or_default();
         let networks = self.networks(request, sample, &mixed, observer);
         let networks = networks.map_err(|error| self.folder.explain_size(error, sample))?;
         let distilled = check_networks(&networks, &self.folder, &table, sample, observer)?;
@@ -195,14 +202,15 @@ impl Pipeline {
         let on = request.amplify.on;
         let (sampled, networks_time) = if on_device {
             let graphs = StepGraphs::new(&*self.engine, &self.options, &mut self.steps);
-            let mut device = DeviceLoop::new(networks, graphs, mixed, on, guidance, &branches, sample)?;
+            let device = DeviceLoop::new(networks, graphs, mixed, on, guidance, &branches, sample)?;
+            let mut device = device.with_features(cached);
             let sampled = device.run(&table, &mut latents, |values| noise.fill(values), told);
             (sampled, device.time())
         } else {
             // A network in the place of the dense one is the plan's own.
             let cache = cache.as_ref().filter(|_| !matches!(self.unets, Unets::Instead(_)));
             let interleave = Interleave::new(networks, mixed, on, guidance, &branches, sample)?;
-            let mut interleave = interleave.with_cache(cache);
+            let mut interleave = interleave.with_cache(cache).with_features(cached);
             let mut call = 0;
             let sampled = sampler::run(
                 &table,

@@ -1,6 +1,7 @@
 //! Which networks a pipeline runs, and which of them stay loaded.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -49,6 +50,12 @@ impl Pipeline {
         }
     }
 
+    /// Takes the files of shallow graphs, by those of the full graphs among the networks: what a plan's `cache` takes. They
+    /// run where a request's [`cache`](Request::cache) says so.
+    pub fn set_shallow(&mut self, shallow: BTreeMap<PathBuf, PathBuf>) {
+        self.shallow = shallow;
+    }
+
     /// Feeds the network that is not the pipeline's own, the pruned one of two, these weights in each run.
     pub fn feed(&mut self, fed: Arc<Fed>) {
         self.fed = fed;
@@ -93,13 +100,14 @@ impl Pipeline {
             match &mut networks {
                 Networks::One(unet) | Networks::Pair { pruned: unet, .. } => unet.feed(&self.given()),
             }
+            self.load_shallow(&mut networks, request, sizes.as_ref())?;
             return Ok(networks);
         }
         self.idle.extend(self.networks.take().into_iter().flat_map(Networks::into_unets));
         let fitted = |path: &Path, part: Part| {
             let mut options = self.options.clone();
             if let Some(sizes) = &sizes {
-                shapes::fit(path, part, sizes, &mut options)?;
+                shapes::fit(path, part, sizes, None, &mut options)?;
             }
             Ok::<_, PipelineError>((path.to_path_buf(), options))
         };
@@ -139,10 +147,42 @@ impl Pipeline {
         let none = || PipelineError::Request("there is no network to run".to_string());
         let mut unets = unets.into_iter().map(Box::new);
         let dense = unets.next().ok_or_else(none)?;
-        Ok(match unets.next() {
+        let mut networks = match unets.next() {
             None => Networks::One(dense),
             Some(pruned) => Networks::Pair { dense, pruned },
-        })
+        };
+        let sizes = self.fitted;
+        self.load_shallow(&mut networks, request, sizes.as_ref())?;
+        Ok(networks)
+    }
+
+    /// Loads the shallow graphs that a request asks for and that are not loaded.
+    fn load_shallow(
+        &mut self,
+        networks: &mut Networks,
+        request: &Request,
+        sizes: Option<&shapes::Sizes>,
+    ) -> Result<(), PipelineError> {
+        if request.cache.is_none() {
+            return Ok(());
+        }
+        let unets = match networks {
+            Networks::One(unet) => vec![(unet, Part::Dense)],
+            Networks::Pair { dense, pruned } => vec![(dense, Part::Dense), (pruned, Part::Pruned)],
+        };
+        for (unet, part) in unets.into_iter().filter(|(unet, _)| !unet.has_shallow()) {
+            let path = self.shallow.get(unet.file()).cloned().ok_or_else(|| PipelineError::Graph {
+                model: unet.model().to_string(),
+                what: "a cache was asked for, but there is no shallow graph beside this one".to_string(),
+            })?;
+            let mut options = self.options.clone();
+            if let Some(sizes) = sizes {
+                shapes::fit(&path, part, sizes, Some(unet.file()), &mut options)?;
+            }
+            let session = load(&*self.engine, &path, &options, &mut self.loading)?;
+            unet.set_shallow(session, &path)?;
+        }
+        Ok(())
     }
 
     /// Returns what the last of the UNets is fed.

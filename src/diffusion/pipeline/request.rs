@@ -8,7 +8,10 @@ use super::super::{
     sampler::{Class, Preset},
     vae::{Image, Tiling},
 };
-use crate::{engine::HostTensor, plan::Amplify};
+use crate::{
+    engine::HostTensor,
+    plan::{Amplify, Cache},
+};
 
 /// One run of a pipeline.
 #[derive(Clone, Debug)]
@@ -49,6 +52,9 @@ pub struct Request {
     pub clip_skip: Option<usize>,
     /// How a dense and a pruned network are mixed; without two of them nobody looks at it.
     pub amplify: Amplify,
+    /// In which calls networks run their shallow graphs ([`Pipeline::set_shallow`](super::Pipeline::set_shallow)); without
+    /// this in none.
+    pub cache: Option<Cache>,
     /// How the branches of guidance are batched.
     pub batching: Batching,
     /// Where latents are between two runs of the networks.
@@ -83,6 +89,7 @@ impl Request {
             eta: 0.0,
             clip_skip: None,
             amplify: Amplify::default(),
+            cache: None,
             batching: Batching::default(),
             place: Place::default(),
             tiling: Tiling::default(),

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, path::Path};
 
 use crate::{
-    diffusion::{PipelineError, amplify::Mix, interleave::Batching},
+    diffusion::{PipelineError, amplify::Mix, feature_cache::FeatureShapes, interleave::Batching},
     engine::{Dim, EngineError, Provider, ProviderKind, SessionOptions, ShapeRange, Signature, TensorInfo},
     onnx,
-    plan::On,
+    plan::{CACHE_NAMES, On},
 };
 
 /// The sizes from which the dimensions of a UNet's inputs follow.
@@ -56,11 +56,13 @@ impl Sizes {
 
 /// Adds the sizes of the UNet at `path` to the options that it is loaded with: a profile for TensorRT's engines, fixed
 /// dimensions for others. With fixed dimensions ONNX Runtime folds the arithmetic on shapes that TorchScript's exporter
-/// leaves in a graph. It runs on the CPU otherwise, which costs time beside a GPU and rules out CUDA graphs.
+/// leaves in a graph. It runs on the CPU otherwise, which costs time beside a GPU and rules out CUDA graphs. A shallow graph
+/// has the inputs that the full one at `full` keeps for it, too.
 pub(super) fn fit(
     path: &Path,
     part: Part,
     sizes: &Sizes,
+    full: Option<&Path>,
     options: &mut SessionOptions,
 ) -> Result<(), PipelineError> {
     let model = || path.display().to_string();
@@ -72,6 +74,21 @@ pub(super) fn fit(
     match options.providers.iter().any(tensorrt) {
         true => options.profile = ranges(&signature.inputs, sizes),
         false => options.fixed_dims = fixed(&signature.inputs, part, sizes),
+    }
+    let Some(full) = full else { return Ok(()) };
+    let shapes = FeatureShapes::of(full)?;
+    let features = |batch: Option<&usize>| -> Result<Vec<(String, Vec<usize>)>, PipelineError> {
+        let [_, channels, height, width] = sizes.sample;
+        let Some(batch) = batch else { return Ok(Vec::new()) };
+        let sample = [*batch, channels, height, width];
+        let kept = signature.inputs.iter().filter(|input| CACHE_NAMES.contains(&input.name.as_str()));
+        kept.map(|info| Ok((info.name.clone(), shapes.dims(&info.name, sample, sizes.tokens)?))).collect()
+    };
+    options.fixed_dims.extend(features(options.fixed_dims.get("sample").and_then(|dims| dims.first()))?);
+    if let Some(ShapeRange { min, max, .. }) = options.profile.get("sample").cloned() {
+        for ((name, min), (_, max)) in features(min.first())?.into_iter().zip(features(max.first())?) {
+            options.profile.insert(name, ShapeRange { min, opt: max.clone(), max });
+        }
     }
     Ok(())
 }

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Prepared, SAMPLE, TIMESTEP, Unet, timestep_tensor};
+use super::{Extra, Prepared, SAMPLE, TIMESTEP, Unet, timestep_tensor};
 use crate::{
     diffusion::{
         PipelineError,
         device::{Input, StepGraph, StepGraphs},
+        feature_cache::{CachedCall, Features},
     },
     engine::{Capture, DeviceSession, DeviceTensor, EngineError, EngineKind, Feed, HostTensor},
     onnx::DataType,
@@ -19,8 +20,10 @@ pub struct Placed {
     timestep: DeviceTensor,
     extra: Vec<DeviceTensor>,
     output: DeviceTensor,
+    features: Features<DeviceTensor>,
     input: Input,
     capture: Capture,
+    shallow_capture: Capture,
 }
 
 impl Placed {
@@ -50,6 +53,7 @@ impl Unet {
         let dims = prepared.sample.dims().to_vec();
         let batch = dims.first().copied().unwrap_or(1);
         let timestep = timestep_tensor(&self.timestep, 0.0, batch)?;
+        let features = self.place_features(&prepared)?;
         let types = (self.sample.data_type, self.timestep.data_type, self.output.data_type);
         let device = self.device()?;
         let extra = prepared.extra.iter().map(|tensor| {
@@ -64,6 +68,7 @@ impl Unet {
             timestep: device.allocate(timestep_type, timestep.dims())?,
             extra,
             output: device.allocate(output_type, &dims)?,
+            features,
             input: Input {
                 sample: sample_type,
                 copies,
@@ -71,7 +76,21 @@ impl Unet {
                 timestep_rank: timestep.dims().len(),
             },
             capture: Capture::unique(),
+            shallow_capture: Capture::unique(),
         })
+    }
+
+    /// Makes room for features, if it has a shallow graph.
+    fn place_features(&mut self, prepared: &Prepared) -> Result<Features<DeviceTensor>, PipelineError> {
+        let Some(shallow) = &mut self.shallow else { return Ok(Features::default()) };
+        let sample: [usize; 4] = prepared.sample.dims().try_into().unwrap_or_default();
+        let context = self.extra.iter().zip(&prepared.extra).find(|((kind, _), _)| *kind == Extra::Context);
+        let tokens = context.and_then(|(_, tensor)| tensor.dims().get(1).copied()).unwrap_or(1);
+        let dims = shallow.dims(sample, tokens, &self.kept)?;
+        let kind = self.session.kind();
+        let device = self.session.device().ok_or_else(|| no_device(kind, &self.model))?;
+        let room = self.kept.iter().zip(dims).map(|(info, dims)| device.allocate(info.data_type, dims));
+        Ok(Features::in_room(room.collect::<Result<_, _>>()?))
     }
 
     /// Runs the network on `latents` times `scale`; the result is [`Placed::output`]. Returns the time that the
@@ -84,8 +103,8 @@ impl Unet {
         placed: &mut Placed,
         graphs: &mut StepGraphs<'_>,
         latents: &DeviceTensor,
-        scale: f32,
-        timestep: f64,
+        (scale, timestep): (f32, f64),
+        call: CachedCall,
     ) -> Result<Duration, PipelineError> {
         let batch = placed.sample.dims().first().copied().unwrap_or(1);
         let timestep = timestep_tensor(&self.timestep, timestep, batch)?;
@@ -99,14 +118,28 @@ impl Unet {
             ],
             &mut [("sample", &mut placed.sample), ("timestep_out", &mut placed.timestep)],
         )?;
+        let serves = placed.features.serve(call);
         let started = Instant::now();
         let mut inputs =
             vec![(SAMPLE, Feed::Device(&placed.sample)), (TIMESTEP, Feed::Device(&placed.timestep))];
         let extra = self.extra.iter().zip(&placed.extra);
         inputs.extend(extra.map(|((_, info), tensor)| (info.name.as_str(), Feed::Device(tensor))));
         let kind = self.session.kind();
-        let device = self.session.device().ok_or_else(|| no_device(kind, &self.model))?;
-        device.run_into(&inputs, &mut [(&self.output.name, &mut placed.output)], Some(placed.capture))?;
+        let Features { values, .. } = &mut placed.features;
+        let kept = self.kept.iter().map(|info| info.name.as_str());
+        let mut outputs = vec![(self.output.name.as_str(), &mut placed.output)];
+        if let Some(shallow) = self.shallow.as_mut().filter(|_| serves) {
+            inputs.extend(kept.zip(values.iter().map(Feed::Device)));
+            let device = shallow.session.device().ok_or_else(|| no_device(kind, &self.model))?;
+            device.run_into(&inputs, &mut outputs, Some(placed.shallow_capture))?;
+            shallow.spent.0 += started.elapsed();
+            shallow.spent.1 += 1;
+        } else {
+            outputs.extend(kept.zip(values.iter_mut()));
+            let device = self.session.device().ok_or_else(|| no_device(kind, &self.model))?;
+            device.run_into(&inputs, &mut outputs, Some(placed.capture))?;
+            placed.features.kept_in(call);
+        }
         Ok(started.elapsed())
     }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::documents::root;
 
 /// Plans, the networks that each is for, and the network that is left where it has a name of its own.
-const PLANS: [(&str, &[&str], Option<&str>); 35] = [
+const PLANS: [(&str, &[&str], Option<&str>); 36] = [
     ("attention-shapes", &["shapes"], None),
     ("bk-sdm-base", &["sd15"], Some("bk-sdm-base")),
     ("bk-sdm-small", &["sd15"], Some("bk-sdm-small")),
@@ -27,6 +27,7 @@ const PLANS: [(&str, &[&str], Option<&str>); 35] = [
     ("crdiff-shapes", &["shapes"], None),
     ("deep-shrink-sd15", &["sd15"], None),
     ("deep-shrink-sdxl", &["sdxl"], None),
+    ("deepcache-sd15", &["sd15", "sd21"], None),
     ("dilate-attention-48x48-shapes", &["shapes"], None),
     ("dilate-attention-64x64-shapes", &["shapes"], None),
     ("dilate-shapes", &["shapes"], None),

@@ -19,7 +19,7 @@ fn field<'a>(golden: &'a Golden, case: &'a Value, key: &str) -> &'a Value {
     case.get(key).unwrap_or(&golden.index["defaults"][key])
 }
 
-fn request(golden: &Golden, case: &Value) -> Request {
+pub fn request(golden: &Golden, case: &Value) -> Request {
     let get = |key: &str| field(golden, case, key);
     let size = |key: &str| usize::try_from(get(key).as_u64().unwrap()).unwrap();
     let mut request = Request::new(get("prompt").as_str().unwrap_or_default(), size("height"), size("width"));

@@ -1,5 +1,6 @@
 //! Whole pipelines against diffusers, from the prompt on, and the interleaving of networks.
 
+mod cached;
 mod command;
 mod device;
 mod folders;
