@@ -65,17 +65,29 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::Message(format!("{}: cannot write the report: {why}", path.display()))
 }
 
+/// Tries whether [`replace`] could write a file, before the work that makes it.
+#[cfg(feature = "runner")]
+pub fn can_replace(path: &Path) -> Result<(), String> {
+    place_for(path).map(drop)
+}
+
+/// Returns the file that will be `path`.
+#[cfg(feature = "runner")]
+fn place_for(path: &Path) -> Result<NamedTempFile, String> {
+    Taken::default().check(path).map_err(|e| match e {
+        OnnxError::Output { what, .. } => what,
+        other => other.to_string(),
+    })?;
+    temporary::create(path).map_err(|e| e.to_string())
+}
+
 /// Writes a file beside its place, and moves it there when it is whole.
 #[cfg(feature = "runner")]
 pub fn replace<E: std::fmt::Display>(
     path: &Path,
     write: impl FnOnce(&mut fs::File) -> Result<(), E>,
 ) -> Result<(), String> {
-    Taken::default().check(path).map_err(|e| match e {
-        OnnxError::Output { what, .. } => what,
-        other => other.to_string(),
-    })?;
-    let mut file = temporary::create(path).map_err(|e| e.to_string())?;
+    let mut file = place_for(path)?;
     write(file.as_file_mut()).map_err(|e| e.to_string())?;
     file.as_file_mut().flush().map_err(|e| e.to_string())?;
     file.persist(path).map_err(|e| e.to_string())?;

@@ -18,7 +18,7 @@ use self::events::Reporter;
 use super::{
     DONE, Failure, Json,
     engine_args::EngineArgs,
-    files::replace,
+    files::{can_replace, replace},
     progress::{Visibility, interruptible},
 };
 use crate::{
@@ -141,6 +141,10 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     }
     let beside = |ending: &str| args.output.with_extension(ending);
     let journal = args.journal.clone().unwrap_or_else(|| beside("journal.jsonl"));
+    let plot = args.plot.clone().unwrap_or_else(|| beside("svg"));
+    for path in [&args.output, &plot] {
+        can_replace(path).map_err(|what| unwritten(path, &what))?;
+    }
     if args.restart && journal.exists() {
         fs::remove_file(&journal)
             .map_err(|e| Failure::Message(format!("{}: cannot remove: {e}", journal.display())))?;
@@ -168,7 +172,6 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         other => other.into(),
     })?;
     write(&args.output, &plan_file(&bound, &found)?)?;
-    let plot = args.plot.clone().unwrap_or_else(|| beside("svg"));
     write(&plot, &svg(&found.records, dense(&found)))?;
     let best = found.records.iter().map(|record| record.scores.score).reduce(f64::max);
     reporter.print(&json!({
@@ -186,8 +189,11 @@ fn dense(found: &Found) -> Option<f64> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    replace(path, |file| file.write_all(text.as_bytes()))
-        .map_err(|e| Failure::Message(format!("{}: cannot write: {e}", path.display())))
+    replace(path, |file| file.write_all(text.as_bytes())).map_err(|what| unwritten(path, &what))
+}
+
+fn unwritten(path: &Path, what: &str) -> Failure {
+    Failure::Message(format!("{}: cannot write: {what}", path.display()))
 }
 
 /// The engine and the devices of workers.

@@ -4,7 +4,7 @@
 //! search that was killed and went on leaves the same journal as one that was not.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -85,6 +85,10 @@ impl Journal {
     /// [`SearchError::Journal`] if it is another search's, broken, or in use.
     pub fn open(path: &Path, header: &Header) -> Result<(Self, Kept), SearchError> {
         let io = |action: &'static str| move |e| SearchError::io(action, path, e);
+        // Opening a pipe waits for somebody at its other end.
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(SearchError::journal(path, "it is a folder, a pipe or a device; name a file"));
+        }
         let mut options = OpenOptions::new();
         let mut file =
             options.read(true).write(true).create(true).truncate(false).open(path).map_err(io("open"))?;

@@ -163,6 +163,29 @@ fn output_that_nobody_reads() {
     }
 }
 
+/// Two copies of a model, which may have gigabytes, are no litter to leave.
+#[test]
+fn an_interrupted_comparison_leaves_no_copies() {
+    let folder = work();
+    let folder = folder.path();
+    crdiff(folder, &["compile", "unet.onnx", "plan.yaml", "-o", "out.onnx", "--quiet"]).assert().success();
+    let temporary = folder.join("tmp");
+    fs::create_dir(&temporary).unwrap();
+    let compare =
+        ["compare", "unet.onnx", "out.onnx", "--latent-size", "8x8", "--engine", "rten", "--bisect"];
+    let mut command = crdiff(folder, &compare);
+    let mut child =
+        command.env("TMPDIR", &temporary).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    while names(&temporary).is_empty() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert_eq!(names(&temporary), Vec::<String>::new());
+}
+
 #[test]
 fn numbers_beyond_float32() {
     let folder = work();

@@ -4,7 +4,12 @@ use std::{
     io::{BufRead, Write},
     num::NonZeroUsize,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -13,6 +18,7 @@ use super::{CACHED, DONE, Engines, Failure};
 use crate::{
     cli::{engine_args::EngineArgs, progress::interruptible},
     diffusion::{pipeline::Folder, prediction_cache::PredictionCache},
+    observer::Observer,
     search::{
         compile::Compiler,
         space,
@@ -20,6 +26,9 @@ use crate::{
         trials::{Trials, bound},
     },
 };
+
+/// How long Ctrl-C may wait.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,7 +72,16 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     compiler.masks = engines.masks(&bound)?;
     let worker = engines.worker(0, &bound, &folder, &Arc::new(PredictionCache::new(CACHED)))?;
     let mut trials = Trials::new(bound, compiler, worker, shots);
-    for line in std::io::stdin().lock().lines() {
+    // Reading blocks, whatever Ctrl-C says.
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || std::io::stdin().lock().lines().all(|line| sender.send(line).is_ok()));
+    loop {
+        let line = match lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) if stop.is_stopped() => return Err(Failure::Interrupted),
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return Ok(DONE),
+        };
         let line = line.map_err(|e| Failure::Message(format!("stdin: cannot read: {e}")))?;
         if line.trim().is_empty() {
             continue;
@@ -73,9 +91,6 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         let answer = trials.run(values, stop)?;
         let text = serde_json::to_string(&answer).map_err(|e| Failure::Message(e.to_string()))?;
         let mut out = std::io::stdout().lock();
-        writeln!(out, "{text}")
-            .and_then(|()| out.flush())
-            .map_err(|e| Failure::Message(format!("stdout: cannot write: {e}")))?;
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Failure::unwritten(&e))?;
     }
-    Ok(DONE)
 }

@@ -224,3 +224,25 @@ fn a_unet_of_one_size_draws_that_size() {
     let expected = "it was exported for one size, 48x64 pixels (latents of 12x16), not for 32x64";
     assert!(error.contains(expected), "{error}");
 }
+
+#[test]
+fn a_scheduler_that_is_not_supported_is_replaced_and_a_broken_one_is_named() {
+    let prepared = prepare("sd15");
+    let path = prepared.pipeline.join("scheduler/scheduler_config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("PNDMScheduler", "LMSDiscreteScheduler")).unwrap();
+    let (engine, options) = (Runner::Rten.engine(), SessionOptions::default());
+    let mut pipeline = Pipeline::open(&prepared.pipeline, engine, options, Unets::Dense).unwrap();
+    let mut request = Request::new("the cat", 32, 40);
+    request.steps = 1;
+    let error = pipeline.run(&request, &()).unwrap_err().to_string();
+    assert!(
+        error.contains("`LMSDiscreteScheduler` is not supported; supported are DDIMScheduler"),
+        "{error}"
+    );
+    request.set_scheduler("euler".parse().unwrap());
+    pipeline.run(&request, &()).unwrap();
+    fs::write(&path, text.replacen(',', ",,", 1)).unwrap();
+    let error = Folder::open(&prepared.pipeline).unwrap_err().to_string();
+    assert!(error.contains("scheduler/scheduler_config.json"), "{error}");
+}

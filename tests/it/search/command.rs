@@ -248,6 +248,46 @@ fn a_dry_run_counts() {
     assert!(!folder.path().join("plan.journal.jsonl").exists());
 }
 
+/// Places of the plan, its plot and the journal are looked at before anything is drawn, and a pipe is not waited for.
+#[cfg(unix)]
+#[test]
+fn places_of_a_search_are_looked_at_first() {
+    let folder = prepared(SPACE);
+    assert!(Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap().success());
+    for (more, expected) in [
+        ("-o pipe --journal j.jsonl", "pipe: cannot write: it is a pipe or a device"),
+        ("-o sd15", "sd15: cannot write: it is a folder"),
+        ("-o missing/plan.yaml", "missing/plan.yaml: cannot write"),
+        ("--plot missing/plot.svg", "missing/plot.svg: cannot write"),
+        ("--journal pipe", "pipe: it is a folder, a pipe or a device; name a file"),
+    ] {
+        let output = run(&folder, more);
+        assert_eq!(output.status.code(), Some(2), "{more}");
+        assert!(stderr(&output).contains(expected), "{more}: {}", stderr(&output));
+    }
+    let mut left: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.retain(|name| name != "cache");
+    left.sort();
+    assert_eq!(left, ["pipe", "sd15", "space.yaml"]);
+}
+
+#[test]
+fn a_trial_that_waits_for_values_is_interrupted() {
+    let folder = prepared(SPACE);
+    let mut command = crdiff(&folder, "search trial sd15 space.yaml --engine rten");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "{}", r#"{"down": 0.3, "up": 0.3, "out": []}"#).unwrap();
+    let mut answers = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    assert!(answers.next().unwrap().unwrap().contains("score"));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    drop(input);
+}
+
 #[test]
 fn a_trial_alone_gives_what_the_search_gives() {
     let folder = prepared(SPACE);
