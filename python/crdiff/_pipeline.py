@@ -149,6 +149,8 @@ class Pipeline(_Networks):
         scheduler: str | None = None,
         weight: float | None = None,
         tile: bool = False,
+        callback_on_preview: Callable[[Pipeline, int, int, Any], Any] | None = None,
+        preview_steps: int = 5,
         progress: Progress = None,
     ) -> PipelineOutput:
         """Makes images. Names and meanings are those of diffusers' pipelines, and so are the images of a seed.
@@ -173,6 +175,9 @@ class Pipeline(_Networks):
             scheduler: another scheduler than the pipeline's, by the names of `crdiff run --scheduler`.
             weight: w, instead of the plan's `amplify.weight`: 0 is the dense network, 1 the pruned one.
             tile: decode large images in tiles.
+            callback_on_preview: called with the pipeline, the step, the image's place in the batch and a `PIL.Image.Image`: what
+                it will be, as far as the network knows. What it raises stops the run.
+            preview_steps: how many steps there are from one preview to the next.
             progress: called with a stage and the steps done since the last call; or a `tqdm`.
 
         Raises:
@@ -181,6 +186,8 @@ class Pipeline(_Networks):
         """
         if output_type not in ("pil", "np", "latent"):
             raise ValueError(f"output_type must be 'pil', 'np' or 'latent', not {output_type!r}")
+        if preview_steps < 1:
+            raise ValueError(f"preview_steps must be 1 or more, not {preview_steps}")
         seeds = _seeds(seed, generator)
         advance = as_progress(progress)
 
@@ -192,6 +199,9 @@ class Pipeline(_Networks):
                     advance("sampling", 1)
                 if callback_on_step_end is not None:
                     callback_on_step_end(self, value[0], value[1], {})
+            elif name == "preview" and callback_on_preview is not None:
+                (step, index), made = value
+                callback_on_preview(self, step, index, _images([made], "pil")[0])
 
         made = self._native.run(
             {
@@ -211,6 +221,7 @@ class Pipeline(_Networks):
                 "weight": weight,
                 "tile": tile,
                 "decode": output_type != "latent",
+                "preview": None if callback_on_preview is None else preview_steps,
             },
             listener=listener,
         )

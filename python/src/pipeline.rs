@@ -1,6 +1,7 @@
 //! Pipelines: from a prompt to images.
 
 use std::{
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -51,6 +52,7 @@ struct Asked {
     weight: Option<f64>,
     tile: bool,
     decode: bool,
+    preview: Option<NonZeroUsize>,
 }
 
 /// The cache of compiled plans at `place`.
@@ -269,6 +271,7 @@ impl Pipeline {
             request.tiling = Tiling::Tiles;
         }
         request.decode = asked.decode;
+        request.preview = asked.preview;
         Ok(request)
     }
 }

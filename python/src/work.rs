@@ -11,7 +11,7 @@ use std::{
 };
 
 use crdiff::observer::{Event, Observer};
-use pyo3::prelude::*;
+use pyo3::{prelude::*, types::PyBytes};
 
 use crate::failure::Failure;
 
@@ -33,8 +33,17 @@ enum Told {
     Bytes(u64),
     /// A step, from 0, and its timestep.
     Step(usize, f64),
+    /// A preview.
+    Image(Preview),
     /// A warning.
     Text(String),
+}
+
+/// An image in the middle of sampling: the step and the place in the batch, height and width, rows of red, green, blue.
+struct Preview {
+    at: (usize, usize),
+    size: (usize, usize),
+    pixels: Vec<u8>,
 }
 
 impl Observer for Listener<'_> {
@@ -44,6 +53,10 @@ impl Observer for Listener<'_> {
             Event::Begun(stage) => (stage.name(), Told::Bytes(0)),
             Event::Call { step, .. } if self.step.swap(step, Ordering::Relaxed) == step => return,
             Event::Call { step, timestep, .. } => ("step", Told::Step(step, timestep)),
+            Event::Preview { step, index, height, width, pixels } => {
+                let preview = Preview { at: (step, index), size: (height, width), pixels: pixels.to_vec() };
+                ("preview", Told::Image(preview))
+            }
             Event::Notice(text) => ("notice", Told::Text(text.to_string())),
             Event::Warning(text) => ("warning", Told::Text(text.to_string())),
             _ => return,
@@ -84,6 +97,9 @@ pub fn work<T: Send>(
                         match told {
                             Told::Bytes(bytes) => listener.call1(py, (name, bytes)),
                             Told::Step(step, timestep) => listener.call1(py, (name, (step, timestep))),
+                            Told::Image(Preview { at, size: (height, width), pixels }) => {
+                                listener.call1(py, (name, (at, (height, width, PyBytes::new(py, &pixels)))))
+                            }
                             Told::Text(text) => listener.call1(py, (name, text)),
                         }?;
                     }

@@ -137,6 +137,24 @@ def test_callbacks_hear_of_steps_and_can_stop(fixtures):
     assert len(pipe("x", num_inference_steps=1, **small).images) == 1
 
 
+def test_previews_end_in_the_image(fixtures):
+    pipe = crdiff.Pipeline(fixtures / "pipelines/sd15", engine="rten")
+    seen = []
+
+    def heard(pipeline, step, index, image):
+        assert pipeline is pipe
+        seen.append((step, index, image))
+
+    small = dict(height=32, width=40, seed=[1, 2], num_images_per_prompt=2, scheduler="euler", num_inference_steps=4)
+    made = pipe("x", callback_on_preview=heard, preview_steps=2, **small)
+    assert [(step, index) for step, index, _ in seen] == [(1, 0), (1, 1), (3, 0), (3, 1)]
+    # Euler's last step ends where the network says the clean latents are.
+    for image, (_, _, preview) in zip(made.images, seen[2:]):
+        assert np.abs(np.asarray(image, int) - np.asarray(preview, int)).max() <= 1
+    with pytest.raises(ValueError, match="preview_steps"):
+        pipe("x", callback_on_preview=heard, preview_steps=0, **small)
+
+
 def test_mistakes_of_a_call(fixtures, tmp_path):
     pipe = crdiff.Pipeline(fixtures / "pipelines/sd15", engine="rten")
     for wrong, said in [
