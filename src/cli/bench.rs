@@ -304,7 +304,8 @@ fn table(report: &Report) -> String {
     let mut row = |what: &str, value: &dyn Fn(&NetworkTimes) -> String| {
         rows.push(std::iter::once(what.to_string()).chain(kinds.iter().map(value)).collect());
     };
-    let times: [(&str, fn(&NetworkTimes) -> f64); 8] = [
+    type Time = fn(&NetworkTimes) -> f64;
+    let times: [(&str, Time); 8] = [
         ("load", |kind| kind.loading_ms),
         ("text", |kind| kind.text_ms),
         ("sampling", |kind| kind.sampling_ms),

@@ -143,7 +143,7 @@ impl Counter {
     }
 
     fn style(&self, total: Option<u64>) {
-        // What doesn't fit is cut off at the end of the message.
+        // The bar cuts a line that is too long at the end of the message.
         let template = match total {
             Some(_) => {
                 format!("{{bar:10}} {{pos}}/{{len}} {}, {{elapsed}}, {{eta}} left  {{wide_msg}}", self.unit)

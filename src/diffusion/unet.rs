@@ -35,7 +35,7 @@ pub struct Unet {
     timestep: TensorInfo,
     output: TensorInfo,
     extra: Vec<(Extra, TensorInfo)>,
-    /// What a full graph gives for its shallow part.
+    /// The outputs of a full graph that its shallow part reads.
     kept: Vec<TensorInfo>,
     shallow: Option<Shallow>,
 }

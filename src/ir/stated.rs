@@ -1,4 +1,4 @@
-//! What a model states of its values (`value_info`).
+//! Types that a model states for its values (`value_info`).
 
 use rustc_hash::FxHashSet;
 

@@ -28,7 +28,7 @@ pub struct CutsReport {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct CutReport {
-    /// What a plan writes as `at`.
+    /// The module, as a plan writes it in `at`.
     pub at: String,
     /// The dimensions of what is kept.
     pub kept: String,

@@ -12,6 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod common;
 
 mod attention;
+#[cfg(feature = "runner")]
 mod cached;
 mod cli;
 #[cfg(feature = "runner")]

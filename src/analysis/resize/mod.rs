@@ -2,7 +2,7 @@
 //!
 //! Activations that enter such a part are resized, those that leave it are resized back, and in it each Reshape to
 //! sizes that come from elsewhere gets those of the part. All of it is decided node by node, on symbolic shapes of the
-//! edited graph ([`Edited`]).
+//! edited graph ([`super::shapes::Edited`]).
 
 mod network;
 mod template;
@@ -65,7 +65,7 @@ pub struct Resize {
     pub back: Filter,
 }
 
-/// What runs a part of a network at another size.
+/// The changes that run a part of a network at another size.
 #[derive(Clone, Debug)]
 pub struct Resized {
     /// The nodes that are put into the graph.

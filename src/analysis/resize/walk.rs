@@ -23,7 +23,7 @@ pub(super) struct Walk<'a, 'g> {
     resize: Resize,
     edited: Edited<'a>,
     splices: Vec<Splice>,
-    /// What enters the part.
+    /// The values that enter the part.
     entries: Vec<ValueId>,
 }
 
@@ -76,7 +76,7 @@ impl<'a> Walk<'a, '_> {
             let attributes = other.filter(|(node, _)| *node == id).map(|(_, attributes)| attributes);
             self.edited.visit(id, attributes).map_err(|reason| Illegal::at(graph, id, &reason))?;
         }
-        for io in graph.outputs().iter().filter(|io| self.edited.is_changed(io.value)) {
+        if let Some(io) = graph.outputs().iter().find(|io| self.edited.is_changed(io.value)) {
             let name = &graph.value(io.value).name;
             return Err(Illegal::new(format!("the output `{name}` would have another size")));
         }

@@ -29,7 +29,7 @@ pub struct Edited<'a> {
     tensors: FxHashMap<ValueId, Tensor>,
     /// Operands that are results of templates.
     operands: FxHashMap<(NodeId, usize), Tensor>,
-    /// What is read in place of values.
+    /// The values that are read in place of others.
     skips: FxHashMap<ValueId, ValueId>,
     unknowns: Unknowns,
     divisible: Divisible,

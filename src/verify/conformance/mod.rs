@@ -12,6 +12,7 @@
 //! IEEE 754; where they differ by nothing but the elements of tensors, only if values kept their names), masks made by operators in front of a weight, and lost metadata of exporters (`pkg.`).
 
 mod classes;
+mod error;
 mod explain;
 mod form;
 mod fused_output;
@@ -39,6 +40,7 @@ use std::{
 use miette::SourceSpan;
 use rustc_hash::FxHashSet;
 
+pub use self::error::VerifyError;
 use self::{
     classes::{Class, Classes, Interner, Overrides, Side},
     explain::Names,
@@ -54,9 +56,8 @@ use self::{
 use crate::{
     analysis::Analysis,
     ir::{Graph, ValueId},
-    observer::{Event, Observer, Progress, Stage, Stopped},
-    onnx::OnnxError,
-    plan::{self, Depth, Plan, PlanError, Target},
+    observer::{Event, Observer, Progress, Stage},
+    plan::{self, Depth, Plan, Target},
 };
 
 /// The verdict of a verification.
@@ -162,36 +163,6 @@ impl Violation {
     /// Returns a violation about the whole model, which comes after all others.
     fn last(message: String) -> Self {
         Self { message, rank: usize::MAX, ..Self::default() }
-    }
-}
-
-/// Why a verification could not be made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum VerifyError {
-    /// The plan does not fit the original.
-    #[error(transparent)]
-    Plan(#[from] Box<PlanError>),
-    /// A model could not be read.
-    #[error(transparent)]
-    Onnx(OnnxError),
-    /// The observer said stop.
-    #[error("stopped")]
-    Stopped,
-}
-
-impl From<OnnxError> for VerifyError {
-    fn from(error: OnnxError) -> Self {
-        match error {
-            OnnxError::Stopped => Self::Stopped,
-            other => Self::Onnx(other),
-        }
-    }
-}
-
-impl From<Stopped> for VerifyError {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
     }
 }
 

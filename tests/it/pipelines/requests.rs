@@ -98,11 +98,14 @@ fn a_size_that_the_export_cannot_take_is_explained() {
 #[test]
 fn an_engine_without_device_memory_is_named() {
     let prepared = prepare("sd15");
-    let mut engines: Vec<(Box<dyn Engine>, &str)> = vec![(Box::new(RtenEngine), "rten failed to run")];
-    #[cfg(feature = "tract")]
-    engines.push((Box::new(crdiff::engine::TractEngine), "tract"));
+    type Make = fn() -> Box<dyn Engine>;
+    let engines: &[(Make, &str)] = &[
+        (|| Box::new(RtenEngine), "rten failed to run"),
+        #[cfg(feature = "tract")]
+        (|| Box::new(crdiff::engine::TractEngine), "tract"),
+    ];
     for (engine, named) in engines {
-        let pipeline = Pipeline::open(&prepared.pipeline, engine, SessionOptions::default(), Unets::Dense);
+        let pipeline = Pipeline::open(&prepared.pipeline, engine(), SessionOptions::default(), Unets::Dense);
         let error = refused(&mut pipeline.unwrap(), |r| r.place = Place::Device);
         assert!(error.contains(named) && (named.starts_with("rten") || !error.contains("rten")), "{error}");
     }

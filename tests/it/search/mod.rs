@@ -6,6 +6,7 @@ mod fed;
 mod objectives;
 mod optuna;
 pub mod python;
+mod refinement;
 mod shapes;
 mod spaces;
 mod strategies;

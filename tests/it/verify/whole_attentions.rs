@@ -35,7 +35,8 @@ fn what_is_copied_without_need_is_proven_and_cannot_be_another() {
             if name.starts_with('/') { format!("{name}_pruned") } else { format!("{BLOCK}/{name}_pruned") }
         });
     let norm = format!("{BLOCK}/norm2/LayerNormalization_pruned");
-    let faults: [(&str, &dyn Fn(&mut GraphProto)); 6] = [
+    type Fault<'a> = &'a dyn Fn(&mut GraphProto);
+    let faults: [(&str, Fault<'_>); 6] = [
         ("keys by the values' weight", &|graph| {
             let weight = operand(graph, &value, 1);
             reads(graph, &key, 1, &weight);
