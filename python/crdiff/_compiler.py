@@ -30,7 +30,9 @@ class _Callback(Protocol):
 Model = str | os.PathLike[str] | bytes
 PlanLike = str | os.PathLike[str] | dict[str, Any] | _crdiff.Plan
 Progress = _Bar | _Callback | None
-Emit = Literal["pruned", "fused", "amplified", "dense"]
+Emit = Literal[
+    "pruned", "fused", "amplified", "dense", "cached", "cached-fused", "cached-amplified", "cached-dense"
+]
 PoaWeight = Literal["baked", "input"]
 Weights = Literal["share", "copy", "compact"]
 Size = tuple[int, int] | str | None
@@ -102,7 +104,8 @@ def compile(
             `.amplified.onnx`, `.dense.onnx`. For a model that is content it is content too: `report.onnx`.
         emit: which graph to make. `"pruned"` has the plan's rules applied; `"fused"` has both networks and their mix,
             with the inputs and outputs of the original; `"amplified"` has the mix in its weights; `"dense"` has only what
-            `always` changes.
+            `always` changes. `"cached"`, `"cached-fused"` and so on are these as the two graphs that the plan's `cache`
+            takes, in `unet.full.onnx` and `unet.shallow.onnx`, named after `output`.
         poa_weight: where a fused graph has its weight w from: `"baked"` is the plan's `amplify.weight`, `"input"` is an
             input called `poa_weight`, a float32 scalar.
         weights: `"share"` points at the model's weights, `"copy"` writes all, `"compact"` has nodes mask them when the

@@ -41,24 +41,35 @@ use crate::{
 /// A size of latents.
 type Size = Option<(i64, i64)>;
 
-/// Which graph `emit` and `poa_weight` mean together.
-fn target(emit: &str, poa_weight: &str) -> PyResult<Target> {
-    match (emit, poa_weight) {
-        ("pruned", "baked") => Ok(Target::Pruned),
-        ("fused", "baked") => Ok(Target::Fused),
-        ("fused", "input") => Ok(Target::FusedWithInput),
-        ("amplified", "baked") => Ok(Target::Amplified),
-        ("dense", "baked") => Ok(Target::Dense),
+/// Returns the graph that `emit` and `poa_weight` mean together, and whether it is the two graphs of a cache.
+fn target(emit: &str, poa_weight: &str) -> PyResult<(Target, bool)> {
+    let (network, cached) = match emit.strip_prefix("cached") {
+        Some("") => ("pruned", true),
+        Some(rest) if rest != "-pruned" => (rest.strip_prefix('-').unwrap_or(emit), true),
+        _ => (emit, false),
+    };
+    let target = match (network, poa_weight) {
+        ("pruned", "baked") => Target::Pruned,
+        ("fused", "baked") => Target::Fused,
+        ("fused", "input") => Target::FusedWithInput,
+        ("amplified", "baked") => Target::Amplified,
+        ("dense", "baked") => Target::Dense,
         ("pruned" | "amplified" | "dense", "input") => {
-            Err(PyValueError::new_err("poa_weight=\"input\" needs emit=\"fused\""))
+            return Err(PyValueError::new_err("poa_weight=\"input\" needs emit=\"fused\" or \"cached-fused\""));
         }
-        (_, "baked" | "input") => Err(PyValueError::new_err(format!(
-            "emit must be \"pruned\", \"fused\", \"amplified\" or \"dense\", not {emit:?}"
-        ))),
-        _ => Err(PyValueError::new_err(format!(
-            "poa_weight must be \"baked\" or \"input\", not {poa_weight:?}"
-        ))),
-    }
+        (_, "baked" | "input") => {
+            return Err(PyValueError::new_err(format!(
+                "emit must be \"pruned\", \"fused\", \"amplified\" or \"dense\", or \"cached\", \"cached-fused\", \
+                 \"cached-amplified\" or \"cached-dense\", not {emit:?}"
+            )));
+        }
+        _ => {
+            return Err(PyValueError::new_err(format!(
+                "poa_weight must be \"baked\" or \"input\", not {poa_weight:?}"
+            )));
+        }
+    };
+    Ok((target, cached))
 }
 
 /// A value as the command line prints it.
@@ -83,7 +94,10 @@ fn compile(
     dry_run: bool,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(Report, Option<Py<PyBytes>>)> {
-    let target = target(emit, poa_weight)?;
+    let (target, cached) = target(emit, poa_weight)?;
+    if cached && matches!(model, Model::Content(_)) {
+        return Err(PyValueError::new_err(format!("emit={emit:?} makes two files: give the model as a file")));
+    }
     let (policy, masks) = match weights {
         None => (None, MaskForm::Stored),
         Some("share") => (Some(WeightPolicy::Share), MaskForm::Stored),
@@ -105,9 +119,13 @@ fn compile(
     let plan = &plan.0;
     let (report, content) = work(py, progress.as_ref(), |observer| {
         let file = File::of(&model)?;
-        let default = default_output(&file.path, target);
+        let default = match (target, cached) {
+            (Target::Pruned, true) => file.path.clone(),
+            _ => default_output(&file.path, target),
+        };
         let place = output.as_deref().unwrap_or(&default);
         let job = Job::new(&file.path, plan).target(target).masks(masks).protect(plan.source.name());
+        let job = if cached { job.cached() } else { job };
         let job = if dry_run { job } else { job.output(place) };
         let job = policy.map_or(job.clone(), |policy| job.clone().weights(policy));
         let job = at.map_or(job.clone(), |(height, width)| job.clone().at(height, width));
@@ -189,7 +207,7 @@ fn verify(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Report> {
     let target = emit.map(|emit| target(emit, poa_weight)).transpose()?;
-    let required = target.map(|target| Required { target, cached: false, per_row });
+    let required = target.map(|(target, cached)| Required { target, cached, per_row });
     let plan = &plan.0;
     work(py, progress.as_ref(), |observer| {
         let (before, after) = (original.graph()?, compiled.graph()?);

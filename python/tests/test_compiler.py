@@ -16,6 +16,7 @@ import pytest
 
 BYPASS = {"version": 1, "rules": [{"bypass": "mid_block.attentions.0"}]}
 PRUNE = {"version": 1, "crdiff": {"down": 0.3, "mid": 0.5, "up": 0.1}}
+AT = "up_blocks.1.resnets.1"
 
 
 def run(*arguments, code=0, **options):
@@ -42,6 +43,28 @@ def test_a_compiled_model_computes_what_torch_does(mini, tmp_path, kind):
     assert np.abs(found - mini.output(chosen["name"])).max() < 1e-4
     assert np.abs(found - mini.output("dense")).max() > 1e-3
     assert crdiff.verify(mini.model, output, chosen["plan"]).proven
+
+
+def test_a_cached_model_is_two_graphs(mini, tmp_path):
+    chosen = case(mini, "prune")
+    plan = {**chosen["plan"], "cache": {"at": AT, "every": 3}}
+    report = crdiff.compile(mini.model, plan, tmp_path / "unet.onnx", emit="cached")
+    full, shallow = [written.path for written in report.outputs]
+    assert [Path(path).name for path in (full, shallow)] == ["unet.full.onnx", "unet.shallow.onnx"]
+    for path in (full, shallow):
+        assert crdiff.verify(mini.model, path, plan).proven
+        assert crdiff.verify(mini.model, path, plan, emit="cached").proven
+        assert not crdiff.verify(mini.model, path, plan, emit="pruned").proven
+    found, kept = onnxruntime.InferenceSession(full).run(None, mini.inputs())
+    assert np.abs(found - mini.output(chosen["name"])).max() < 1e-4
+    session = onnxruntime.InferenceSession(shallow)
+    given = {**mini.inputs(), "cache": kept}
+    (found,) = session.run(None, {entry.name: given[entry.name] for entry in session.get_inputs()})
+    assert np.abs(found - mini.output(chosen["name"])).max() < 1e-4
+    with pytest.raises(ValueError, match="emit"):
+        crdiff.compile(mini.model, plan, emit="cached-prunned")
+    with pytest.raises(ValueError, match="two files"):
+        crdiff.compile(mini.model.read_bytes(), plan, emit="cached")
 
 
 def test_a_plan_is_the_same_in_every_form(unet, tmp_path):
