@@ -55,7 +55,9 @@ fn target(emit: &str, poa_weight: &str) -> PyResult<(Target, bool)> {
         ("amplified", "baked") => Target::Amplified,
         ("dense", "baked") => Target::Dense,
         ("pruned" | "amplified" | "dense", "input") => {
-            return Err(PyValueError::new_err("poa_weight=\"input\" needs emit=\"fused\" or \"cached-fused\""));
+            return Err(PyValueError::new_err(
+                "poa_weight=\"input\" needs emit=\"fused\" or \"cached-fused\"",
+            ));
         }
         (_, "baked" | "input") => {
             return Err(PyValueError::new_err(format!(
@@ -96,7 +98,9 @@ fn compile(
 ) -> PyResult<(Report, Option<Py<PyBytes>>)> {
     let (target, cached) = target(emit, poa_weight)?;
     if cached && matches!(model, Model::Content(_)) {
-        return Err(PyValueError::new_err(format!("emit={emit:?} makes two files: give the model as a file")));
+        return Err(PyValueError::new_err(format!(
+            "emit={emit:?} makes two files: give the model as a file"
+        )));
     }
     let (policy, masks) = match weights {
         None => (None, MaskForm::Stored),

@@ -130,7 +130,9 @@ fn bash_completes_subcommands_and_flags() {
     let flags = complete("crdiff", &["crdiff", "run", "--neg"]);
     assert_eq!(flags.trim(), "--negative-prompt");
     let values = complete("crdiff-compile", &["crdiff-compile", "unet.onnx", "plan.yaml", "--emit", ""]);
-    assert_eq!(values.lines().collect::<Vec<_>>(), ["pruned", "fused", "amplified", "dense"]);
+    let forms = ["pruned", "fused", "amplified", "dense"];
+    let cached = ["cached", "cached-fused", "cached-amplified", "cached-dense"];
+    assert_eq!(values.lines().collect::<Vec<_>>(), [forms, cached].concat());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Logits that are not multiplied as the plan says.
 
+use std::collections::HashSet;
+
 use crdiff::compile::Target;
 
 use super::*;
@@ -25,6 +27,19 @@ fn bypass(m: &mut ModelProto, of: &str, slot: usize) {
     let (result, operand) = (node(m, of).output[0].clone(), node(m, of).input[slot].clone());
     for input in graph(m).node.iter_mut().flat_map(|n| &mut n.input).filter(|input| **input == result) {
         input.clone_from(&operand);
+    }
+}
+
+/// Puts each node after those that it reads.
+fn sort(m: &mut ModelProto) {
+    let mut waiting = std::mem::take(&mut graph(m).node);
+    while !waiting.is_empty() {
+        let missing: HashSet<String> = waiting.iter().flat_map(|n| n.output.clone()).collect();
+        let (later, next): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|n| n.input.iter().any(|input| missing.contains(input)));
+        assert!(!next.is_empty(), "a circle");
+        graph(m).node.extend(next);
+        waiting = later;
     }
 }
 
@@ -84,5 +99,6 @@ fn the_wrong_network_tempered() {
     bench.find("both", "", ATTENTION, |m| {
         let tempered = node(m, &copy).input[0].clone();
         node(m, SOFTMAX).input[0] = tempered;
+        sort(m);
     });
 }
