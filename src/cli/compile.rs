@@ -265,9 +265,8 @@ fn say_likeness(args: &Args, error: &CompileError) {
     if !matches!(error, CompileError::Plan(_)) {
         return;
     }
-    let graph = onnx::open(&args.model).and_then(Graph::load);
-    if let Some(note) = graph.ok().and_then(|graph| likeness::note(&args.model, &graph)) {
-        anstream::eprintln!("note: {note}");
+    if let Ok(graph) = onnx::open(&args.model).and_then(Graph::load) {
+        likeness::say(&args.model, &graph);
     }
 }
 

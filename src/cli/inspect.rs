@@ -7,7 +7,7 @@ use clap::ArgGroup;
 use super::{
     DONE, Failure, Json, Size, columns,
     files::{self, Report},
-    said_latents,
+    likeness, said_latents,
 };
 use crate::{
     analysis::Analysis,
@@ -86,6 +86,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         }
     };
     let graph = Graph::load(onnx::open(&args.model)?)?;
+    likeness::say(&args.model, &graph);
     let filter = Filter { depth: args.depth, glob };
     let report = inspect::inspect(&args.model.display().to_string(), &Analysis::of(&graph), &filter);
     if args.json.is_asked() {

@@ -6,7 +6,7 @@ use crate::{ir::Graph, onnx::model_field, onnx::proto::StringStringEntryProto};
 use prost::Message;
 
 /// Returns what is to be said of the model at `path` when a plan doesn't fit it: it is no UNet, or it was compiled before.
-pub fn note(path: &Path, graph: &Graph) -> Option<String> {
+fn note(path: &Path, graph: &Graph) -> Option<String> {
     let path = path.display();
     if let Some(plan) = metadata(graph, "crdiff.plan") {
         let (emit, version) = (metadata(graph, "crdiff.emit"), metadata(graph, "crdiff.version"));
@@ -24,10 +24,18 @@ pub fn note(path: &Path, graph: &Graph) -> Option<String> {
     ))
 }
 
+/// Says of the model at `path` what [`note`] does, if anything.
+pub fn say(path: &Path, graph: &Graph) {
+    if let Some(note) = note(path, graph) {
+        anstream::eprintln!("note: {note}");
+    }
+}
+
 /// Returns what a model looks like that is no UNet.
 fn likeness(graph: &Graph) -> Option<&'static str> {
     let has = |name: &str| graph.inputs().any(|io| io.info.name() == name);
     let inputs = graph.inputs().count();
+    let gives_latents = graph.outputs().iter().any(|io| io.info.name().starts_with("latent"));
     if has("sample") && has("timestep") {
         return None;
     }
@@ -36,7 +44,7 @@ fn likeness(graph: &Graph) -> Option<&'static str> {
     }
     match inputs {
         1 if has("latent_sample") => Some("a VAE decoder"),
-        1 if has("sample") || has("pixel_values") => Some("a VAE encoder"),
+        1 if has("pixel_values") || has("sample") && gives_latents => Some("a VAE encoder"),
         _ => None,
     }
 }

@@ -91,6 +91,12 @@ enum Command {
 
 /// Runs `crdiff` with `arguments`, the program's name first. Returns its exit code.
 pub fn crdiff(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let words: Vec<_> = arguments.iter().skip(1).map(|word| word.to_string_lossy()).collect();
+    if let Some(model) = words.first().filter(|word| word.ends_with(".onnx")) {
+        let what = format!("`{model}` is a model, not a command: crdiff compile {}", words.join(" "));
+        return finish(Err(Failure::Message(what)));
+    }
     let Cli { command } = Cli::parse_from(arguments);
     finish(match command {
         Command::Compile(args) => compile::run(&args),

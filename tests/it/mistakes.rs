@@ -138,6 +138,15 @@ fn models_in_each_others_places() {
     desk.refused(&run("unet/model.onnx"), "it is a file, and a pipeline is a folder with a model_index.json");
     desk.refused(&run("unet/model.onnx"), &meant);
     desk.refused(&run("unet"), &meant);
+    let (code, _, said) = desk.run(&format!("crdiff inspect {pipeline}/text_encoder/model.onnx"));
+    assert_eq!(code, Some(0));
+    assert!(said.contains("looks like a text encoder, not like a UNet"), "{said}");
+    let (code, _, said) = desk.run("crdiff inspect unet.onnx");
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    desk.refused(
+        "crdiff unet.onnx plan.yaml",
+        "`unet.onnx` is a model, not a command: crdiff compile unet.onnx plan.yaml",
+    );
     desk.refused(
         "crdiff-compile inspect unet.onnx",
         "`inspect` is a command of `crdiff`, not a model: crdiff inspect unet.onnx",

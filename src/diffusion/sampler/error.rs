@@ -14,7 +14,10 @@ pub enum SamplerError {
     #[error("the scheduler config has no `_class_name`; expected one of {}", Class::names())]
     NoClass,
     /// A scheduler that has no table here.
-    #[error("the scheduler `{0}` is not supported; supported are {names}", names = Class::names())]
+    #[error(
+        "the scheduler `{0}` is not supported; supported are {names}: name one of them (--scheduler)",
+        names = Class::names()
+    )]
     UnknownClass(String),
     /// A name that is neither a class with a table nor one of the short ones.
     #[error("there is no scheduler `{0}`{near}", near = unknown_name(.0))]

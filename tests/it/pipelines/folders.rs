@@ -237,7 +237,8 @@ fn a_scheduler_that_is_not_supported_is_replaced_and_a_broken_one_is_named() {
     request.steps = 1;
     let error = pipeline.run(&request, &()).unwrap_err().to_string();
     assert!(
-        error.contains("`LMSDiscreteScheduler` is not supported; supported are DDIMScheduler"),
+        error.contains("`LMSDiscreteScheduler` is not supported; supported are DDIMScheduler")
+            && error.contains("name one of them (--scheduler)"),
         "{error}"
     );
     request.set_scheduler("euler".parse().unwrap());
