@@ -9,12 +9,12 @@ use super::{
     compare::compare_dims,
     fit::Fit,
     infer::{self, Call},
-    template::placed,
+    template::{operands, placed},
     tensor::{Tensor, Unknowns},
     types,
 };
 use crate::{
-    ir::{Graph, Node, NodeId, Template, TemplateOperand, ValueId},
+    ir::{Graph, Node, NodeId, Template, ValueId},
     onnx::proto::AttributeProto,
 };
 
@@ -154,16 +154,7 @@ impl<'a> Edited<'a> {
     pub fn splice(&mut self, at: &[(NodeId, usize)], template: &Template) -> Result<(), String> {
         let mut results: Vec<Tensor> = Vec::with_capacity(template.nodes.len());
         for node in &template.nodes {
-            let operands: Vec<Option<Tensor>> = node
-                .operands
-                .iter()
-                .map(|operand| match operand {
-                    TemplateOperand::Value(value) => Some(self.tensor(self.read(*value))),
-                    TemplateOperand::Node(index) => results.get(*index).cloned(),
-                    TemplateOperand::Tensor(tensor) => Some(Tensor::from_template(tensor)),
-                    TemplateOperand::Absent => None,
-                })
-                .collect();
+            let operands = operands(node, &results, |value| self.tensor(self.read(value)));
             let result = self.infer(&placed(node), &operands)?.into_iter().next();
             results.push(result.unwrap_or_default());
         }

@@ -26,16 +26,7 @@ impl Shapes {
         let mut unknowns = Unknowns::apart();
         let mut results: Vec<Tensor> = Vec::with_capacity(template.nodes.len());
         for node in &template.nodes {
-            let operands: Vec<Option<Tensor>> = node
-                .operands
-                .iter()
-                .map(|operand| match operand {
-                    TemplateOperand::Value(value) => Some(self.tensor(*value)),
-                    TemplateOperand::Node(index) => results.get(*index).cloned(),
-                    TemplateOperand::Tensor(tensor) => Some(Tensor::from_template(tensor)),
-                    TemplateOperand::Absent => None,
-                })
-                .collect();
+            let operands = operands(node, &results, |value| self.tensor(value));
             results.push(result(graph, node, &operands, &mut unknowns)?);
         }
         let Tensor { data_type, dims, .. } = results.pop()?;
@@ -49,6 +40,21 @@ impl Shapes {
             elements: self.elements.get(&value).cloned(),
         }
     }
+}
+
+/// Returns the operands of `node`, with the results of the template's nodes before it, and `known` for the graph's values.
+pub(super) fn operands(
+    node: &TemplateNode,
+    results: &[Tensor],
+    known: impl Fn(ValueId) -> Tensor,
+) -> Vec<Option<Tensor>> {
+    let read = |operand: &TemplateOperand| match operand {
+        TemplateOperand::Value(value) => Some(known(*value)),
+        TemplateOperand::Node(index) => results.get(*index).cloned(),
+        TemplateOperand::Tensor(tensor) => Some(Tensor::from_template(tensor)),
+        TemplateOperand::Absent => None,
+    };
+    node.operands.iter().map(read).collect()
 }
 
 /// Returns what is known of the result of `node`; `None` if it cannot run.
