@@ -8,7 +8,19 @@ use std::{
 use tempfile::TempDir;
 
 use super::DeployError;
-use crate::onnx::temporary;
+use crate::onnx::{OnnxError, temporary};
+
+/// Makes, or adds to, the folder `place` what `fill` writes: all of it, or nothing if anything fails. Errors name files
+/// where they would have been.
+pub(super) fn complete<T>(
+    place: &Path,
+    fill: impl FnOnce(&Staging) -> Result<T, DeployError>,
+) -> Result<T, DeployError> {
+    let staging = Staging::beside(place)?;
+    let filled = fill(&staging).map_err(|error| staging.named(error))?;
+    staging.place()?;
+    Ok(filled)
+}
 
 /// A folder in the making, beside its place. Dropped without [`Staging::place`], it vanishes.
 #[derive(Debug)]
@@ -44,7 +56,7 @@ impl Drop for MadeFolders {
 
 impl Staging {
     /// Begins what will be, or be added to, the folder `place`. The folders that it lies in are made.
-    pub(super) fn beside(place: &Path) -> Result<Self, DeployError> {
+    fn beside(place: &Path) -> Result<Self, DeployError> {
         if place.exists() && !place.is_dir() {
             return Err(DeployError::output(place, "it is a file; name a folder"));
         }
@@ -77,8 +89,19 @@ impl Staging {
         fs::write(path, text).map_err(DeployError::io("write", path))
     }
 
+    /// Returns an error that names a file where it would have been, not in the temporary folder.
+    fn named(&self, mut error: DeployError) -> DeployError {
+        if let DeployError::Io { path, .. }
+        | DeployError::Onnx(OnnxError::Io { path, .. } | OnnxError::Output { path, .. }) = &mut error
+            && let Ok(name) = path.strip_prefix(&self.root)
+        {
+            *path = self.place.join(name);
+        }
+        error
+    }
+
     /// Moves everything to its place: the whole folder if the place is not there, else each entry.
-    pub(super) fn place(self) -> Result<(), DeployError> {
+    fn place(self) -> Result<(), DeployError> {
         if !self.place.exists() {
             return fs::rename(&self.root, &self.place).map_err(DeployError::io("create", &self.place));
         }

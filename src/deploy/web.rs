@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{DeployError, atomic_dir::Staging};
+use super::{
+    DeployError,
+    atomic_dir::{self, Staging},
+};
 use crate::{
     engine::TensorInfo,
     ir::Graph,
@@ -79,14 +82,26 @@ pub fn export(job: &WebJob<'_>) -> Result<Bundle, DeployError> {
     }
     let name = job.model.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| fail("its name is not valid UTF-8".to_string()))?;
-    let staging = Staging::beside(job.output)?;
+    let files = atomic_dir::complete(job.output, |staging| fill(staging, job, &graph, name, weights))?;
+    Ok(Bundle { files, notes })
+}
+
+/// Writes the files of a bundle, and returns each with its bytes, the model first.
+fn fill(
+    staging: &Staging,
+    job: &WebJob<'_>,
+    graph: &Graph,
+    name: &str,
+    weights: u64,
+) -> Result<Vec<(PathBuf, u64)>, DeployError> {
+    let fail = |what: String| DeployError::model(job.model, what);
     let model = staging.path(name)?;
     let options = |policy| WriteOptions::new(&model, policy).observer(job.observer);
     // The model file is small without its weights; where it isn't, the writer's own limit decides.
-    let whole = weights.saturating_add(graph_bytes(&graph));
+    let whole = weights.saturating_add(graph_bytes(graph));
     let written = match whole <= job.file_limit {
-        true => onnx::write(&graph, &options(WeightPolicy::Inline))?,
-        false => onnx::write(&graph, &options(WeightPolicy::Split(job.file_limit)))?,
+        true => onnx::write(graph, &options(WeightPolicy::Inline))?,
+        false => onnx::write(graph, &options(WeightPolicy::Split(job.file_limit)))?,
     };
     if let Some((path, bytes)) = written.files.iter().find(|(_, bytes)| *bytes > job.file_limit) {
         let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -104,14 +119,13 @@ pub fn export(job: &WebJob<'_>) -> Result<Bundle, DeployError> {
     for (file, _) in &data {
         staging.path(file)?;
     }
-    let manifest = manifest(name, &graph, &data)?;
+    let manifest = manifest(name, graph, &data)?;
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| fail(e.to_string()))?;
     staging.write(&staging.path("manifest.json")?, &format!("{text}\n"))?;
     staging.write(&staging.path("load.js")?, &LOADER.replacen(MANIFEST, &text, 1))?;
-    staging.place()?;
     let placed =
         |(path, bytes): &(PathBuf, u64)| (job.output.join(path.file_name().unwrap_or_default()), *bytes);
-    Ok(Bundle { files: written.files.iter().map(placed).collect(), notes })
+    Ok(written.files.iter().map(placed).collect())
 }
 
 /// Returns the bytes of the weights, if they are of types and a size that can be loaded.

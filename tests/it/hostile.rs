@@ -112,6 +112,40 @@ fn places_that_cannot_be_written() {
     }
 }
 
+/// Files may not grow past a limit here, which fails as a full disk does, in the middle of a write: each command names
+/// the file that it could not write, at its place, and leaves nothing.
+#[test]
+fn a_disk_that_fills() {
+    let folder = work();
+    let folder = folder.path();
+    let before = names(folder);
+    let commands: [(&[&str], &str); 6] = [
+        (&["compile", "unet.onnx", "plan.yaml", "--weights", "copy", "-o", "a.onnx"], "a.onnx"),
+        (&["compile", "unet.onnx", "plan.yaml", "--emit", "fused", "-o", "a.onnx"], "a.onnx"),
+        (&["inspect", "unet.onnx", "--html", "i.html"], "i.html"),
+        (&["diff", "unet.onnx", "unet.onnx", "--html", "d.html"], "d.html"),
+        (&["export", "web", "unet.onnx", "-o", "new/web"], "new/web/unet.onnx"),
+        (&["export", "triton", "unet.onnx", "-o", "new/models"], "new/models/unet/1/model.onnx"),
+    ];
+    for (command, file) in commands {
+        let mut limited = Command::new("sh");
+        limited
+            .current_dir(folder)
+            .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\""])
+            .arg(Command::cargo_bin("crdiff").unwrap().get_program())
+            .args(command);
+        let output = limited.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {said}");
+        assert!(said.starts_with(&format!("error: {file}")), "{command:?}: {said}");
+        assert!(
+            said.to_lowercase().contains("file too large") && !said.contains("tmp"),
+            "{command:?}: {said}"
+        );
+        assert_eq!(names(folder), before, "{command:?}");
+    }
+}
+
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<String> =

@@ -16,7 +16,11 @@ pub use accelerator::{Accelerator, Precision, TensorRt};
 pub use bls::Pipeline;
 use config::Config;
 
-use super::{Batching, DeployError, atomic_dir::Staging, make_rows};
+use super::{
+    Batching, DeployError,
+    atomic_dir::{self, Staging},
+    make_rows,
+};
 use crate::{
     engine::Signature,
     ir::Graph,
@@ -109,7 +113,10 @@ pub struct Served {
 /// what was asked for contradicts itself, or the disk is full.
 pub fn export(job: &TritonJob<'_>) -> Result<Vec<Served>, DeployError> {
     job.serving.check()?;
-    let staging = Staging::beside(job.repository)?;
+    atomic_dir::complete(job.repository, |staging| fill(staging, job))
+}
+
+fn fill(staging: &Staging, job: &TritonJob<'_>) -> Result<Vec<Served>, DeployError> {
     let mut served: Vec<Served> = Vec::with_capacity(job.entries.len() + 1);
     for entry in job.entries {
         check_name(&entry.name)?;
@@ -119,13 +126,12 @@ pub fn export(job: &TritonJob<'_>) -> Result<Vec<Served>, DeployError> {
                 entry.name
             )));
         }
-        served.push(serve(entry, job, &staging)?);
+        served.push(serve(entry, job, staging)?);
     }
     if let Some(pipeline) = job.pipeline {
         check_name(&pipeline.name)?;
-        served.push(bls::write(pipeline, &served, &staging)?);
+        served.push(bls::write(pipeline, &served, staging)?);
     }
-    staging.place()?;
     Ok(served)
 }
 

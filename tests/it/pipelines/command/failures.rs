@@ -43,6 +43,32 @@ fn nothing_is_written_over_and_places_are_looked_at_first() {
     assert!(fs::read(folder.join("b-1.webp")).unwrap().starts_with(b"RIFF"));
 }
 
+/// Files may not grow past a limit here, which fails as a full disk does, in the middle of a write.
+#[test]
+fn an_image_on_a_full_disk_leaves_nothing() {
+    let prepared = prepare("sd15");
+    let folder = prepared.pipeline.parent().unwrap();
+    let before = files(folder);
+    for name in ["a.png", "a.jpg", "a.webp"] {
+        let drawn = crdiff(&prepared);
+        let mut limited = Command::new("sh");
+        limited
+            .current_dir(folder)
+            .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\""])
+            .arg(drawn.get_program())
+            .args([
+                "run", "pipeline", "--engine", "rten", "--dense", "--prompt", "the cat", "--size", "64x64",
+            ])
+            .args(["--steps", "1", "-o", name]);
+        let output = limited.output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(name) && said.to_lowercase().contains("file too large"), "{said}");
+        assert!(!said.contains("tmp"), "{said}");
+        assert_eq!(files(folder), before);
+    }
+}
+
 #[test]
 fn what_cannot_be_done_is_said_with_exit_code_2() {
     let prepared = planned();
