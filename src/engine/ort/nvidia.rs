@@ -108,4 +108,32 @@ mod tests {
         // Elsewhere nothing is guessed.
         assert!(wheels(&packages.join("lib/libonnxruntime.so"), &LIBRARIES).is_empty());
     }
+
+    /// Stands in for the real libraries, whose names the linker has to know once they are loaded: that of cuDNN needs
+    /// that of the runtime, which no search path has.
+    #[test]
+    fn libraries_of_wheels_are_there_for_those_that_need_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let packages = folder.path().join("site-packages");
+        let library = |path: &str, needs: &[&Path]| {
+            let path = packages.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let source = folder.path().join("empty.c");
+            fs::write(&source, "int made_for_a_test;\n").unwrap();
+            let soname = path.file_name().unwrap().to_str().unwrap();
+            let mut compiler = std::process::Command::new("cc");
+            compiler.args(["-shared", "-fPIC", "-Wl,--no-as-needed", &format!("-Wl,-soname,{soname}"), "-o"]);
+            assert!(compiler.arg(&path).arg(&source).args(needs).status().unwrap().success());
+            path
+        };
+        // Majors that no release has, so that none of this machine's own is meant.
+        let runtime = library("nvidia/cu13/lib/libcudart.so.9901", &[]);
+        library("nvidia/cudnn/lib/libcudnn.so.9902", &[&runtime]);
+        // SAFETY: the libraries are this test's own, and have nothing to initialise.
+        let open = |name: &str| unsafe { libloading::Library::new(name) };
+        assert!(open("libcudnn.so.9902").is_err());
+        preload(ProviderKind::Cuda, &packages.join("onnxruntime/capi/libonnxruntime.so"));
+        assert!(open("libcudart.so.9901").is_ok());
+        assert!(open("libcudnn.so.9902").is_ok());
+    }
 }
