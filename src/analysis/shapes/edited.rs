@@ -33,6 +33,8 @@ pub struct Edited<'a> {
     skips: FxHashMap<ValueId, ValueId>,
     unknowns: Unknowns,
     divisible: Divisible,
+    /// How lists of dimensions relate that were compared: a network has few sizes, and reads each of them at many nodes.
+    compared: FxHashMap<Vec<(Dim, Dim)>, Agreement>,
 }
 
 /// Sizes at which all is as it is proven to be.
@@ -53,6 +55,7 @@ impl<'a> Edited<'a> {
             skips: FxHashMap::default(),
             unknowns: Unknowns::apart(),
             divisible: Divisible::default(),
+            compared: FxHashMap::default(),
         }
     }
 
@@ -116,13 +119,22 @@ impl<'a> Edited<'a> {
         if a.len() != b.len() {
             return false;
         }
-        match compare_dims(a, b) {
+        let unequal: Vec<(Dim, Dim)> =
+            a.iter().zip(b).filter(|(a, b)| a != b).map(|(a, b)| (a.clone(), b.clone())).collect();
+        if unequal.is_empty() {
+            return true;
+        }
+        let agreement = self.compared.entry(unequal).or_insert_with_key(|unequal| {
+            let (a, b): (Vec<Dim>, Vec<Dim>) = unequal.iter().cloned().unzip();
+            compare_dims(&a, &b)
+        });
+        match agreement {
             Agreement::Equal => true,
             Agreement::EqualWhenDivisible { by, symbols } => {
-                self.divisible.by = self.divisible.by.max(by);
+                self.divisible.by = self.divisible.by.max(*by);
                 for symbol in symbols {
-                    if !self.divisible.symbols.contains(&symbol) {
-                        self.divisible.symbols.push(symbol);
+                    if !self.divisible.symbols.contains(symbol) {
+                        self.divisible.symbols.push(Arc::clone(symbol));
                     }
                 }
                 true
