@@ -104,7 +104,11 @@ impl PlanCache<'_> {
     /// # Errors
     /// [`PlanCacheError`] if the plan doesn't fit the model, or nothing can be written.
     pub fn networks(&self, path: &Path, plan: &Plan) -> Result<Compiled, PlanCacheError> {
+        let has_text = plan.loras_of_text_encoders().next().is_some();
         let plan = plan.for_weights();
+        if has_text && plan.always.is_empty() && plan.rules.is_empty() && plan.cache.is_none() {
+            return Ok(Compiled::of(Unets::Dense));
+        }
         let model = Model::open(path)?;
         let graph = |target| Entry { cache: self, model: &model, plan: &plan, target }.graph();
         let (mut dense, mut shallow) = (None, BTreeMap::new());

@@ -150,7 +150,8 @@ class CompileReport(_Report):
         plan: its `path` and `digest`.
         outputs: the graphs that were written, each with `path`, `emit`, `nodes`, `identical`.
         changes: what was done to modules.
-        lora: what was merged, by rule, with `file`, `digest`, `scale`, `tensors` and `weights`.
+        lora: what was merged, by rule, with `file`, `digest`, `scale`, `tensors`, `weights` and
+            `modules`.
         prune: what was masked, by rule, with `threshold`, `zeros` and `per_tensor`.
         weights: where the output's weights are: `policy`, `bytes_written`, `bytes_shared`, `files`.
         graph: `nodes_before`, `nodes_after`, `parameters_before` and so on.

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     DONE, Failure, Json, Size, columns,
-    compiled::compiled,
+    compiled::{compiled, say_text_encoders_alone},
     engine_args::{EngineArgs, Memory},
     progress::{Visibility, interruptible},
     run::CACHE_IS_COMPILED,
@@ -155,6 +155,14 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         (Some(pruned), _) => Some(Compiled::of(Unets::WithPruned(pruned.clone()))),
         (None, Some(plan)) => {
             let masks = args.engine.masks();
+            let left_out: usize = plan.text_layers().iter().sum();
+            if left_out > 0 {
+                anstream::eprintln!(
+                    "note: {left_out} layers of text encoders are left out: the networks are timed, and a LoRA does not change \
+                     what a text encoder takes"
+                );
+            }
+            say_text_encoders_alone(plan);
             Some(compiled(&folder.unet(), plan, masks, args.compiled, Visibility::Shown)?)
         }
         (None, None) => None,
@@ -206,8 +214,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         Some(one) if amplify.mode == Mode::Weights => {
             jobs.push(("amplified in the weights", one, amplify.clone()))
         }
+        Some(Unets::Dense) | None => {}
         Some(one) => jobs.push(("changed", one, amplify.clone())),
-        None => {}
     }
     jobs.extend(args.fused.clone().map(|fused| ("fused", Unets::Instead(fused), amplify)));
 

@@ -87,6 +87,13 @@ pub fn text_encoders(
     with_cache(MaskForm::Stored, place, visibility, |cache| cache.text_encoders(paths, plan))
 }
 
+/// Says which LoRAs of `plan` leave the UNet as it is.
+pub fn say_text_encoders_alone(plan: &Plan) {
+    for file in plan.loras_of_text_encoders() {
+        anstream::eprintln!("note: `{file}` is for text encoders alone: the UNet is as it was without it");
+    }
+}
+
 fn with_cache<T>(
     masks: MaskForm,
     place: Place,

@@ -10,9 +10,14 @@ fn note(path: &Path, graph: &Graph) -> Option<String> {
     let path = path.display();
     if let Some(plan) = metadata(graph, "crdiff.plan") {
         let (emit, version) = (metadata(graph, "crdiff.emit"), metadata(graph, "crdiff.version"));
+        let with = match metadata(graph, "crdiff.lora").map_or(0, |files| files.split(',').count()) {
+            0 => String::new(),
+            1 => " and a LoRA".to_string(),
+            files => format!(" and {files} LoRAs"),
+        };
         return Some(format!(
-            "{path} was compiled already, by crdiff {} ({}) with the plan of digest {}...; compile the model that it was \
-             made of",
+            "{path} was compiled already, by crdiff {} ({}) with the plan of digest {}...{with}; compile the model that it \
+             was made of",
             version.unwrap_or_default(),
             emit.unwrap_or_default(),
             plan.get(..12).unwrap_or(&plan)

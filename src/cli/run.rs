@@ -24,7 +24,7 @@ use self::{
 };
 use super::{
     DONE, Failure, Json,
-    compiled::{compiled, text_encoders},
+    compiled::{compiled, say_text_encoders_alone, text_encoders},
     engine_args::{EngineArgs, Memory},
     image_file::{self, Tile, sheet},
     progress::Visibility,
@@ -43,8 +43,8 @@ use crate::{
 };
 
 /// Why compiled graphs are refused beside a plan with a cache.
-pub(super) const CACHE_IS_COMPILED: &str =
-    "this plan has a `cache`, whose pairs of graphs are compiled from it: leave --pruned and --fused out";
+pub(super) const CACHE_IS_COMPILED: &str = "this plan has a `cache`, whose pairs of graphs are compiled from it: \
+    leave --pruned and --fused out, or take `cache` out of the plan";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -151,12 +151,15 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let mut texts = Vec::new();
     if let (None, None, Some(plan)) = (&settings.pruned, &settings.fused, &plan) {
         texts = text_encoders(&folder.text_encoders(), plan, args.networks.compiled, visibility)?;
-        let left_out = plan.text_layers_left_out();
+        let [_, left_out] = plan.text_layers();
         if left_out > 0 && visibility == Visibility::Shown {
             anstream::eprintln!(
                 "note: {left_out} layers of text encoders are left out: both networks have the same, so a LoRA for them \
                  belongs under `always`"
             );
+        }
+        if visibility == Visibility::Shown {
+            say_text_encoders_alone(plan);
         }
     }
     if (settings.compare || args.refine.is_some()) && !unets.are_mixed() {

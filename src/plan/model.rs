@@ -81,17 +81,26 @@ impl Plan {
         (!plan.always.is_empty()).then_some(plan)
     }
 
-    /// Returns how many layers LoRAs under `rules` have for text encoders, which both networks share: they are left out.
-    pub fn text_layers_left_out(&self) -> usize {
+    /// Returns how many layers LoRAs have for text encoders under `always`, and how many under `rules`. The latter are left
+    /// out: both networks share the text encoders.
+    pub fn text_layers(&self) -> [usize; 2] {
         let layers = |rule: &Rule| match rule {
             Rule::Lora(rule) => (1..=3).map(|number| rule.text_layers(number)).sum(),
             _ => 0,
         };
-        self.rules.iter().map(layers).sum()
+        [&self.always, &self.rules].map(|rules| rules.iter().map(layers).sum())
     }
 
-    /// Returns the plan as far as it changes graphs: without `amplify`, but for a w that is compiled into weights, and of
-    /// `cache` only where it cuts.
+    /// Returns the files of LoRAs that have layers for text encoders alone, so that they leave the UNet as it is.
+    pub fn loras_of_text_encoders(&self) -> impl Iterator<Item = &str> {
+        self.always.iter().chain(&self.rules).filter_map(|rule| match rule {
+            Rule::Lora(rule) if rule.is_for_text_encoders() => Some(rule.file.0.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Returns the plan as far as it changes graphs of the UNet: without LoRAs for text encoders alone, without `amplify`, but
+    /// for a w that is compiled into weights, and of `cache` only where it cuts.
     #[must_use]
     pub fn for_weights(&self) -> Self {
         let amplify = match self.amplify.mode {
@@ -99,8 +108,11 @@ impl Plan {
             Mode::Weights => self.amplify.clone(),
         };
         let cache = self.cache.clone().map(|cache| Cache::at(cache.at));
-        let digest = digest(&self.always, &self.rules, &amplify, cache.as_ref());
-        Self { digest, amplify, cache, ..self.clone() }
+        let is_kept = |rule: &&Rule| !matches!(rule, Rule::Lora(rule) if rule.is_for_text_encoders());
+        let [always, rules] = [&self.always, &self.rules]
+            .map(|rules| rules.iter().filter(is_kept).cloned().collect::<Vec<_>>());
+        let digest = digest(&always, &rules, &amplify, cache.as_ref());
+        Self { always, rules, digest, amplify, cache, ..self.clone() }
     }
 }
 

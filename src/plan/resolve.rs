@@ -8,7 +8,7 @@ use super::{Plan, PlanError, PlanSource};
 use crate::{
     analysis::{Analysis, splice::Splice},
     ir::NodeId,
-    rules::{Change, EditSet, Edits, Model, Rule, no_target},
+    rules::{Change, EditSet, Edits, Model, Rule, idle},
 };
 
 /// Resolves `plan` against an analysed model.
@@ -52,7 +52,7 @@ fn set(rules: &[Rule], model: &Model<'_>, errors: &mut Vec<PlanError>) -> EditSe
 fn refuse_idleness(model: &Model<'_>, edits: &Edits, errors: &mut Vec<PlanError>) {
     let Some(first) = edits.changes().next().filter(|_| errors.is_empty()) else { return };
     if edits.changes().all(|change| change.edits.is_empty()) {
-        errors.push(no_target(model, first.span, &first.subject));
+        errors.push(idle(model, first));
     }
 }
 

@@ -152,6 +152,7 @@ pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSour
             scale: first.scale,
             tensors: change.merges().count(),
             weights: change.merges().map(|merge| merge.weight.elements()).sum(),
+            modules: change.merges().map(|merge| merge.weight.path.clone()).collect(),
             note: change.note.clone(),
         });
     }

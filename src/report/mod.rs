@@ -163,6 +163,8 @@ pub struct LoraReport {
     pub tensors: usize,
     /// Number of weights in them.
     pub weights: u64,
+    /// The modules that they are the weights of.
+    pub modules: Vec<String>,
     /// Layers that are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

@@ -26,7 +26,6 @@ pub use dilate::DilateRule;
 pub use edits::{Attributes, Change, Edit, EditSet, Edits, Fate, Merge, Skips, Structure, WeightEdit};
 pub use freeu::FreeuRule;
 pub use lora::{Factor, FactorType, LoraFile, LoraLayer, LoraRule, Missing};
-pub(crate) use prune::no_target;
 pub use prune::{Mask, Pattern, Pool, PruneRule, Ratio, Ties};
 pub use shrink::ShrinkRule;
 pub use size::Size;
@@ -45,6 +44,14 @@ use crate::{
         yaml::{self, Key, Node},
     },
 };
+
+/// Returns the error for a plan that has nothing for the network, which the rule of `change` is for, but in no part of it.
+pub(crate) fn idle(model: &Model<'_>, change: &Change) -> PlanError {
+    match change.rule {
+        LoraRule::NAME => lora::no_key(model, change),
+        _ => prune::no_target(model, change.span, &change.subject),
+    }
+}
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident($rule:ty),)+) => {

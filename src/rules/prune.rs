@@ -349,7 +349,7 @@ fn has_targets(model: &Model<'_>, group: Group) -> bool {
 
 /// Returns the error for a rule of CR-Diff in a network that has no target of any such rule. It says which weights of
 /// attentions there are.
-pub(crate) fn no_target(model: &Model<'_>, at: SourceSpan, text: &str) -> PlanError {
+pub(super) fn no_target(model: &Model<'_>, at: SourceSpan, text: &str) -> PlanError {
     let modules = &model.analysis.modules;
     let mut names: Vec<&str> = Vec::new();
     for projection in model.analysis.attentions.all.iter().flat_map(|a| a.projections()) {

@@ -60,6 +60,10 @@ function done(view, state) {
     said.push([`It computes something else: ${done}, ${how[0]} ${how[1]} (`, planLine(line), ")."]);
     if (note) said.push([`It is ${note}.`]);
   }
+  for (const index of state.bypass === undefined ? state.lora ?? [] : []) {
+    const { file, scale, line } = report.lora[index];
+    said.push(["A LoRA is merged into its weight: ", element("span", { class: "path" }, file), `, scale ${scale} (`, planLine(line), ")."]);
+  }
   if (state.masked && state.bypass === undefined) {
     const rules = state.rules.map((rule) => report.prune[rule]).sort((a, b) => a.line - b.line);
     said.push([`${count(state.masked)} of the ${count(state.weights)} weights that prune rules name are masked `

@@ -79,6 +79,7 @@ function figures({ model, report, changes }) {
     const modules = changes.filter((entry) => entry.gone === gone);
     if (modules.length > 0) all.push([name, plural(modules.length, "module")]);
   }
+  for (const { file, scale, tensors } of report.lora) all.push(["LoRA", plural(tensors, "weight"), `${file}, scale ${scale}`]);
   if (weights > 0) all.push(["Masked", percent(masked, weights), `${count(masked)} of ${count(weights)} weights`]);
   if (report.fused) {
     const { fused } = report;

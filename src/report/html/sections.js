@@ -1,6 +1,6 @@
 // The sections below the network: rules, weights, differences, files, plan.
 
-/** Every rule in one list: the modules that a line changes together, and the prune rules. */
+/** Every rule in one list: the modules that a line changes together, LoRAs, and the prune rules. */
 function rulesOf({ report, changes }) {
   const lines = new Map();
   for (const change of changes) lines.get(change.line)?.push(change) ?? lines.set(change.line, [change]);
@@ -13,7 +13,10 @@ function rulesOf({ report, changes }) {
     line: rule.line, rule: rule.scale === undefined ? "prune" : `prune, × ${rule.scale}`, of: rule.selector, items: rule.tensors, noun: "weight tensor",
     n: rule.weights, k: rule.k, threshold: rule.threshold, masked: rule.zeros,
   }));
-  return [...rows, ...pruned].sort((a, b) => a.line - b.line);
+  const merged = report.lora.map((rule) => ({
+    line: rule.line, rule: `lora, × ${rule.scale}`, of: rule.file, items: rule.tensors, noun: "weight tensor", n: rule.weights,
+  }));
+  return [...rows, ...merged, ...pruned].sort((a, b) => a.line - b.line);
 }
 
 function rulesSection(view) {
@@ -23,6 +26,7 @@ function rulesSection(view) {
   const some = (key) => rules.some((rule) => typeof rule[key] === "number");
   const number = (name, key, show = count) => (some(key)
     ? [{ name, kind: "number", value: (r) => r[key], show: (r) => (typeof r[key] === "number" ? show(r[key]) : "–") }] : []);
+  const share = (rule) => (rule.n && rule.masked !== undefined ? rule.masked / rule.n : null);
   const columns = [
     { name: "Line", kind: "number", value: (r) => r.line, show: (r) => planLine(r.line, r.line) },
     { name: "Rule", value: (r) => r.rule },
@@ -32,7 +36,7 @@ function rulesSection(view) {
     ...number("k", "k"),
     ...number("Threshold", "threshold", magnitude),
     ...number("Masked", "masked"),
-    ...(some("n") ? [{ name: "Share", kind: "number", value: (r) => (r.n ? r.masked / r.n : null), show: (r) => (r.n ? percent(r.masked, r.n) : "–") }] : []),
+    ...(some("masked") ? [{ name: "Share", kind: "number", value: share, show: (r) => (share(r) === null ? "–" : percent(r.masked, r.n)) }] : []),
     ...(report.fused ? [] : [...number("Nodes gone", "nodes"), ...number("Parameters gone", "parameters")]),
   ];
   const section = tableSection("Rules", null, { caption: "Rules", columns, rows: rules });

@@ -69,6 +69,9 @@ pub struct State {
     /// The change that it computes something else by, as index of the report's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change: Option<usize>,
+    /// The LoRAs that are merged into its weights, as indices of the report's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lora: Vec<usize>,
     /// How many modules in it are gone.
     #[serde(skip_serializing_if = "is_zero")]
     pub bypassed_inside: u64,
@@ -122,6 +125,15 @@ pub(super) fn compiled(model: &Anatomy, report: &CompileReport) -> Vec<State> {
             *(if change.gone { gone } else { changed }) += 1;
         }
     }
+    let mut merged: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (index, rule) in report.lora.iter().enumerate() {
+        for module in &rule.modules {
+            merged.entry(module).or_default().push(index);
+        }
+    }
+    for path in merged.keys().flat_map(|module| with_parents(module).skip(1)) {
+        inside.entry(path).or_default().1 += 1;
+    }
     let shared: BTreeSet<&str> =
         report.fused.iter().flat_map(|fused| &fused.modules_shared).map(String::as_str).collect();
     let state = |path: &str| {
@@ -129,12 +141,14 @@ pub(super) fn compiled(model: &Anatomy, report: &CompileReport) -> Vec<State> {
         // The outermost: it takes the others with it.
         state.bypass = with_parents(path).filter_map(|path| bypassed.get(path).copied()).last();
         state.change = changed.get(path).copied();
+        state.lora = merged.get(path).cloned().unwrap_or_default();
         (state.bypassed_inside, state.changed_inside) = inside.get(path).copied().unwrap_or_default();
         let is_shared = || shared.contains("") || with_parents(path).any(|path| shared.contains(path));
         state.is = match (&state, &report.fused) {
             (State { bypass: Some(_), .. }, _) => What::Bypassed,
             (State { masked: 1.., .. }, _) => What::Masked,
             (State { change: Some(_), .. }, _) => What::Changed,
+            (State { lora, .. }, None) if !lora.is_empty() => What::Changed,
             (_, Some(_)) if is_shared() => What::Shared,
             (_, Some(_)) => What::Twice,
             (State { bypassed_inside: 1.., .. } | State { changed_inside: 1.., .. }, None) => What::Partly,
@@ -182,7 +196,7 @@ fn with_parents(path: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ChangeReport, FusedReport, PruneReport, TensorReport, html::Part};
+    use crate::report::{ChangeReport, FusedReport, LoraReport, PruneReport, TensorReport, html::Part};
 
     fn model(paths: &[&str]) -> Anatomy {
         let part = |path: &&str| Part { path: path.to_string(), ..Part::default() };
@@ -208,7 +222,7 @@ mod tests {
         let is = |report: &CompileReport| {
             compiled(&model, report).iter().map(|state| state.is).collect::<Vec<_>>()
         };
-        use What::{Bypassed, Masked, Shared, Twice, Untouched};
+        use What::{Bypassed, Changed, Masked, Partly, Shared, Twice, Untouched};
         assert_eq!(is(&report), [Masked, Bypassed, Bypassed, Masked, Untouched, Untouched]);
         let states = compiled(&model, &report);
         assert_eq!((states[0].masked, states[0].weights, states[0].bypassed_inside), (3, 10, 1));
@@ -217,6 +231,11 @@ mod tests {
         assert_eq!(is(&report), [Masked, Bypassed, Bypassed, Masked, Shared, Twice]);
         report.prune.clear();
         report.fused = None;
-        assert_eq!(is(&report)[0], What::Partly);
+        assert_eq!(is(&report)[0], Partly);
+        let modules = vec!["a.z".into(), "c".into()];
+        report.lora = vec![LoraReport { modules, ..LoraReport::default() }];
+        assert_eq!(is(&report), [Partly, Bypassed, Bypassed, Changed, Untouched, Changed]);
+        let states = compiled(&model, &report);
+        assert_eq!((states[0].changed_inside, &states[3].lora), (1, &vec![0]));
     }
 }

@@ -147,12 +147,6 @@ impl RuleKind for LoraRule {
         let mut notes = left_out(file, &elsewhere);
         let not_editable =
             |path: &str, reason: String| PlanError::not_editable(model.source, self.file.1, path, reason);
-        if here.is_empty() {
-            let reason = format!("none of its keys is for this network: {}", notes.join(", "));
-            let (file, at) = (self.file.0.clone(), self.file.1);
-            errors.push(PlanError::new(model.source, Problem::BadFile { file, reason, at }));
-            return Vec::new();
-        }
         let (mut edits, mut missing) = (Vec::new(), Vec::new());
         let mut taken: FxHashMap<&str, &str> = FxHashMap::default();
         for index in here {
@@ -212,6 +206,12 @@ impl RuleKind for LoraRule {
 }
 
 impl LoraRule {
+    /// Returns whether each layer of the file is for a text encoder.
+    pub(crate) fn is_for_text_encoders(&self) -> bool {
+        let mut layers = self.opened.iter().flat_map(|file| file.layers()).peekable();
+        layers.peek().is_some() && layers.all(|layer| matches!(layer.part, Part::Text(_)))
+    }
+
     /// Returns how many layers the file has for the text encoder with this number.
     pub(crate) fn text_layers(&self, number: u8) -> usize {
         let layers = self.opened.iter().flat_map(|file| file.layers());
@@ -237,6 +237,14 @@ impl LoraRule {
             PlanError::new(model.source, Problem::NoMatch { pattern, help: Some(help), at })
         })
     }
+}
+
+/// Returns the error for a rule none of whose keys is for the network, in a plan that has nothing else for it.
+pub(super) fn no_key(model: &Model<'_>, change: &Change) -> PlanError {
+    let left_out = change.note.as_deref().unwrap_or("it has none");
+    let reason = format!("none of its keys is for this network: {left_out}");
+    let problem = Problem::BadFile { file: change.subject.clone(), reason, at: change.span };
+    PlanError::new(model.source, problem)
 }
 
 /// Returns what is left out of `file`, as layers of other networks.

@@ -132,6 +132,22 @@ fn keys_that_name_no_weight() {
     );
 }
 
+/// A plan may have a file for another network beside what is for this one.
+#[test]
+fn a_file_for_text_encoders_beside_other_rules() {
+    let folder = Folder::of("sd15-mini/torchscript/unet.onnx");
+    let text = format!(
+        "version: 1\nalways: [{{ lora: {{ file: {} }} }}]\nrules: [{{ prune: {{ weights: \"{Q}\", ratio: 0.5 }} }}]",
+        lora("kohya-text.safetensors").display()
+    );
+    let plan = folder.plan(&text).unwrap();
+    let (output, report) = folder.compile(&plan, Target::Pruned);
+    assert!(folder.verdict(&output, &plan).is_proven());
+    assert_eq!(report.prune.len(), 1);
+    let said = |note: &String| note.ends_with("layers of the first text encoder are left out");
+    assert!(report.notes.iter().any(said), "{:?}", report.notes);
+}
+
 #[test]
 fn one_weight_by_two_names() {
     let kohya = format!("lora_unet_{}", Q.replace('.', "_"));

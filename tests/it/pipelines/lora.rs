@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use crdiff::{
     diffusion::{
         Pipeline,
-        pipeline::{Folder, Request},
+        pipeline::{Folder, Request, Unets},
     },
     engine::SessionOptions,
     passes::MaskForm,
@@ -59,4 +59,25 @@ fn draw(pipeline: &Path, plan: &plan::Plan, golden: &Golden) -> Vec<f32> {
     request.scheduler_config.push(("clip_sample".into(), false.into()));
     request.amplify = plan.amplify.clone();
     drawing.run(&request, &()).unwrap().latents.to_f32()
+}
+
+/// A LoRA for text encoders alone is merged there, and the UNet is the one that other plans have.
+#[test]
+fn text_encoders_alone() {
+    let prepared = prepare("sd15");
+    let text = pipelines().parent().unwrap().join("lora/kohya-text.safetensors");
+    fs::copy(text, prepared.pipeline.join("text.safetensors")).unwrap();
+    let folder = Folder::open(&prepared.pipeline).unwrap();
+    let cache = PlanCache { place: Place::Beside, masks: MaskForm::Stored, observer: &() };
+    let compiled = |rules: &str| {
+        let path = prepared.pipeline.join("plan.yaml");
+        fs::write(&path, format!("version: 1\n{rules}")).unwrap();
+        let plan = plan::load(&path).unwrap();
+        let texts = cache.text_encoders(&folder.text_encoders(), &plan).unwrap();
+        (cache.networks(&folder.unet(), &plan).unwrap().unets, texts.len())
+    };
+    let lora = "always: [{ lora: { file: text.safetensors } }]\n";
+    assert_eq!(compiled(lora), (Unets::Dense, 1));
+    let (masked, _) = compiled("crdiff: { mid: 0.2 }");
+    assert_eq!(compiled(&format!("{lora}crdiff: {{ mid: 0.2 }}")), (masked, 1));
 }

@@ -159,6 +159,34 @@ fn every_kind_of_rule_has_its_histogram() {
     }
 }
 
+#[test]
+fn a_lora_is_a_rule_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = fixture("lora/kohya.safetensors");
+    let plan = json!({
+        "version": 1, "always": [{ "lora": { "file": file, "scale": 0.8 } }], "crdiff": { "mid": 0.2 }
+    });
+    let model = fixture("sd15-mini/torchscript/unet.onnx");
+    let page = compile(&model, &plan.to_string(), &["--dry-run", "--quiet"], folder.path());
+    let module = "down_blocks.0.attentions.0";
+    let answers = look(
+        &page,
+        &[
+            json!({ "step": "table", "caption": "Rules" }),
+            json!({ "step": "click", "selector": format!("[aria-label^=\"{module},\"]") }),
+            json!({ "step": "texts", "selector": "#done" }),
+            json!({ "step": "texts", "selector": "[data-figure]" }),
+        ],
+    );
+    let rows = column(&answers[0], "Rule");
+    let index = rows.iter().position(|rule| *rule == "lora, × 0.8").unwrap_or_else(|| panic!("{rows:?}"));
+    assert_eq!(column(&answers[0], "Selects")[index], file.display().to_string());
+    assert_eq!(column(&answers[0], "Items")[index], "12 weight tensors");
+    assert_eq!(column(&answers[0], "Share")[index], "–");
+    assert_eq!(strings(&answers[2]), ["6 modules in it changed."]);
+    assert!(strings(&answers[3]).iter().any(|figure| figure.contains("12 weights")), "{:?}", answers[3]);
+}
+
 /// The rules' numbers are torch's.
 fn rules(table: &Value, golden: &Value) {
     let pruned: Vec<usize> =

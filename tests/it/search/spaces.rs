@@ -86,6 +86,34 @@ prompts: [a, b]
 objective: { command: ["true"] }
 "#;
 
+/// Each scale of a LoRA is a plan of its own, whose digest is that of the file and the scale.
+#[test]
+fn the_scale_of_a_lora_is_a_variable() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lora");
+    let text = "version: 1
+variables:
+  scale: { number: [0.2, 1] }
+plan:
+  version: 1
+  always: [{ lora: { file: pipeline.safetensors, scale: $scale } }]
+  rules: [{ prune: { weights: \"**.attn1.to_q\", ratio: 0.5 } }]
+prompts: [a, b]
+objective: { command: [\"true\"] }
+";
+    let space = space::parse("space.yaml", text, &fixtures).unwrap();
+    let compiler = compiler();
+    let bound = Bound::new(&space, &compiler.analysis()).unwrap();
+    let merged = |scale: f64| {
+        let settings = bound.settings_from_json(&json!({ "scale": scale })).unwrap();
+        let plan = bound.plan(&settings).unwrap();
+        let edits = compiler.resolve(&plan).unwrap();
+        let merges: Vec<f64> = edits.always.merges().map(|merge| merge.scale).collect();
+        assert!(merges.len() > 1 && merges.iter().all(|found| *found == scale), "{merges:?}");
+        plan.digest
+    };
+    assert_ne!(merged(0.4), merged(0.8));
+}
+
 #[test]
 fn variables_go_into_the_plan() {
     let space = space::parse("space.yaml", SPACE, Path::new(".")).unwrap();
