@@ -191,7 +191,8 @@ impl<'a> Checker<'a> {
                 | field::INT64_DATA
                 | field::DOUBLE_DATA
                 | field::UINT64_DATA => {
-                    let count = count(part);
+                    let broken = "its elements end in the middle of one, or one has more than 64 bits";
+                    let count = count(part).ok_or_else(|| self.fail(broken.into()))?;
                     match places.last_mut() {
                         Some((number, known)) if *number == part.number => *known += count,
                         _ if count > 0 => places.push((part.number, count)),
@@ -304,16 +305,24 @@ fn numbers(part: Part<'_>) -> Result<Vec<u64>, OnnxError> {
     Ok(numbers)
 }
 
-/// Returns how many entries of a tensor's field are in `part`.
-fn count(part: Part<'_>) -> u64 {
+/// Returns how many entries of a tensor's field are in `part`; none if the bytes are not those of whole entries.
+fn count(part: Part<'_>) -> Option<u64> {
     let packed = part.wire_type == WireType::LengthDelimited;
-    match part.number {
-        field::FLOAT_DATA if packed => part.value.len() as u64 / 4,
-        field::DOUBLE_DATA if packed => part.value.len() as u64 / 8,
-        field::STRING_DATA => 1,
-        _ if packed => part.value.iter().filter(|byte| **byte < 0x80).count() as u64,
+    let of_size = |size: usize| (part.value.len() % size == 0).then_some(part.value.len() / size);
+    let count = match part.number {
+        field::FLOAT_DATA if packed => of_size(4)?,
+        field::DOUBLE_DATA if packed => of_size(8)?,
+        _ if packed && part.number != field::STRING_DATA => {
+            let (mut rest, mut count) = (part.value, 0);
+            while !rest.is_empty() {
+                decode_varint(&mut rest).ok()?;
+                count += 1;
+            }
+            count
+        }
         _ => 1,
-    }
+    };
+    Some(count as u64)
 }
 
 /// Returns the field that holds elements of this type one by one.

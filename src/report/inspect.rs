@@ -5,7 +5,10 @@ use std::fmt::Write;
 use comfy_table::CellAlignment;
 use serde::Serialize;
 
-use super::{table::Cells, text::count};
+use super::{
+    table::{Cells, shortened},
+    text::count,
+};
 use crate::{
     analysis::{
         Analysis,
@@ -224,12 +227,14 @@ pub fn text(report: &ModelReport, width: Option<u16>) -> String {
     }
     for module in report.modules.iter().filter(|m| !m.bypassable) {
         if let Some(reason) = &module.reason {
-            let _ = writeln!(text, "`{}` cannot be bypassed: {reason}", module.path);
+            let line = format!("`{}` cannot be bypassed: {reason}", module.path);
+            let _ = writeln!(text, "{}", shortened(&line));
         }
     }
     for layer in &report.unplaced {
         let place = if layer.within.is_empty() { "the model" } else { &layer.within };
-        let _ = writeln!(text, "{} in `{place}` is not placed: {}", layer.node, layer.reason);
+        let line = format!("{} in `{place}` is not placed: {}", layer.node, layer.reason);
+        let _ = writeln!(text, "{}", shortened(&line));
     }
     text
 }
@@ -262,7 +267,7 @@ fn cells_of(modules: &[ModuleReport], shown: usize, names: Names) -> Cells<'stat
         around.push(&module.path);
         let name = module.path.get(common..).unwrap_or(&module.path);
         let mut row = vec![
-            format!("{}{name}", "  ".repeat(module.depth)),
+            format!("{}{}", "  ".repeat(module.depth), shortened(name)),
             module.kind.clone(),
             count(module.parameters),
             match (module.bypassable, &module.reason) {

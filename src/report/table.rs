@@ -5,6 +5,10 @@ use comfy_table::{CellAlignment, ColumnConstraint, LineStyle, Table, TableStyle,
 /// Columns of space beside what a column has, and between two columns.
 const PADDING: usize = 2;
 const BETWEEN: usize = 1;
+/// The most letters of a word that tables show whole, and how many of its begin and end they show otherwise.
+const WHOLE: usize = 200;
+const BEGIN: usize = 120;
+const END: usize = 60;
 /// How far the rest of a path stands behind its begin.
 const INDENT: &str = "  ";
 
@@ -17,6 +21,22 @@ pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// Shortens words of more than [`WHOLE`] letters, as names of thousands of modules are, in the middle.
+pub(crate) fn shortened(text: &str) -> String {
+    let mut short = String::new();
+    for word in text.split_inclusive(char::is_whitespace) {
+        let letters = word.chars().count();
+        if letters <= WHOLE {
+            short.push_str(word);
+        } else {
+            short.extend(word.chars().take(BEGIN));
+            short.push('…');
+            short.extend(word.chars().skip(letters - END));
+        }
+    }
+    short
 }
 
 /// Cells of a table whose first column has paths.
@@ -136,6 +156,15 @@ mod tests {
         assert_eq!(lines.split_whitespace().collect::<String>(), path.trim());
         assert_eq!(broken("time_embedding.linear_1", 20), "time_embedding\n  .linear_1");
         assert_eq!(broken("conv_in", 3), "conv_in");
+    }
+
+    #[test]
+    fn long_words_keep_begin_and_end() {
+        let long = format!("node `{}z` is\n  none", "/ä".repeat(5_000));
+        let short = shortened(&long);
+        assert!(short.starts_with("node `/ä/ä") && short.ends_with("/äz` is\n  none"), "{short}");
+        assert_eq!(short.chars().count(), "node ".len() + BEGIN + 1 + END + " is\n  none".len() - 1);
+        assert_eq!(shortened("a.b  c\n"), "a.b  c\n");
     }
 
     #[test]

@@ -266,12 +266,17 @@ fn a_name_of_ten_thousand_segments() {
     let folder = folder.path();
     let name = "/a".repeat(10_000);
     let text = format!(
-        "<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[2] x) => (float[2] y) {{ [\"{name}/Relu\"] y = Relu(x) }}\n"
+        "<ir_version: 8, opset_import: [\"\" : 17]>\ng (float[2] x) => (float[2] y) <float[2,2] w = {{1,2,3,4}}> {{ [\"{name}/MatMul\"] y = MatMul(x, w) }}\n"
     );
     let model = crate::common::onnx_text::parse_model(&text).unwrap();
     fs::write(folder.join("deep.onnx"), prost::Message::encode_to_vec(&model)).unwrap();
     fs::write(folder.join("empty.yaml"), "version: 1\n").unwrap();
-    crdiff(folder, &["inspect", "deep.onnx"]).assert().success();
+    let printed = |arguments: &[&str]| {
+        String::from_utf8(crdiff(folder, arguments).assert().success().get_output().stdout.clone()).unwrap()
+    };
+    let text = printed(&["inspect", "deep.onnx"]);
+    assert!(text.contains('…') && text.contains("/a/MatMul`") && text.len() < 2_000, "{text}");
+    assert!(printed(&["inspect", "deep.onnx", "--json"]).contains(&name));
     crdiff(folder, &["verify", "deep.onnx", "deep.onnx", "--plan", "empty.yaml"]).assert().success();
     crdiff(folder, &["compile", "deep.onnx", "empty.yaml", "-o", "out.onnx"]).assert().success();
 }

@@ -130,3 +130,29 @@ fn elements_are_in_one_place_and_fit_the_shape() {
         |n: usize| TensorProto { data_type: Some(8), string_data: vec![Bytes::new(); n], ..two.clone() };
     assert!(!refused(strings(2)) && refused(strings(1)));
 }
+
+#[test]
+fn elements_are_whole() {
+    let tensor = |field: u32, data_type: i32, elements: &[u8]| {
+        let mut tensor =
+            bytes(&TensorProto { dims: vec![1], data_type: Some(data_type), ..Default::default() }).to_vec();
+        prost::encoding::encode_key(field, WireType::LengthDelimited, &mut tensor);
+        encode_varint(elements.len() as u64, &mut tensor);
+        tensor.extend(elements);
+        check("TensorProto", &tensor.into()).err().map(|error| error.to_string())
+    };
+    // In 10 bytes a varint has 70 bits; only the lowest of the last byte counts.
+    let largest = [&[0xFF; 9][..], &[1]].concat();
+    let too_large = [&[0xFF; 9][..], &[2]].concat();
+    let cases: [(u32, i32, &[u8], &[u8]); 4] = [
+        (field::INT64_DATA, 7, &largest, &too_large),
+        (field::INT64_DATA, 7, &[1], &[1, 0x80]),
+        (field::FLOAT_DATA, 1, &[0; 4], &[0; 6]),
+        (field::DOUBLE_DATA, 11, &[0; 8], &[0; 9]),
+    ];
+    for (field, data_type, whole, broken) in cases {
+        assert_eq!(tensor(field, data_type, whole), None);
+        let said = tensor(field, data_type, broken).unwrap_or_default();
+        assert!(said.contains("the middle of one"), "{field}: {said}");
+    }
+}

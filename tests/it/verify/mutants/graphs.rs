@@ -72,10 +72,6 @@ g (float[1,4,H,W] sample, float[3] scale, bool flag) => (float[1,4,H,W] out, flo
 
 /// A graph with convolutions that reach, an attention, and a timestep that is spread over the batch.
 pub fn denoiser() -> String {
-    let weights = |dims: &str, name: &str, count: usize, seed: f32| {
-        let value = |i: usize| format!("{:.3}", ((i as f32 + seed) * 0.7371).sin());
-        format!("  float[{dims}] {name} = {{{}}}", (0..count).map(value).collect::<Vec<_>>().join(", "))
-    };
     let weights = [
         weights("4,4,3,3", "w_in", 144, 0.0),
         weights("4,4,3,3", "w_conv1", 144, 5.0),
@@ -88,6 +84,27 @@ pub fn denoiser() -> String {
         weights("1,4", "w_time", 4, 8.0),
     ];
     DENOISER.replace("WEIGHTS", &weights.join(",\n"))
+}
+
+/// The denoiser with a skip connection around its middle.
+pub fn with_skip() -> String {
+    let tail = r#"["/mid_block/attentions.0/Reshape_1"] bi = Reshape(b, s)
+  ["/up_blocks.0/Concat"] both = Concat <axis = 1> (bi, x)
+  ["/up_blocks.0/resnets.0/nonlinearity/Sigmoid"] un = Sigmoid(both)
+  ["/up_blocks.0/resnets.0/conv1/Conv"] uc = Conv <kernel_shape = [1, 1]> (un, w_up)
+  ["/up_blocks.0/resnets.0/conv_shortcut/Conv"] us = Conv <kernel_shape = [1, 1]> (both, w_across)
+  ["/up_blocks.0/resnets.0/Add"] ua = Add(us, uc)
+  ["/conv_out/Tanh"] out = Tanh(ua)"#;
+    let weights = [weights("4,8,1,1", "w_up", 32, 11.0), weights("4,8,1,1", "w_across", 32, 12.0)];
+    denoiser()
+        .replace(r#"["/conv_out/Reshape"] out = Reshape(b, s)"#, tail)
+        .replace("  float scale =", &format!("{},\n  float scale =", weights.join(",\n")))
+}
+
+/// Declares a tensor.
+fn weights(dims: &str, name: &str, count: usize, seed: f32) -> String {
+    let value = |i: usize| format!("{:.3}", ((i as f32 + seed) * 0.7371).sin());
+    format!("  float[{dims}] {name} = {{{}}}", (0..count).map(value).collect::<Vec<_>>().join(", "))
 }
 
 const DENOISER: &str = r#"<ir_version: 10, opset_import: ["" : 21], producer_name: "hand">
@@ -140,3 +157,7 @@ pub const ALWAYS: &str = "version: 1\nalways:\n  - dilate: { modules: \"mid_bloc
 pub const BOTH: &str = "version: 1\nrules:\n  - bypass: mid_block.resnets.0\n  - prune: { weights: \"**.attn1.**\", ratio: 0.4 }\n";
 /// Masks alone.
 pub const MASKS: &str = "version: 1\nrules:\n  - prune: { weights: \"**.attn1.**\", ratio: 0.4 }\n";
+/// Both graphs of a cache, with a change on either side of the cut.
+pub const CACHE: &str = "version: 1\nrules:\n  - attention: { modules: \"**.attn1\", map: identity }\n  - prune: { weights: \"up_blocks.**\", ratio: 0.4 }\ncache: { at: up_blocks.0.resnets.0 }\n";
+/// Nodes between values and what reads them.
+pub const TEMPLATES: &str = "version: 1\nalways:\n  - freeu: { backbone: [1.5], skip: [0.25] }\nrules:\n  - temperature: { modules: \"**.attn1\", factor: 2.25, output_factor: 0.75 }\n";

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crdiff::{
-    compile::{Job, Target, compile_file},
+    compile::{Depth, Job, Target, cached_outputs, compile_file},
     deploy::{Batching, make_rows},
     engine::{Engine, HostTensor, Optimization, OrtEngine, SessionOptions},
     ir::Graph,
@@ -204,6 +204,8 @@ fn inputs(graph: &Graph, seed: u64) -> Vec<(String, HostTensor)> {
         ("scale", HostTensor::new(vec![3], floats(3)).unwrap()),
         ("flag", HostTensor::new(Vec::new(), vec![seed % 2 == 1]).unwrap()),
         ("timestep", each("timestep", [0.5, -1.25])),
+        ("cache", HostTensor::new(vec![batch, 4, 3, 2], floats(24 * batch)).unwrap()),
+        ("cache_pruned", HostTensor::new(vec![batch, 4, 3, 2], floats(24 * batch)).unwrap()),
         ("poa_weight", each("poa_weight", [1.75, 0.25])),
     ];
     let wanted = all.into_iter().filter_map(|(name, tensor)| {
@@ -237,6 +239,10 @@ struct Made {
     external: bool,
     /// The graph with convolutions and an attention.
     denoiser: bool,
+    /// The denoiser has a skip connection.
+    skip: bool,
+    /// One of the two graphs of a cache.
+    depth: Option<Depth>,
     /// In float16.
     half: bool,
     /// With an element for each row of a batch.
@@ -245,12 +251,13 @@ struct Made {
 
 impl Subject {
     fn new(engine: &OrtEngine, name: &'static str, text: &str, made: Made) -> Self {
-        let Made { target, masks, external, denoiser, half, rows } = made;
+        let Made { target, masks, external, denoiser, skip, depth, half, rows } = made;
         let folder = tempfile::tempdir().unwrap();
         let original = folder.path().join("original.onnx");
-        let mut model = parse_model(&match denoiser {
-            true => graphs::denoiser(),
-            false => graphs::graph(!target.is_fused()),
+        let mut model = parse_model(&match (denoiser, skip) {
+            (true, true) => graphs::with_skip(),
+            (true, false) => graphs::denoiser(),
+            (false, _) => graphs::graph(!target.is_fused()),
         })
         .unwrap();
         if external {
@@ -264,7 +271,12 @@ impl Subject {
         let mut compiled = folder.path().join("compiled.onnx");
         let weights = if external { WeightPolicy::Share } else { WeightPolicy::Copy };
         let job = Job::new(&original, &plan).target(target).output(&compiled).weights(weights).masks(masks);
+        let job = if depth.is_some() { job.cached() } else { job };
         compile_file(&job, &()).unwrap();
+        if let Some(depth) = depth {
+            let [full, shallow] = cached_outputs(&compiled);
+            compiled = if depth == Depth::Full { full } else { shallow };
+        }
         if rows {
             let mut graph = Graph::load(onnx::open(&compiled).unwrap()).unwrap();
             assert!(matches!(make_rows(&mut graph).unwrap(), Batching::Rows(inputs) if inputs.len() == 2));
@@ -361,6 +373,8 @@ fn no_mutant_is_proven_that_computes_something_else() {
     let message = pool.get_message_by_name("onnx.ModelProto").unwrap();
     use Target::{Amplified, Dense, Fused, FusedWithInput};
     let denoiser = Made { denoiser: true, ..Made::default() };
+    let skip = Made { skip: true, ..denoiser };
+    let (full, shallow) = (Some(Depth::Full), Some(Depth::Shallow));
     let subjects = [
         ("pruned", graphs::BOTH, Made::default()),
         ("compact", graphs::BOTH, Made { masks: MaskForm::Computed, ..Made::default() }),
@@ -377,6 +391,12 @@ fn no_mutant_is_proven_that_computes_something_else() {
         ("always", graphs::ALWAYS, Made { target: Fused, ..denoiser }),
         ("float16", graphs::ATTENTION, Made { target: Fused, half: true, ..denoiser }),
         ("rows", graphs::ATTENTION, Made { target: FusedWithInput, rows: true, ..denoiser }),
+        ("full", graphs::CACHE, Made { depth: full, ..skip }),
+        ("full beside", graphs::CACHE, Made { target: Fused, depth: full, ..skip }),
+        ("shallow", graphs::CACHE, Made { depth: shallow, ..skip }),
+        ("shallow beside", graphs::CACHE, Made { target: Fused, depth: shallow, ..skip }),
+        ("templates", graphs::TEMPLATES, skip),
+        ("templates beside", graphs::TEMPLATES, Made { target: FusedWithInput, ..skip }),
     ]
     .map(|(name, text, made)| Subject::new(&engine, name, text, made));
     let mut tallies: BTreeMap<(&str, Mutation), Tally> = BTreeMap::new();
