@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use super::{DONE, Failure, Json};
+use super::{DONE, Failure, Json, engine_args::ProviderLibrary};
 use crate::engine::{
     EngineError, EngineKind,
     doctor::{Report, examine},
@@ -25,6 +25,9 @@ pub struct Args {
     /// The ONNX Runtime library, or the folder that it is in.
     #[arg(long, value_name = "PATH")]
     pub ort_lib: Option<PathBuf>,
+    /// A plug-in library of execution providers, and a name for it.
+    #[arg(long, value_name = "NAME=PATH")]
+    pub provider_library: Vec<ProviderLibrary>,
     /// First fetch ONNX Runtime from PyPI into the cache folder; its checksum is pinned.
     #[arg(long, conflicts_with = "ort_lib")]
     pub fetch: bool,
@@ -54,7 +57,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         let library = fetch::fetch(&folder)?;
         anstream::eprintln!("ONNX Runtime {ONNXRUNTIME_VERSION} is in {}", library.display());
     }
-    let report = examine(&Places::from_environment(args.ort_lib.clone()));
+    let libraries: Vec<_> =
+        args.provider_library.iter().map(|library| (library.name.as_str(), library.path.as_path())).collect();
+    let report = examine(&Places::from_environment(args.ort_lib.clone()), &libraries);
     if args.json.is_asked() {
         let json = serde_json::to_string_pretty(&report).map_err(|e| Failure::Message(e.to_string()))?;
         out!("{json}\n");

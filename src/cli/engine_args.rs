@@ -1,14 +1,14 @@
 //! Options of all commands that run models: the engine and its settings.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use clap::ValueEnum;
 
 use super::Failure;
 use crate::{
     engine::{
-        Chosen, EngineKind, EngineRequest, MemoryMode, Provider, ProviderKind, SessionOptions, choose,
-        fetch::user_cache,
+        Chosen, DeviceWord, Engine, EngineKind, EngineRequest, MemoryMode, Provider, ProviderKind,
+        SessionOptions, choose, fetch::user_cache,
     },
     passes::MaskForm,
     plan::Runtime,
@@ -24,9 +24,17 @@ pub struct EngineArgs {
     /// The ONNX Runtime library, or the folder that it is in.
     #[arg(long, value_name = "PATH")]
     ort_lib: Option<PathBuf>,
-    /// An execution provider: cpu, cuda, tensorrt, nvtensorrtrtx. Several in order of preference [default: the plan's]
+    /// The device, which stands for a provider and its options: cpu, gpu, npu, or the name of a provider [default: the
+    /// plan's providers]
+    #[arg(long, value_name = "WORD", conflicts_with = "provider")]
+    device: Option<DeviceWord>,
+    /// An execution provider: cpu, cuda, tensorrt, nvtensorrtrtx, openvino, webgpu. Several in order of preference
+    /// [default: the plan's]
     #[arg(long, value_name = "NAME")]
     provider: Vec<ProviderKind>,
+    /// A plug-in library of execution providers, and a name for it.
+    #[arg(long, value_name = "NAME=PATH")]
+    provider_library: Vec<ProviderLibrary>,
     /// An option of a provider, of the first one unless named: cuda.device_id=1.
     #[arg(long, value_name = "[PROVIDER.]KEY=VALUE")]
     provider_option: Vec<String>,
@@ -36,6 +44,28 @@ pub struct EngineArgs {
     /// Threads within an operator [default: one a core]
     #[arg(long)]
     threads: Option<NonZeroUsize>,
+}
+
+/// The value of `--provider-library`.
+#[derive(Clone, Debug)]
+pub struct ProviderLibrary {
+    /// The name for it.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl FromStr for ProviderLibrary {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok(Self { name: name.to_string(), path: path.into() })
+            }
+            _ => Err("write NAME=PATH".to_string()),
+        }
+    }
 }
 
 /// The values of `--memory`.
@@ -71,36 +101,42 @@ impl EngineArgs {
     /// Returns the engine, and how it is to load models; what the command line doesn't say, the plan does.
     pub fn open(&self, runtime: &Runtime) -> Result<(Chosen, SessionOptions), Failure> {
         let chosen = choose(&EngineRequest { kind: self.engine, library: self.ort_lib.clone() })?;
-        Ok((chosen, self.options(runtime)?))
+        for library in &self.provider_library {
+            chosen.engine.add_provider_library(&library.name, &library.path)?;
+        }
+        let options = self.options(runtime, &*chosen.engine)?;
+        Ok((chosen, options))
     }
 
-    /// Returns how an engine is to load models.
-    pub fn options(&self, runtime: &Runtime) -> Result<SessionOptions, Failure> {
+    fn options(&self, runtime: &Runtime, engine: &dyn Engine) -> Result<SessionOptions, Failure> {
         Ok(SessionOptions {
             intra_threads: self.threads,
             memory: match self.memory {
                 Memory::Fast => MemoryMode::Fast,
                 Memory::Low => MemoryMode::Low,
             },
-            providers: self.providers(runtime)?,
+            providers: self.providers(runtime, engine)?,
             engine_cache: user_cache().map(|folder| folder.join("engines")),
             ..SessionOptions::default()
         })
     }
 
-    fn providers(&self, runtime: &Runtime) -> Result<Vec<Provider>, Failure> {
-        let mut providers: Vec<Provider> = if self.provider.is_empty() {
+    fn providers(&self, runtime: &Runtime, engine: &dyn Engine) -> Result<Vec<Provider>, Failure> {
+        let chosen = self.device.is_some() || !self.provider.is_empty();
+        let mut providers: Vec<Provider> = if let Some(device) = self.device {
+            device.providers(engine)?
+        } else if chosen {
+            self.provider.iter().map(|kind| (*kind).into()).collect()
+        } else {
             let named = runtime.providers.iter().map(|name| name.value.parse::<ProviderKind>());
             named.map(|kind| Ok(kind?.into())).collect::<Result<_, Failure>>()?
-        } else {
-            self.provider.iter().map(|kind| (*kind).into()).collect()
         };
         for (name, options) in &runtime.options {
             let kind: ProviderKind = name.parse()?;
             match providers.iter_mut().find(|provider| provider.kind == kind) {
                 Some(provider) => provider.options.extend(options.clone()),
                 // The command line chose others than the plan.
-                None if !self.provider.is_empty() => {}
+                None if chosen => {}
                 None => {
                     let what = format!(
                         "the plan's `runtime.options` are for {kind}, which is not in its `providers`"
@@ -118,7 +154,7 @@ impl EngineArgs {
             let provider =
                 providers.iter_mut().find(|p| kind.is_none_or(|kind| p.kind == kind)).ok_or_else(|| {
                     Failure::Message(format!(
-                        "`--provider-option {option}` is for a provider that isn't run; see --provider"
+                        "`--provider-option {option}` is for a provider that isn't run; see --provider and --device"
                     ))
                 })?;
             provider.options.insert(key.to_string(), value.to_string());

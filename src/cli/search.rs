@@ -235,9 +235,9 @@ impl Engines<'_> {
     /// Returns how trials' graphs have their masks: as inputs, so that one graph is loaded for all trials that differ
     /// in masks alone. A device would be sent them in each run.
     fn masks(&self, bound: &Bound<'_>) -> Result<MaskForm, Failure> {
-        let options = self.engine.options(&runtime(bound))?;
+        let (_, options) = self.engine.open(&runtime(bound))?;
         Ok(match self.engine.masks() {
-            MaskForm::Stored if !options.runs_on_a_device() => MaskForm::Fed,
+            MaskForm::Stored if !options.has_accelerator() => MaskForm::Fed,
             masks => masks,
         })
     }
@@ -255,9 +255,12 @@ impl Engines<'_> {
             let what = "--devices is for accelerators: name one with --provider, or in the plan's `runtime`";
             return Err(SearchError::Values(what.to_string()));
         }
-        accelerators.for_each(|provider| {
-            provider.options.insert("device_id".to_string(), device.to_string());
-        });
+        for provider in accelerators {
+            let option = provider.kind.device_option().ok_or_else(|| {
+                SearchError::Values(format!("--devices: {} has no devices by number", provider.kind))
+            })?;
+            provider.options.insert(option.to_string(), device.to_string());
+        }
         Ok(())
     }
 }

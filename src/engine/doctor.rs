@@ -1,6 +1,6 @@
 //! Diagnosis of engines: which of them run models on this machine, found by trying.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use prost::Message;
 
@@ -68,10 +68,15 @@ impl Report {
 }
 
 /// Looks for the engines and has each one, and each of ONNX Runtime's execution providers, run a small model.
-pub fn examine(places: &Places) -> Report {
+/// `libraries` are plug-in libraries of providers, each with its name.
+pub fn examine(places: &Places, libraries: &[(&str, &Path)]) -> Report {
     let mut report = Report { engines: Vec::new(), library: None, providers: Vec::new() };
     let opened = locate(places)
-        .and_then(|located| OrtEngine::open(&located.path).map(|engine| (located.origin, engine)));
+        .and_then(|located| OrtEngine::open(&located.path).map(|engine| (located.origin, engine)))
+        .and_then(|(origin, engine)| {
+            libraries.iter().try_for_each(|(name, path)| engine.add_provider_library(name, path))?;
+            Ok((origin, engine))
+        });
     match opened {
         Ok((origin, engine)) => {
             report.engines.push(examine_engine(&engine));

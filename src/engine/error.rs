@@ -47,10 +47,42 @@ pub enum EngineError {
         name: String,
     },
     /// A name that is no execution provider.
-    #[error("unknown execution provider `{name}`: the providers are cpu, cuda, tensorrt and nvtensorrtrtx")]
+    #[error(
+        "unknown execution provider `{name}`: the providers are cpu, cuda, tensorrt, nvtensorrtrtx, openvino and \
+         webgpu"
+    )]
     UnknownProvider {
         /// The name.
         name: String,
+    },
+    /// A word that is no kind of device.
+    #[error("unknown device `{word}`: the devices are {}", super::DeviceWord::WORDS.join(", "))]
+    UnknownDevice {
+        /// The word.
+        word: String,
+    },
+    /// The engine has no provider for a kind of device.
+    #[error(
+        "no execution provider for device `{device}`: this {engine} has none of {}",
+        tried.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    NoProviderFor {
+        /// The device.
+        device: super::DeviceWord,
+        /// The engine.
+        engine: EngineKind,
+        /// The providers that would run on it.
+        tried: Vec<ProviderKind>,
+    },
+    /// A plug-in library of execution providers cannot be used.
+    #[error("provider library {name}={}: {what}", path.display())]
+    ProviderLibrary {
+        /// The name that it was to have.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        what: String,
     },
     /// An option of an execution provider cannot be given.
     #[error("option `{name}` of the {provider} provider: {what}")]

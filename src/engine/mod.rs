@@ -6,6 +6,7 @@
 
 mod choose;
 pub mod device;
+mod device_word;
 pub mod doctor;
 mod error;
 pub mod fetch;
@@ -38,6 +39,7 @@ pub use self::rten::RtenEngine;
 pub use self::tract::TractEngine;
 pub use choose::{Chosen, EngineRequest, choose, choose_among};
 pub use device::{Capture, DeviceSession, DeviceTensor, Feed};
+pub use device_word::DeviceWord;
 pub use error::EngineError;
 pub use providers::{Provider, ProviderKind};
 pub(crate) use signature::tensor_info;
@@ -64,6 +66,24 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// As [`Engine::load`].
     fn load_bytes(&self, model: Bytes, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError>;
+
+    /// Returns whether it has this provider. The provider can still lack its own libraries or a device: [`doctor`]
+    /// tries.
+    fn has_provider(&self, provider: ProviderKind) -> bool {
+        provider == ProviderKind::Cpu
+    }
+
+    /// Adds the providers of a plug-in library, which the engine knows as `name` from then on.
+    ///
+    /// # Errors
+    /// [`EngineError::ProviderLibrary`] if the engine takes none, or not this one.
+    fn add_provider_library(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+        Err(EngineError::ProviderLibrary {
+            name: name.to_string(),
+            path: path.to_path_buf(),
+            what: format!("{} has no execution providers; use ort", self.kind()),
+        })
+    }
 }
 
 /// A loaded model.
@@ -211,6 +231,11 @@ impl SessionOptions {
 
     /// Returns whether sessions compute in memory of their own, apart from the host's.
     pub fn runs_on_a_device(&self) -> bool {
+        self.providers.first().is_some_and(|provider| provider.kind.has_own_memory())
+    }
+
+    /// Returns whether sessions are compiled for an accelerator: by a provider other than the CPU's.
+    pub fn has_accelerator(&self) -> bool {
         self.providers.first().is_some_and(|provider| provider.kind != ProviderKind::Cpu)
     }
 }

@@ -6,9 +6,10 @@ mod nvidia;
 mod values;
 
 use std::{
+    collections::BTreeMap,
     ffi::CStr,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
@@ -44,6 +45,8 @@ pub struct OrtEngine {
     version: String,
     environment: Environment,
     messages: Messages,
+    /// Plug-in libraries of providers, by name.
+    libraries: Arc<Mutex<BTreeMap<String, PathBuf>>>,
 }
 
 /// The library of this process. It stays loaded: ONNX Runtime's threads and static state don't survive unloading.
@@ -80,7 +83,7 @@ impl OrtEngine {
             .build()
             .map_err(|e| unusable(e.to_string()))?;
         environment.set_log_level(LogLevel::Warning);
-        let engine = Self { path, version, environment, messages };
+        let engine = Self { path, version, environment, messages, libraries: Arc::default() };
         *loaded = Some(engine.clone());
         Ok(engine)
     }
@@ -90,11 +93,25 @@ impl OrtEngine {
         &self.path
     }
 
-    /// Returns whether the library was built with this provider. It can still lack the provider's own libraries or a
-    /// device:
-    /// [`super::doctor`] tries.
-    pub fn has_provider(&self, provider: ProviderKind) -> bool {
-        provider.is_built_in()
+    /// Returns whether a plug-in library brought this provider and found a device for it.
+    fn is_plugged_in(&self, provider: ProviderKind) -> bool {
+        self.environment.devices().any(|device| device.ep().is_ok_and(|name| name == provider.ort_name()))
+    }
+
+    /// Registers a provider of a plug-in library, on the device that its options name, with a session that is being
+    /// made.
+    fn plug_in(&self, provider: &Provider, builder: &mut SessionBuilder) -> Result<(), String> {
+        let name = provider.kind.ort_name();
+        let option = provider.kind.device_option();
+        let given = option.and_then(|option| provider.options.get(option)).map_or("0", String::as_str);
+        let number: usize = given.parse().map_err(|_| format!("`{given}` is no number of a device"))?;
+        let mut devices = self.environment.devices().filter(|d| d.ep().is_ok_and(|ep| ep == name));
+        let device = devices.nth(number).ok_or_else(|| format!("its library knows no device {number}"))?;
+        let prefixed = |(key, value): (&String, &String)| (format!("{name}.{key}"), value.clone());
+        let options: Vec<(String, String)> = provider.options.iter().map(prefixed).collect();
+        let made = builder.clone().with_devices([device], Some(&options));
+        *builder = made.map_err(|e| e.message().to_string())?;
+        Ok(())
     }
 
     fn create(
@@ -125,7 +142,7 @@ impl OrtEngine {
             let cannot = |reason: &str, said: &str| {
                 refused(provider.kind, format!("{reason}{said}\nit needs {needs}"))
             };
-            if !provider.kind.is_built_in() {
+            if !self.has_provider(provider.kind) {
                 return Err(cannot(
                     "this build of ONNX Runtime doesn't have it",
                     &format!(" ({})", self.path.display()),
@@ -144,7 +161,11 @@ impl OrtEngine {
             .map_err(|what| refused(provider.kind, what))?;
             nvidia::preload(provider.kind, &self.path);
             self.messages.clear();
-            providers::register(&provider, &mut builder).map_err(|reason| {
+            let registered = match provider.kind.is_built_in() {
+                true => providers::register(&provider, &mut builder),
+                false => self.plug_in(&provider, &mut builder),
+            };
+            registered.map_err(|reason| {
                 cannot(&plain(&reason), &format!("{}{}", given(&provider), self.messages.joined()))
             })?;
         }
@@ -210,6 +231,29 @@ impl Engine for OrtEngine {
         let source = onnx::open_bytes(bytes.clone(), ".")
             .map_err(|source| EngineError::Model { model: model.to_string(), source })?;
         self.create(model, &source, Origin::Memory(&bytes), options)
+    }
+
+    fn has_provider(&self, provider: ProviderKind) -> bool {
+        provider.is_built_in() || self.is_plugged_in(provider)
+    }
+
+    fn add_provider_library(&self, name: &str, path: &Path) -> Result<(), EngineError> {
+        let refused = |what: String| EngineError::ProviderLibrary {
+            name: name.to_string(),
+            path: path.to_path_buf(),
+            what,
+        };
+        let mut known = lock(&self.libraries);
+        let path = path.canonicalize().map_err(|e| refused(e.to_string()))?;
+        match known.get(name) {
+            Some(other) if *other == path => return Ok(()),
+            Some(other) => return Err(refused(format!("{name} is {} already", other.display()))),
+            None => {}
+        }
+        let added = self.environment.register_ep_library(name, &path);
+        added.map_err(|e| refused(plain(e.message())))?;
+        known.insert(name.to_string(), path);
+        Ok(())
     }
 }
 
@@ -307,7 +351,9 @@ impl Session for OrtSession {
         let mut options = RunOptions::new().map_err(message)?;
         if self.captures {
             // Inputs and outputs lie elsewhere in each run: nothing to replay.
-            options.set("gpu_graph_id", "-1").map_err(message)?;
+            for key in GRAPH_IDS {
+                options.set(key, "-1").map_err(message)?;
+            }
         }
         if self.gives_back {
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(message)?;
@@ -331,6 +377,9 @@ impl Session for OrtSession {
         Some(self)
     }
 }
+
+/// The run options with the number of a CUDA graph: of ONNX Runtime's own providers, and of NVIDIA's plug-in.
+const GRAPH_IDS: [&str; 2] = ["gpu_graph_id", "cuda_graph_annotation_id"];
 
 /// Returns ONNX Runtime's reason for refusing a model, and what to do where CUDA graphs are the reason.
 fn explained(reason: &str, placement: &[Placement]) -> String {

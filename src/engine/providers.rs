@@ -30,11 +30,16 @@ pub enum ProviderKind {
     TensorRt,
     /// NVIDIA RTX GPUs by TensorRT for RTX.
     NvTensorRtRtx,
+    /// CPUs, and Intel's GPUs and NPUs, by OpenVINO.
+    OpenVino,
+    /// GPUs of any vendor by WebGPU.
+    WebGpu,
 }
 
 impl ProviderKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Cpu, Self::Cuda, Self::TensorRt, Self::NvTensorRtRtx];
+    pub const ALL: [Self; 6] =
+        [Self::Cpu, Self::Cuda, Self::TensorRt, Self::NvTensorRtRtx, Self::OpenVino, Self::WebGpu];
 
     /// Returns ONNX Runtime's name: `CUDAExecutionProvider`.
     pub fn ort_name(self) -> &'static str {
@@ -43,6 +48,8 @@ impl ProviderKind {
             Self::Cuda => "CUDAExecutionProvider",
             Self::TensorRt => "TensorrtExecutionProvider",
             Self::NvTensorRtRtx => "NvTensorRTRTXExecutionProvider",
+            Self::OpenVino => "OpenVINOExecutionProvider",
+            Self::WebGpu => "WebGpuExecutionProvider",
         }
     }
 
@@ -61,8 +68,17 @@ impl ProviderKind {
                  library path or in the same Python environment"
             }
             Self::NvTensorRtRtx => {
-                "a build of ONNX Runtime with the NvTensorRtRtx provider, an NVIDIA RTX GPU, and TensorRT for RTX on \
-                 the library path"
+                "a build of ONNX Runtime with the NvTensorRtRtx provider, or NVIDIA's plug-in library of it \
+                 (`--provider-library NvTensorRTRTXExecutionProvider=PATH`), an NVIDIA RTX GPU, and TensorRT for RTX \
+                 on the library path"
+            }
+            Self::OpenVino => {
+                "an OpenVINO build of ONNX Runtime (PyPI: onnxruntime-openvino, which has OpenVINO beside it); for \
+                 `device_type` GPU and NPU, Intel's drivers"
+            }
+            Self::WebGpu => {
+                "a WebGPU build of ONNX Runtime (PyPI: onnxruntime-webgpu); on Linux the Vulkan loader (libvulkan.so.1) \
+                 and a Vulkan driver"
             }
         }
     }
@@ -74,8 +90,18 @@ impl ProviderKind {
             Self::Cuda => ep::CUDA::is_available(),
             Self::TensorRt => ep::TensorRT::is_available(),
             Self::NvTensorRtRtx => ep::NVRTX::is_available(),
+            Self::OpenVino => ep::OpenVINO::is_available(),
+            Self::WebGpu => ep::WebGPU::is_available(),
         }
         .unwrap_or(false)
+    }
+
+    /// Returns whether it computes in memory of its own, apart from the host's.
+    pub fn has_own_memory(self) -> bool {
+        match self {
+            Self::Cpu | Self::OpenVino => false,
+            Self::Cuda | Self::TensorRt | Self::NvTensorRtRtx | Self::WebGpu => true,
+        }
     }
 }
 
@@ -86,6 +112,8 @@ impl fmt::Display for ProviderKind {
             Self::Cuda => "cuda",
             Self::TensorRt => "tensorrt",
             Self::NvTensorRtRtx => "nvtensorrtrtx",
+            Self::OpenVino => "openvino",
+            Self::WebGpu => "webgpu",
         })
     }
 }
@@ -166,15 +194,16 @@ impl Provider {
         self
     }
 
-    /// Returns the provider for graphs of a few operators that are fed what this provider's models give. TensorRT would
-    /// build an engine for each, so that CUDA, which it stands on and whose memory it uses, runs them.
+    /// Returns the provider for graphs of a few operators that are fed what this provider's models give. TensorRT and
+    /// OpenVINO would build an engine for each, so that CUDA and the CPU, whose memory they use, run them.
     pub fn for_small_graphs(&self) -> Self {
         let kind = match self.kind {
             ProviderKind::TensorRt => ProviderKind::Cuda,
+            ProviderKind::OpenVino => ProviderKind::Cpu,
             kind => kind,
         };
         let mut small = Self::from(kind);
-        let device = self.options.get_key_value("device_id");
+        let device = kind.device_option().and_then(|option| self.options.get_key_value(option));
         small.options.extend(device.map(|(key, value)| (key.clone(), value.clone())));
         if kind == ProviderKind::Cuda {
             small.options.insert("arena_extend_strategy".to_string(), "kSameAsRequested".to_string());
@@ -184,7 +213,11 @@ impl Provider {
 }
 
 /// Options that are pointers of a caller of ONNX Runtime's C interface.
-const ADDRESSES: [&str; 11] = [
+const ADDRESSES: [&str; 15] = [
+    "context",
+    "dawnProcTable",
+    "webgpuDevice",
+    "webgpuInstance",
     "user_compute_stream",
     "has_user_compute_stream",
     "gpu_external_alloc",
@@ -199,16 +232,27 @@ const ADDRESSES: [&str; 11] = [
 ];
 
 impl ProviderKind {
+    /// Returns the option that says by number on which device it runs.
+    pub fn device_option(self) -> Option<&'static str> {
+        match self {
+            // OpenVINO's is a name.
+            Self::Cpu | Self::OpenVino => None,
+            Self::Cuda | Self::TensorRt | Self::NvTensorRtRtx => Some("device_id"),
+            Self::WebGpu => Some("deviceId"),
+        }
+    }
+
     /// Returns the option that switches CUDA graphs on.
     pub(super) fn cuda_graph_option(self) -> Option<&'static str> {
         match self {
-            Self::Cpu => None,
+            Self::Cpu | Self::OpenVino | Self::WebGpu => None,
             Self::Cuda | Self::NvTensorRtRtx => Some("enable_cuda_graph"),
             Self::TensorRt => Some("trt_cuda_graph_enable"),
         }
     }
 
-    /// Returns the names of its options in ONNX Runtime 1.31, without the ones that are pointers.
+    /// Returns the names of its options in ONNX Runtime 1.31 (OpenVINO's in 1.24, WebGPU's in 1.27, the last releases that
+    /// have a package of each; NvTensorRtRtx's in its plug-in), without the ones that are pointers.
     pub fn options(self) -> &'static [&'static str] {
         match self {
             Self::Cpu => &[],
@@ -281,15 +325,59 @@ impl ProviderKind {
                 "enable_cuda_graph",
                 "nv_detailed_build_log",
                 "nv_dump_subgraphs",
+                "nv_enable_profiling",
+                "nv_length_aux_stream_array",
                 "nv_max_shared_mem_size",
                 "nv_max_workspace_size",
                 "nv_multi_profile_enable",
+                "nv_multi_rotary_cache_concat_offset",
                 "nv_op_types_to_exclude",
+                "nv_persistent_context_memory",
                 "nv_profile_max_shapes",
                 "nv_profile_min_shapes",
                 "nv_profile_opt_shapes",
+                "nv_profiling_output_file",
                 "nv_runtime_cache_path",
+                "nv_target_sm",
                 "nv_use_external_data_initializer",
+                "nv_use_sync_gpu_allocator",
+                "nv_weight_streaming_budget",
+                "nv_weight_stripped_engine_enable_experimental",
+            ],
+            Self::OpenVino => &[
+                "cache_dir",
+                "device_id",
+                "device_luid",
+                "device_type",
+                "disable_dynamic_shapes",
+                "enable_causallm",
+                "enable_opencl_throttling",
+                "enable_qdq_optimizer",
+                "layout",
+                "load_config",
+                "model_priority",
+                "num_of_threads",
+                "num_streams",
+                "precision",
+                "reshape_input",
+            ],
+            Self::WebGpu => &[
+                "dawnBackendType",
+                "defaultBufferCacheMode",
+                "deviceId",
+                "enableGraphCapture",
+                "enableInt64",
+                "enablePIXCapture",
+                "forceCpuNodeNames",
+                "maxStorageBufferBindingSize",
+                "multiRotaryCacheConcatOffset",
+                "powerPreference",
+                "preferredLayout",
+                "preserveDevice",
+                "queryResolveBufferCacheMode",
+                "storageBufferCacheMode",
+                "uniformBufferCacheMode",
+                "validationMode",
             ],
         }
     }
@@ -303,6 +391,12 @@ pub(super) fn register(provider: &Provider, builder: &mut SessionBuilder) -> Res
         ProviderKind::Cuda => with_options(ep::CUDA::default(), options).build(),
         ProviderKind::TensorRt => with_options(ep::TensorRT::default(), options).build(),
         ProviderKind::NvTensorRtRtx => with_options(ep::NVRTX::default(), options).build(),
+        ProviderKind::OpenVino => with_options(ep::OpenVINO::default(), options).build(),
+        ProviderKind::WebGpu => {
+            // Timesteps are int64 in most exports; without it the arithmetic on them would go to the CPU.
+            let with_int64 = ep::WebGPU::default().with_arbitrary_config("enableInt64", "1");
+            with_options(with_int64, options).build()
+        }
     };
     dispatch.register(builder).map_err(|e| e.message().to_string())
 }
@@ -356,6 +450,10 @@ mod tests {
         assert_eq!(rtx.for_small_graphs(), Provider::from(ProviderKind::NvTensorRtRtx));
         let cpu = Provider::from(ProviderKind::Cpu);
         assert_eq!(cpu.for_small_graphs(), cpu);
+        let openvino = provider(ProviderKind::OpenVino, &[("device_id", "GPU"), ("precision", "FP32")]);
+        assert_eq!(openvino.for_small_graphs(), cpu);
+        let webgpu = provider(ProviderKind::WebGpu, &[("deviceId", "1"), ("preferredLayout", "NCHW")]);
+        assert_eq!(webgpu.for_small_graphs(), provider(ProviderKind::WebGpu, &[("deviceId", "1")]));
     }
 
     #[test]

@@ -177,7 +177,7 @@ fn library_version(kind: ProviderKind) -> String {
     let name = match kind {
         ProviderKind::TensorRt => "libnvinfer.so.10",
         ProviderKind::NvTensorRtRtx => "libtensorrt_rtx.so.1",
-        ProviderKind::Cpu | ProviderKind::Cuda => return String::new(),
+        _ => return String::new(),
     };
     // SAFETY: loading runs the library's initialisers; the provider loads the same library by the same name next.
     let Ok(library) = (unsafe { libloading::Library::new(name) }) else { return String::new() };
@@ -203,7 +203,7 @@ pub(super) fn complete(
     let prefix = match provider.kind {
         ProviderKind::TensorRt => "trt",
         ProviderKind::NvTensorRtRtx => "nv",
-        ProviderKind::Cpu | ProviderKind::Cuda => return Ok(()),
+        _ => return Ok(()),
     };
     if provider.kind == ProviderKind::NvTensorRtRtx {
         // On by default there, though not every caller's tensors stay where they were.
@@ -250,7 +250,7 @@ fn caches(provider: &mut Provider, cache: Option<&Path>, key: &str) -> Result<()
         ProviderKind::NvTensorRtRtx => {
             set.extend(engines.map(|path| ("nv_runtime_cache_path", path.display().to_string(), Some(path))));
         }
-        ProviderKind::Cpu | ProviderKind::Cuda => {}
+        _ => {}
     }
     let off = ["trt_engine_cache_enable", "trt_timing_cache_enable"]
         .map(|option| provider.options.contains_key(option) && !provider.is_on(option));

@@ -78,8 +78,8 @@ impl Pipeline {
         self.cache.is_some() && unet.file() == self.dense
     }
 
-    /// Takes the loaded UNets out of the pipeline. On a device they are loaded for the sizes of a request, and again
-    /// for others.
+    /// Takes the loaded UNets out of the pipeline. On a device, or by an accelerator, they are loaded for the sizes of a
+    /// request, and again for others.
     pub(super) fn networks(
         &mut self,
         request: &Request,
@@ -87,8 +87,8 @@ impl Pipeline {
         mixes: &[Mix],
         observer: &dyn Observer,
     ) -> Result<Networks, PipelineError> {
-        let on_device = self.options.runs_on_a_device() || self.samples_on_device(request);
-        let sizes = on_device.then(|| shapes::Sizes {
+        let fits = self.options.has_accelerator() || self.samples_on_device(request);
+        let sizes = fits.then(|| shapes::Sizes {
             sample,
             tokens: self.prompters.first().map_or(0, Prompter::length),
             guided: request.guidance > 1.0,

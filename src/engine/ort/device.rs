@@ -7,7 +7,7 @@ use ort::{
 };
 
 use super::{
-    OrtSession,
+    GRAPH_IDS, OrtSession,
     log::plain,
     values::{copied, element_type, owned},
 };
@@ -25,23 +25,30 @@ pub(super) enum Memory {
     Host,
     /// Of the CUDA device with this number. TensorRT's providers use CUDA's memory.
     Cuda(i32),
+    /// Buffers of the WebGPU context with this number, which the host cannot read.
+    WebGpu(i32),
 }
 
 impl Memory {
     /// Returns the memory of the first provider.
     pub(super) fn of(providers: &[Provider]) -> Result<Self, String> {
-        let Some(provider) = providers.first().filter(|p| p.kind != ProviderKind::Cpu) else {
-            return Ok(Self::Host);
+        let Some(provider) = providers.first() else { return Ok(Self::Host) };
+        let memory = match provider.kind {
+            ProviderKind::Cpu | ProviderKind::OpenVino => return Ok(Self::Host),
+            ProviderKind::Cuda | ProviderKind::TensorRt | ProviderKind::NvTensorRtRtx => Self::Cuda,
+            ProviderKind::WebGpu => Self::WebGpu,
         };
-        let device = provider.options.get("device_id").map_or("0", String::as_str);
+        let Some(option) = provider.kind.device_option() else { return Ok(Self::Host) };
+        let device = provider.options.get(option).map_or("0", String::as_str);
         let number = device.trim().parse().ok().filter(|number| *number >= 0);
-        Ok(Self::Cuda(number.ok_or_else(|| format!("`device_id` is `{device}`; it is a number from 0"))?))
+        Ok(memory(number.ok_or_else(|| format!("`{option}` is `{device}`; it is a number from 0"))?))
     }
 
     fn info(self) -> ort::Result<MemoryInfo<'static>> {
         let (device, number) = match self {
             Self::Host => (AllocationDevice::CPU, 0),
             Self::Cuda(number) => (AllocationDevice::CUDA, number),
+            Self::WebGpu(number) => (AllocationDevice::WEBGPU_BUFFER, number),
         };
         MemoryInfo::new(device, number, AllocatorType::Device, MemoryType::Default)
     }
@@ -76,8 +83,10 @@ impl OrtSession {
     fn run_options(&self, capture: Option<Capture>) -> ort::Result<RunOptions<NoSelectedOutputs>> {
         let mut options = RunOptions::new()?;
         if self.captures {
-            options
-                .set("gpu_graph_id", capture.map_or("-1".to_string(), |capture| capture.id().to_string()))?;
+            let id = capture.map_or("-1".to_string(), |capture| capture.id().to_string());
+            for key in GRAPH_IDS {
+                options.set(key, &id)?;
+            }
         }
         Ok(options)
     }
@@ -156,6 +165,8 @@ mod tests {
         assert_eq!(Memory::of(&[provider(ProviderKind::Cuda, None)]), Ok(Memory::Cuda(0)));
         let both = [provider(ProviderKind::TensorRt, Some("1")), provider(ProviderKind::Cuda, Some("1"))];
         assert_eq!(Memory::of(&both), Ok(Memory::Cuda(1)));
+        assert_eq!(Memory::of(&[provider(ProviderKind::OpenVino, Some("GPU"))]), Ok(Memory::Host));
+        assert_eq!(Memory::of(&[provider(ProviderKind::WebGpu, None)]), Ok(Memory::WebGpu(0)));
         for device in ["first", "-1"] {
             let error = Memory::of(&[provider(ProviderKind::Cuda, Some(device))]).unwrap_err();
             assert!(error.contains(device), "{error}");

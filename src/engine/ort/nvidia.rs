@@ -35,7 +35,7 @@ pub(super) fn preload(provider: ProviderKind, library: &Path) {
     let (once, wanted) = match provider {
         ProviderKind::Cuda => (&CUDA, &LIBRARIES[..8]),
         ProviderKind::TensorRt => (&TENSORRT, &LIBRARIES[..]),
-        ProviderKind::Cpu | ProviderKind::NvTensorRtRtx => return,
+        _ => return,
     };
     once.call_once(|| {
         for path in wheels(library, wanted) {

@@ -22,15 +22,21 @@ pub fn python_packages() -> &'static Path {
     static PACKAGES: OnceLock<PathBuf> = OnceLock::new();
     PACKAGES.get_or_init(|| {
         let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/requirements.txt");
-        once("clients-python", &[&requirements], |folder| {
-            // A folder rather than a virtual environment, which some systems' Python can't make.
-            run(Command::new(python())
-                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
-                .args(["--only-binary=:all:", "--target"])
-                .arg(folder)
-                .arg("--requirement")
-                .arg(&requirements));
-        })
+        pip_packages("clients-python", &requirements)
+    })
+}
+
+/// The folder called `name` with what a file of requirements names, for PYTHONPATH.
+pub fn pip_packages(name: &str, requirements: &Path) -> PathBuf {
+    super::not_quick();
+    once(name, &[requirements], |folder| {
+        // A folder rather than a virtual environment, which some systems' Python can't make.
+        run(Command::new(python())
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
+            .args(["--only-binary=:all:", "--target"])
+            .arg(folder)
+            .arg("--requirement")
+            .arg(requirements));
     })
 }
 
