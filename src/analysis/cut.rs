@@ -4,11 +4,7 @@
 use super::{Analysis, modules::ModuleId, shapes::Dim, skip::Illegal};
 use crate::{
     ir::{NodeId, ValueId},
-    onnx::{
-        DataType,
-        proto::{ValueInfoProto, tensor_shape_proto::dimension},
-        value_info,
-    },
+    onnx::{DataType, Dimension, ValueInfo},
 };
 
 /// A cut: an operand of a Concat at which a skip connection ends, the one that comes from below.
@@ -31,12 +27,12 @@ pub struct Cut {
 impl Cut {
     /// Returns what a graph with an input or output `name` for the value says of it: sizes, and expressions over the
     /// dimensions of the graph's inputs where they are not always the same.
-    pub fn stated(&self, name: &str) -> ValueInfoProto {
+    pub fn stated(&self, name: &str) -> ValueInfo {
         let dim = |dim: &Dim| match dim.constant() {
-            Some(size) => dimension::Value::DimValue(size),
-            None => dimension::Value::DimParam(dim.to_string()),
+            Some(size) => Dimension::Size(size),
+            None => Dimension::Name(dim.to_string()),
         };
-        value_info(name, self.data_type, Some(self.dims.iter().map(dim).collect()))
+        ValueInfo::tensor(name, self.data_type, Some(self.dims.iter().map(dim).collect()))
     }
 }
 

@@ -2,10 +2,7 @@
 
 use rustc_hash::FxHashSet;
 
-use crate::{
-    ir::{Graph, GraphIo, Node, NodeId, Origin, Use, ValueId},
-    onnx::proto::type_proto::Value,
-};
+use crate::ir::{Graph, GraphIo, Node, NodeId, Origin, Use, ValueId};
 
 /// Which values carry activations: data computed from the sample (or, in the second flow of a graph, from the text), not
 /// from its shape, and not from the timestep alone.
@@ -71,11 +68,8 @@ fn inputs(graph: &Graph) -> impl Iterator<Item = &GraphIo> {
 
 /// Returns the inputs of this rank that a caller must feed.
 fn of_rank(graph: &Graph, rank: usize) -> Vec<ValueId> {
-    let rank_of = |io: &GraphIo| match io.info.r#type.as_ref()?.value.as_ref()? {
-        Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.len()),
-        _ => None,
-    };
-    inputs(graph).filter(|io| rank_of(io) == Some(rank)).map(|io| io.value).collect()
+    let has_rank = |io: &&GraphIo| io.info.dims().is_some_and(|dims| dims.len() == rank);
+    inputs(graph).filter(has_rank).map(|io| io.value).collect()
 }
 
 /// Returns whether the elements of `value` are computed from those of `ancestor`, not from its shape alone.

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use super::shapes::{Dim, Shapes};
 use crate::{
     ir::{Graph, GraphIo, Node, NodeId, Origin, Use, ValueId},
-    onnx::proto::{tensor_shape_proto::Dimension, type_proto},
+    onnx::Dimension,
 };
 
 /// The inputs of one element that a graph spreads over the batch, and how it does so.
@@ -23,7 +23,7 @@ pub struct PerRowInputs {
     /// The inputs.
     pub inputs: Vec<ValueId>,
     /// The dimension of the batch, as the model states it.
-    pub stated: Dimension,
+    pub stated: Option<Dimension>,
     batch: Dim,
     readings: FxHashMap<(NodeId, usize), Reading>,
 }
@@ -120,7 +120,7 @@ impl PerRowInputs {
 
 /// Returns the first dimension of the latents, or else of the first input that is no scalar, as shapes have it and as
 /// the model states it.
-fn batch(inputs: &[&GraphIo], shapes: &Shapes) -> Result<(Dim, Dimension), String> {
+fn batch(inputs: &[&GraphIo], shapes: &Shapes) -> Result<(Dim, Option<Dimension>), String> {
     let dims = |io: &GraphIo| shapes.of(io.value).map(|shape| &*shape.dims);
     let has = |rank: usize| inputs.iter().find(move |io| dims(io).is_some_and(|dims| dims.len() >= rank));
     let sample = inputs.iter().find(|io| io.info.name() == "sample");
@@ -131,10 +131,6 @@ fn batch(inputs: &[&GraphIo], shapes: &Shapes) -> Result<(Dim, Dimension), Strin
     if let Some(size) = dim.constant() {
         return Err(format!("input `{name}`: its batch is fixed to {size}; export it with a dynamic batch"));
     }
-    let stated = match leading.info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
-        Some(type_proto::Value::TensorType(tensor)) => tensor.shape.as_ref().and_then(|s| s.dim.first()),
-        _ => None,
-    };
-    let value = stated.and_then(|dim| dim.value.clone());
-    Ok((dim.clone(), Dimension { value, ..Dimension::default() }))
+    let stated = leading.info.dims().and_then(|dims| dims.into_iter().next());
+    Ok((dim.clone(), stated.flatten()))
 }

@@ -7,7 +7,7 @@ use crate::{
     analysis::shapes,
     engine::{Dim, ShapeRange, TensorInfo, tensorrt::Profile},
     ir::Graph,
-    onnx::proto::{TensorShapeProto, tensor_shape_proto::Dimension, tensor_shape_proto::dimension},
+    onnx::Dimension,
 };
 
 /// A range from one number to another, both included: `1..2`, or `2` for only that.
@@ -194,11 +194,9 @@ impl Fed<'_> {
 /// Checks that the graph's shapes come out for inputs of these shapes.
 fn check(graph: &mut Graph, fed: &[(String, Vec<i64>)]) -> Result<(), String> {
     for (name, shape) in fed {
-        let dim =
-            |size: &i64| Dimension { value: Some(dimension::Value::DimValue(*size)), ..Dimension::default() };
-        let shape = TensorShapeProto { dim: shape.iter().map(dim).collect() };
+        let dims = shape.iter().map(|size| Some(Dimension::Size(*size))).collect();
         let value = graph.value_named(name).ok_or_else(|| format!("there is no input `{name}`"))?;
-        graph.edit().set_input_shape(value, &shape).map_err(|e| e.to_string())?;
+        graph.edit().set_input_shape(value, dims).map_err(|e| e.to_string())?;
     }
     match shapes::shapes(graph).problems().next() {
         Some(note) => Err(note.what.clone()),

@@ -9,7 +9,7 @@ use super::{
     RtenEngine, SessionOptions,
     locate::{Origin, Places, locate},
 };
-use crate::onnx::{DataType, proto, value_info};
+use crate::onnx::{DataType, Dimension, ValueInfo, proto};
 
 /// The diagnosis.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -140,10 +140,8 @@ fn try_out(engine: &dyn Engine, options: &SessionOptions) -> Result<Vec<Placemen
 
 /// Returns the model `y = x + x` for a float `x [1, 2]`: IR 8, opset 17.
 fn doubling_model() -> Vec<u8> {
-    use proto::{
-        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, tensor_shape_proto::dimension::Value,
-    };
-    let value = |name| value_info(name, DataType::FLOAT, Some(vec![Value::DimValue(1), Value::DimValue(2)]));
+    use proto::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
+    let value = |name| ValueInfo::tensor(name, DataType::FLOAT, Some([1, 2].map(Dimension::Size).into())).0;
     let add = NodeProto {
         op_type: Some("Add".to_string()),
         input: vec!["x".to_string(), "x".to_string()],

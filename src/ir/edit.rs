@@ -4,13 +4,13 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    Graph, GraphIo, Initializer, InitializerId, Masked, NewData, Node, NodeId, Origin, Use, Value, ValueId,
-    WeightReader,
+    Attribute, Graph, GraphIo, Initializer, InitializerId, Masked, NewData, Node, NodeId, Origin, Use, Value,
+    ValueId, WeightReader,
     rename::{NODE_INPUT, NODE_OUTPUT, rename_in_bodies},
 };
 use crate::onnx::{
-    DataType, OnnxError, Payload, TensorHeader,
-    proto::{AttributeProto, NodeProto, ValueInfoProto},
+    DataType, OnnxError, Payload, TensorHeader, ValueInfo,
+    proto::{NodeProto, ValueInfoProto},
     wire::{self, Field},
 };
 
@@ -44,7 +44,7 @@ pub struct NodeSpec<'a> {
     /// Name of the result; made unique if it is taken.
     pub output: &'a str,
     /// Attributes.
-    pub attributes: Vec<AttributeProto>,
+    pub attributes: Vec<Attribute>,
 }
 
 /// Where in the topological order a node is added.
@@ -151,7 +151,7 @@ impl<'g> Editor<'g> {
             op_type: Some(spec.op_type.to_string()),
             input: self.names(spec.inputs),
             output: vec![output.clone()],
-            attribute: spec.attributes.clone(),
+            attribute: spec.attributes.iter().map(|attribute| attribute.0.clone()).collect(),
             ..NodeProto::default()
         };
         let node = Node {
@@ -169,8 +169,8 @@ impl<'g> Editor<'g> {
         self.graph.node(id).output(0).ok_or_else(|| EditError::Gone(spec.output.to_string()))
     }
 
-    /// Adds a copy of `node` that reads `inputs`, in its bodies what the original's do, and whose results are new values, named after the original's with
-    /// `suffix`. Attributes, metadata and unknown fields are the original's.
+    /// Adds a copy of `node` that reads `inputs`, in its bodies what the original's do, and whose results are new values,
+    /// named after the original's with `suffix`. Attributes, metadata and unknown fields are the original's.
     ///
     /// # Errors
     /// [`EditError::Gone`] if the node was removed.
@@ -324,7 +324,7 @@ impl<'g> Editor<'g> {
     ///
     /// # Errors
     /// [`EditError::Unsupported`] if its name is taken.
-    pub fn add_input(&mut self, info: ValueInfoProto) -> Result<ValueId, EditError> {
+    pub fn add_input(&mut self, info: ValueInfo) -> Result<ValueId, EditError> {
         if self.graph.value_named(info.name()).is_some() {
             return Err(EditError::Unsupported(format!(
                 "the graph already has a value called `{}`",
@@ -333,7 +333,7 @@ impl<'g> Editor<'g> {
         }
         let index = self.graph.inputs.len() + self.graph.extra_inputs.len();
         let value = self.graph.push_value(info.name().to_string(), Origin::Input(index));
-        let raw = info.encode_to_vec().into();
+        let raw = info.0.encode_to_vec().into();
         self.graph.extra_inputs.push(GraphIo { value, info, raw });
         self.graph.edits += 1;
         Ok(value)
@@ -344,7 +344,7 @@ impl<'g> Editor<'g> {
     ///
     /// # Errors
     /// [`EditError::Gone`] if nothing produces it any more.
-    pub fn add_output(&mut self, value: ValueId, info: ValueInfoProto) -> Result<(), EditError> {
+    pub fn add_output(&mut self, value: ValueId, info: ValueInfo) -> Result<(), EditError> {
         let Value { name, origin } = self.graph.value(value).clone();
         if origin == Origin::Removed {
             return Err(EditError::Gone(format!("value `{name}`")));
@@ -352,8 +352,8 @@ impl<'g> Editor<'g> {
         if self.graph.outputs.iter().any(|io| io.value == value) {
             return Ok(());
         }
-        let info = ValueInfoProto { name: Some(name), ..info };
-        let raw = info.encode_to_vec().into();
+        let info = ValueInfo(ValueInfoProto { name: Some(name), ..info.0 });
+        let raw = info.0.encode_to_vec().into();
         self.graph.uses[value.index()].push(Use::Output(self.graph.outputs.len()));
         self.graph.outputs.push(GraphIo { value, info, raw });
         self.graph.edits += 1;
@@ -483,7 +483,7 @@ impl<'g> Editor<'g> {
         node.raw = rename_in_bodies(&node.raw, old, new)?;
         let proto = NodeProto::decode(node.raw.clone())
             .map_err(|e| OnnxError::invalid(node.describe(), e.to_string()))?;
-        node.attributes = proto.attribute;
+        node.attributes = proto.attribute.into_iter().map(Attribute).collect();
         Ok(())
     }
 }

@@ -7,11 +7,7 @@ use rayon::iter::Either;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Editor, InitializerId, Node, NodeId, ValueId, names::Names, weights::NewData};
-use crate::onnx::{
-    DataFiles, Source, TensorHeader,
-    proto::{TypeProto, ValueInfoProto},
-    wire::Field,
-};
+use crate::onnx::{DataFiles, Source, TensorHeader, ValueInfo, proto::TypeProto, wire::Field};
 
 /// A model's top-level graph, with everything else of the model kept as it came.
 #[derive(Clone, Debug)]
@@ -96,7 +92,7 @@ pub struct GraphIo {
     /// The value.
     pub value: ValueId,
     /// Name and type as the model states them.
-    pub info: ValueInfoProto,
+    pub info: ValueInfo,
     pub(crate) raw: Bytes,
 }
 
@@ -230,7 +226,7 @@ impl Graph {
     }
 
     /// Returns the type that the model states for `value` (`value_info`): a hint, not to be trusted over inference.
-    pub fn stated_type(&self, value: ValueId) -> Option<&TypeProto> {
+    pub(crate) fn stated_type(&self, value: ValueId) -> Option<&TypeProto> {
         self.value_info.get(&value)
     }
 

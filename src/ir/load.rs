@@ -6,11 +6,11 @@ use prost::Message;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    Graph, GraphIo, Initializer, InitializerId, Node, NodeId, Origin, Use, Value, ValueId, graph::Item,
-    names::Names,
+    Attribute, Graph, GraphIo, Initializer, InitializerId, Node, NodeId, Origin, Use, Value, ValueId,
+    graph::Item, names::Names,
 };
 use crate::onnx::{
-    OnnxError, Source, TensorHeader, graph_field, model_field,
+    OnnxError, Source, TensorHeader, ValueInfo, graph_field, model_field,
     proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, ValueInfoProto},
     wire::{self, Field},
 };
@@ -165,7 +165,7 @@ impl Loader {
                     format!("graph input `{n}`")
                 })?,
             };
-            self.graph.inputs.push(GraphIo { value, info, raw });
+            self.graph.inputs.push(GraphIo { value, info: ValueInfo(info), raw });
         }
         let source = Arc::clone(&self.graph.source);
         for field in source.graph.fields.iter().filter(|f| f.number == graph_field::NODE) {
@@ -176,7 +176,7 @@ impl Loader {
                 OnnxError::invalid(format!("graph output `{}`", info.name()), "nothing produces it")
             })?;
             self.graph.uses[value.index()].push(Use::Output(index));
-            self.graph.outputs.push(GraphIo { value, info, raw });
+            self.graph.outputs.push(GraphIo { value, info: ValueInfo(info), raw });
         }
         // A list makes room for four uses, and most values have one.
         self.graph.uses.iter_mut().for_each(Vec::shrink_to_fit);
@@ -223,7 +223,7 @@ impl Loader {
             domain: proto.domain.unwrap_or_default(),
             inputs,
             outputs,
-            attributes: proto.attribute,
+            attributes: proto.attribute.into_iter().map(Attribute).collect(),
             metadata: proto.metadata_props,
             captures,
             raw: field.value(),

@@ -3,6 +3,7 @@
 //! A node keeps the bytes it came in; [`Editor`] is the only thing that changes a graph, and edits those bytes
 //! surgically, so that what it doesn't touch (attributes, metadata, unknown fields) stays as it was.
 
+mod attribute;
 mod attributes;
 mod check;
 mod digest;
@@ -20,16 +21,14 @@ mod weights;
 
 use std::num::NonZeroU32;
 
+pub use attribute::{Attribute, float_attribute, int_attribute, ints_attribute, string_attribute};
 pub use check::CheckError;
 pub use edit::{EditError, Editor, NodeSpec, Place};
 pub(crate) use graph::Item;
 pub use graph::{Graph, GraphIo, Initializer, Origin, Use, Value};
 pub use masked::{count_masked, for_each_piece};
-pub use node::{Node, attribute};
-pub use template::{
-    Template, TemplateNode, TemplateOperand, TemplateTensor, float_attribute, int_attribute, ints_attribute,
-    string_attribute,
-};
+pub use node::Node;
+pub use template::{Template, TemplateNode, TemplateOperand, TemplateTensor};
 pub use weights::{Elements, Masked, NewData, Transform, TransformRun, WeightReader};
 
 macro_rules! id {

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::ValueId;
-use crate::onnx::proto::{AttributeProto, StringStringEntryProto};
+use super::{Attribute, ValueId};
+use crate::onnx::proto::StringStringEntryProto;
 
 /// A node (`NodeProto`) of the top-level graph.
 #[derive(Clone, Debug)]
@@ -18,10 +18,10 @@ pub struct Node {
     pub inputs: Vec<Option<ValueId>>,
     /// Results; `None` where an optional one is left out.
     pub outputs: Vec<Option<ValueId>>,
-    /// Attributes as they came; tensors in them are not copied.
-    pub attributes: Vec<AttributeProto>,
+    /// Attributes as they came.
+    pub attributes: Vec<Attribute>,
     /// `metadata_props`: what the dynamo exporter says about where the node comes from.
-    pub metadata: Vec<StringStringEntryProto>,
+    pub(crate) metadata: Vec<StringStringEntryProto>,
     /// Values of this graph that the node's subgraphs (bodies of If, Loop, Scan) refer to by name.
     pub captures: Vec<ValueId>,
     /// The encoded `NodeProto`, kept in step with `inputs` and `outputs` by the editor.
@@ -55,28 +55,28 @@ impl Node {
     }
 
     /// Returns the attribute called `name`.
-    pub fn attribute(&self, name: &str) -> Option<&AttributeProto> {
-        attribute(&self.attributes, name)
+    pub fn attribute(&self, name: &str) -> Option<&Attribute> {
+        self.attributes.iter().find(|a| a.name() == name)
     }
 
     /// Returns an integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
-        self.attribute(name).and_then(|a| a.i)
+        self.attribute(name).and_then(Attribute::int)
     }
 
     /// Returns a list of integers.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
-        self.attribute(name).map(|a| a.ints.as_slice())
+        self.attribute(name).map(Attribute::ints)
     }
 
     /// Returns a float attribute.
     pub fn float(&self, name: &str) -> Option<f32> {
-        self.attribute(name).and_then(|a| a.f)
+        self.attribute(name).and_then(Attribute::float)
     }
 
     /// Returns a string attribute, if it is UTF-8.
     pub fn string(&self, name: &str) -> Option<&str> {
-        self.attribute(name).and_then(|a| std::str::from_utf8(a.s()).ok())
+        self.attribute(name).and_then(Attribute::string)
     }
 
     /// Returns the value of the metadata entry `key`.
@@ -92,9 +92,4 @@ impl Node {
             format!("{} node `{}`", self.op_type, self.name)
         }
     }
-}
-
-/// Returns the attribute called `name` among `attributes`.
-pub fn attribute<'a>(attributes: &'a [AttributeProto], name: &str) -> Option<&'a AttributeProto> {
-    attributes.iter().find(|a| a.name() == name)
 }

@@ -4,11 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::ValueId;
-use crate::onnx::{
-    DataType,
-    proto::{AttributeProto, attribute_proto::AttributeType},
-};
+use super::{Attribute, ValueId, int_attribute};
+use crate::onnx::DataType;
 
 /// Nodes to be put into a graph, each after those that it reads. The template's result is that of the last.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,7 +22,7 @@ pub struct TemplateNode {
     /// Operands.
     pub operands: Vec<TemplateOperand>,
     /// Attributes.
-    pub attributes: Vec<AttributeProto>,
+    pub attributes: Vec<Attribute>,
 }
 
 /// An operand of a node of a [`Template`].
@@ -58,7 +55,7 @@ impl Template {
         &mut self,
         op_type: impl Into<Cow<'static, str>>,
         operands: impl Into<Vec<TemplateOperand>>,
-        attributes: Vec<AttributeProto>,
+        attributes: Vec<Attribute>,
     ) -> TemplateOperand {
         self.nodes.push(TemplateNode { op_type: op_type.into(), operands: operands.into(), attributes });
         TemplateOperand::Node(self.nodes.len() - 1)
@@ -111,28 +108,4 @@ impl TemplateOperand {
         let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         Self::Tensor(TemplateTensor { data_type: DataType::INT64, dims: vec![numbers.len() as i64], bytes })
     }
-}
-
-/// Returns an attribute that is an integer.
-pub fn int_attribute(name: &str, number: i64) -> AttributeProto {
-    AttributeProto { i: Some(number), ..empty(name, AttributeType::Int) }
-}
-
-/// Returns an attribute that is a list of integers.
-pub fn ints_attribute(name: &str, numbers: Vec<i64>) -> AttributeProto {
-    AttributeProto { ints: numbers, ..empty(name, AttributeType::Ints) }
-}
-
-/// Returns an attribute that is a text.
-pub fn string_attribute(name: &str, text: &'static str) -> AttributeProto {
-    AttributeProto { s: Some(text.into()), ..empty(name, AttributeType::String) }
-}
-
-/// Returns an attribute that is a float.
-pub fn float_attribute(name: &str, number: f32) -> AttributeProto {
-    AttributeProto { f: Some(number), ..empty(name, AttributeType::Float) }
-}
-
-fn empty(name: &str, kind: AttributeType) -> AttributeProto {
-    AttributeProto { name: Some(name.into()), r#type: Some(kind as i32), ..AttributeProto::default() }
 }

@@ -148,13 +148,7 @@ fn element_type(graph: &Graph, shapes: &Shapes, value: ValueId) -> Option<DataTy
         Value::TensorType(tensor) => Some(DataType(tensor.elem_type())),
         _ => None,
     };
-    let output = || {
-        let io = graph.outputs().iter().find(|io| io.value == value)?;
-        match io.info.r#type.as_ref()?.value.as_ref()? {
-            Value::TensorType(tensor) => Some(DataType(tensor.elem_type())),
-            _ => None,
-        }
-    };
+    let output = || graph.outputs().iter().find(|io| io.value == value)?.info.data_type();
     shapes.data_type(value).or_else(stated).or_else(output).filter(|t| {
         t.is_weight_float()
             || matches!(*t, DataType::DOUBLE | DataType::INT64 | DataType::INT32 | DataType::BOOL | UINT8)

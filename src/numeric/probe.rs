@@ -7,7 +7,7 @@ use crate::{
     engine::{Engine, HostTensor, Optimization, SessionOptions},
     ir::Graph,
     observer::Observer,
-    onnx::{self, DataType, WeightPolicy, WriteOptions, value_info},
+    onnx::{self, DataType, ValueInfo, WeightPolicy, WriteOptions},
 };
 
 /// A copy of a model in a folder of its own, so that nothing is written beside the model.
@@ -53,7 +53,7 @@ impl<'a> Probe<'a> {
         };
         for (name, data_type) in values {
             let value = graph.value_named(name).ok_or_else(|| missing(name))?;
-            graph.edit().add_output(value, value_info(name, *data_type, None))?;
+            graph.edit().add_output(value, ValueInfo::tensor(name, *data_type, None))?;
         }
         let path = self.folder.path().join("probe.onnx");
         onnx::write(&graph, &WriteOptions::new(&path, WeightPolicy::Share))?;

@@ -11,7 +11,9 @@ mod foreign;
 mod open;
 mod schema;
 pub mod tensor;
+#[doc(hidden)]
 pub mod text;
+mod value_info;
 pub mod wire;
 mod write;
 
@@ -20,11 +22,15 @@ pub use error::OnnxError;
 
 pub use external::{DataFile, DataFiles};
 pub use open::{GraphSource, Source, graph_field, model_field, open, open_bytes};
-pub use tensor::{DataType, ExternalRange, Payload, TensorHeader, value_info};
+pub use tensor::{DataType, ExternalRange, Payload, TensorHeader};
+pub(crate) use value_info::stated_shape;
+pub use value_info::{Dimension, ValueInfo};
 pub use write::{WeightPolicy, WriteOptions, Written, can_share, external_files, write, write_all};
 pub(crate) use write::{files::Taken, temporary};
 
 /// Messages of the ONNX schema (`proto/onnx.proto`), as prost makes them; byte fields are slices of the map.
+/// They are no part of the API.
+#[doc(hidden)]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));

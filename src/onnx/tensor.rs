@@ -5,16 +5,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{
-    OnnxError,
-    external::check_location,
-    proto::{
-        self, TensorShapeProto, TypeProto, ValueInfoProto,
-        tensor_shape_proto::{Dimension, dimension},
-        type_proto,
-    },
-    wire,
-};
+use super::{OnnxError, external::check_location, proto, wire};
 
 /// Field numbers of `TensorProto` that this crate reads or writes.
 pub mod field {
@@ -251,15 +242,6 @@ pub fn typed_elements(header: &TensorHeader) -> Result<Bytes, OnnxError> {
         Some(len) if len == bytes.len() as u64 => Ok(bytes.into()),
         len => Err(fail(format!("its shape takes {} bytes, but it holds {}", len.unwrap_or(0), bytes.len()))),
     }
-}
-
-/// Describes a tensor called `name`: elements of `data_type`, and these dimensions where they are said.
-pub fn value_info(name: &str, data_type: DataType, dims: Option<Vec<dimension::Value>>) -> ValueInfoProto {
-    let dim = |value| Dimension { value: Some(value), ..Dimension::default() };
-    let shape = dims.map(|dims| TensorShapeProto { dim: dims.into_iter().map(dim).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(data_type.0), shape };
-    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    ValueInfoProto { name: Some(name.to_string()), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
 #[cfg(test)]

@@ -17,13 +17,12 @@ use super::{
 };
 use crate::{
     analysis::weights::Weight,
-    ir::{Editor, Graph, InitializerId, Masked, NewData, NodeId, NodeSpec, Place, ValueId, int_attribute},
-    observer::Observer,
-    onnx::{
-        DataType,
-        proto::{AttributeProto, type_proto},
-        value_info,
+    ir::{
+        Attribute, Editor, Graph, InitializerId, Masked, NewData, NodeId, NodeSpec, Place, ValueId,
+        int_attribute,
     },
+    observer::Observer,
+    onnx::{DataType, ValueInfo},
     rules::{Change, Edits, Skips},
 };
 
@@ -114,7 +113,7 @@ pub(super) fn run(
 struct Branch<'a> {
     skips: Skips,
     /// Attributes of nodes.
-    attributes: FxHashMap<NodeId, &'a [AttributeProto]>,
+    attributes: FxHashMap<NodeId, &'a [Attribute]>,
     /// Operands that are other values: masked weights, results of templates.
     operands: FxHashMap<(NodeId, usize), ValueId>,
     /// Results of copied nodes.
@@ -206,7 +205,7 @@ fn mix_weight(editor: &mut Editor<'_>, weight: Option<f64>) -> Result<ValueId, P
             let bytes = (w as f32).to_le_bytes().to_vec().into();
             Ok(editor.add_initializer(WEIGHT_INPUT, DataType::FLOAT, &[], NewData::Bytes(bytes)).1)
         }
-        None => Ok(editor.add_input(value_info(WEIGHT_INPUT, DataType::FLOAT, Some(Vec::new())))?),
+        None => Ok(editor.add_input(ValueInfo::tensor(WEIGHT_INPUT, DataType::FLOAT, Some(Vec::new())))?),
     }
 }
 
@@ -219,11 +218,7 @@ fn mix(
     pruned: ValueId,
     w: ValueId,
 ) -> Result<(), PassError> {
-    let stated = editor.graph().outputs()[index].info.r#type.as_ref().and_then(|t| t.value.as_ref());
-    let data_type = match stated {
-        Some(type_proto::Value::TensorType(tensor)) => DataType(tensor.elem_type.unwrap_or_default()),
-        _ => DataType::FLOAT,
-    };
+    let data_type = editor.graph().outputs()[index].info.data_type().unwrap_or(DataType::FLOAT);
     let name = format!("poa/{index}");
     let half = data_type != DataType::FLOAT;
     let (mut dense, mut pruned) = (dense, pruned);
@@ -245,7 +240,7 @@ fn add(
     scope: &str,
     op_type: &str,
     inputs: &[ValueId],
-    attributes: Vec<AttributeProto>,
+    attributes: Vec<Attribute>,
 ) -> Result<ValueId, PassError> {
     let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
     let name = format!("{scope}/{op_type}");
@@ -253,6 +248,6 @@ fn add(
     Ok(editor.add_node(spec, Place::Last)?)
 }
 
-fn cast(to: DataType) -> Vec<AttributeProto> {
+fn cast(to: DataType) -> Vec<Attribute> {
     vec![int_attribute("to", to.0.into())]
 }

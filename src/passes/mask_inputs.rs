@@ -3,7 +3,7 @@
 use super::{PassError, WeightOutcome};
 use crate::{
     ir::{EditError, Editor, InitializerId, Masked, Use},
-    onnx::{DataType, proto::tensor_shape_proto::dimension, value_info},
+    onnx::{DataType, Dimension, ValueInfo},
     rules::WeightEdit,
 };
 
@@ -39,9 +39,9 @@ pub(super) fn run<'a>(
             done.push(masked);
             let gone = || EditError::Gone("a masked weight".into());
             let from = editor.graph().initializer(masked).ok_or_else(gone)?.value;
-            let dims = weight.dims.iter().map(|size| dimension::Value::DimValue(*size)).collect();
+            let dims = weight.dims.iter().map(|size| Dimension::Size(*size)).collect();
             let input = editor.fresh_name(&format!("{}.weight.fed", weight.path));
-            let to = editor.add_input(value_info(&input, weight.data_type, Some(dims)))?;
+            let to = editor.add_input(ValueInfo::tensor(&input, weight.data_type, Some(dims)))?;
             editor.redirect(from, to)?;
             let uses = editor.graph().uses(to).to_vec();
             let (data_type, dims) = (weight.data_type, weight.dims.clone());

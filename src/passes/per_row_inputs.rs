@@ -4,7 +4,7 @@ use super::PassError;
 use crate::{
     analysis::per_row_inputs::{PerRowInputs, Reading},
     ir::{EditError, Editor, NewData, NodeSpec, Place, Use, ValueId},
-    onnx::{DataType, proto::TensorShapeProto},
+    onnx::DataType,
 };
 
 /// Suffix of the names of graphs with such inputs, and of nodes that compute for each row what others computed for all.
@@ -13,8 +13,7 @@ pub(super) const SUFFIX: &str = "_rows";
 pub(super) fn run(rows: &PerRowInputs, editor: &mut Editor<'_>) -> Result<(), PassError> {
     for value in &rows.inputs {
         widen(rows, *value, *value, editor)?;
-        let shape = TensorShapeProto { dim: vec![rows.stated.clone()] };
-        editor.set_input_shape(*value, &shape)?;
+        editor.set_input_shape(*value, vec![rows.stated.clone()])?;
     }
     Ok(())
 }

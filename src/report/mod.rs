@@ -9,7 +9,7 @@ pub mod html;
 pub mod inspect;
 pub mod outcome;
 pub mod print;
-pub mod slice;
+mod slice;
 pub(crate) mod table;
 pub mod text;
 pub mod verify;

@@ -53,7 +53,7 @@ pub fn slice(mut model: ModelProto, graph: &Graph, shapes: &Shapes, nodes: &FxHa
 /// Returns a value with its type: the one that the model states, else the inferred one.
 fn typed(graph: &Graph, shapes: &Shapes, value: ValueId) -> ValueInfoProto {
     let io = graph.inputs().chain(graph.outputs()).find(|io| io.value == value);
-    let stated = io.and_then(|io| io.info.r#type.as_ref()).or_else(|| graph.stated_type(value));
+    let stated = io.and_then(|io| io.info.0.r#type.as_ref()).or_else(|| graph.stated_type(value));
     ValueInfoProto {
         name: Some(graph.value(value).name.clone()),
         r#type: stated.cloned().or_else(|| tensor(shapes.of(value)?)),

@@ -8,8 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{LoraFile, prune::Mask};
 use crate::{
     analysis::{modules::ModuleId, skip::Redirect, splice::Splice, weights::Weight},
-    ir::{NodeId, ValueId},
-    onnx::proto::AttributeProto,
+    ir::{Attribute, NodeId, ValueId},
 };
 
 /// The edits of a plan.
@@ -193,7 +192,7 @@ pub struct Attributes {
     /// The node.
     pub node: NodeId,
     /// The attributes in place of those of the same names; it keeps the others.
-    pub set: Vec<AttributeProto>,
+    pub set: Vec<Attribute>,
 }
 
 /// A low-rank sum that is added to a weight: `scale * alpha / rank * up * down`, of a layer of a file.

@@ -11,7 +11,7 @@ use super::{
     hash::{Hash, Hasher},
 };
 use crate::{
-    ir::Graph,
+    ir::{Attribute, Graph},
     observer::Progress,
     onnx::{
         OnnxError, graph_field, model_field,
@@ -91,16 +91,16 @@ impl<'g> Canonical<'g> {
     ///
     /// # Errors
     /// [`OnnxError`] if a tensor in them cannot be read.
-    pub fn attributes(&self, attributes: &[AttributeProto], outer: Outer<'_>) -> Result<Hash, OnnxError> {
-        self.attributes_at(attributes, outer, 0)
+    pub fn attributes(&self, attributes: &[Attribute], outer: Outer<'_>) -> Result<Hash, OnnxError> {
+        self.attributes_at(attributes.iter().map(|attribute| &attribute.0), outer, 0)
     }
 
     /// Returns the hash of one attribute, names from outside left out.
     ///
     /// # Errors
     /// [`OnnxError`] if a tensor in it cannot be read.
-    pub fn attribute(&self, attribute: &AttributeProto) -> Result<Hash, OnnxError> {
-        self.attribute_at(attribute, &|_| None, 0)
+    pub fn attribute(&self, attribute: &Attribute) -> Result<Hash, OnnxError> {
+        self.attribute_at(&attribute.0, &|_| None, 0)
     }
 
     /// Returns the hash of a tensor: type, dimensions and elements.
@@ -144,14 +144,14 @@ impl<'g> Canonical<'g> {
         Ok(found)
     }
 
-    fn attributes_at(
+    fn attributes_at<'p>(
         &self,
-        attributes: &[AttributeProto],
+        attributes: impl IntoIterator<Item = &'p AttributeProto>,
         outer: Outer<'_>,
         depth: u64,
     ) -> Result<Hash, OnnxError> {
         // In an order of their own: `outer` may number names as it meets them.
-        let mut sorted: Vec<&AttributeProto> = attributes.iter().collect();
+        let mut sorted: Vec<&AttributeProto> = attributes.into_iter().collect();
         sorted.sort_by_key(|attribute| attribute.name());
         let hashes: Result<Vec<Hash>, OnnxError> =
             sorted.into_iter().map(|a| self.attribute_at(a, outer, depth)).collect();
@@ -233,7 +233,7 @@ impl<'g> Canonical<'g> {
         let mut parameters = function.attribute.clone();
         parameters.sort_unstable();
         hasher = parameters.iter().fold(hasher, |hasher, name| hasher.text(name));
-        Ok(hasher.bytes(&self.attributes(&function.attribute_proto, &|_| None)?).finish())
+        Ok(hasher.bytes(&self.attributes_at(&function.attribute_proto, &|_| None, 0)?).finish())
     }
 
     fn body(&self, body: &Body<'_>, outer: Outer<'_>, depth: u64) -> Result<Hash, OnnxError> {
@@ -322,8 +322,8 @@ pub fn is_random(op_type: &str, domain: &str) -> bool {
 }
 
 /// Returns whether a node in the bodies among `attributes` may.
-pub fn any_random(attributes: &[AttributeProto]) -> bool {
-    let mut bodies = attributes.iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs));
+pub fn any_random<'p>(attributes: impl IntoIterator<Item = &'p AttributeProto>) -> bool {
+    let mut bodies = attributes.into_iter().flat_map(|a| a.g.as_deref().into_iter().chain(&a.graphs));
     bodies.any(|body| {
         body.node.iter().any(|node| is_random(node.op_type(), node.domain()) || any_random(&node.attribute))
     })

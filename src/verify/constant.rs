@@ -50,13 +50,16 @@ pub fn of_node(node: &Node, name: &str) -> Result<Option<TensorHeader>, OnnxErro
     let floats = |list: &[f32]| list.iter().flat_map(|x| x.to_le_bytes()).collect();
     let ints = |list: &[i64]| list.iter().flat_map(|x| x.to_le_bytes()).collect();
     let mut proto = match attribute.name() {
-        "value_float" => tensor(DataType::FLOAT, Vec::new(), floats(&[attribute.f()])),
-        "value_floats" => tensor(DataType::FLOAT, count(attribute.floats.len()), floats(&attribute.floats)),
-        "value_int" => tensor(DataType::INT64, Vec::new(), ints(&[attribute.i()])),
-        "value_ints" => tensor(DataType::INT64, count(attribute.ints.len()), ints(&attribute.ints)),
-        "value_string" => strings(Vec::new(), attribute.s.iter().cloned().collect()),
-        "value_strings" => strings(count(attribute.strings.len()), attribute.strings.clone()),
+        "value_float" => tensor(DataType::FLOAT, Vec::new(), floats(&[attribute.0.f()])),
+        "value_floats" => {
+            tensor(DataType::FLOAT, count(attribute.0.floats.len()), floats(&attribute.0.floats))
+        }
+        "value_int" => tensor(DataType::INT64, Vec::new(), ints(&[attribute.0.i()])),
+        "value_ints" => tensor(DataType::INT64, count(attribute.0.ints.len()), ints(&attribute.0.ints)),
+        "value_string" => strings(Vec::new(), attribute.0.s.iter().cloned().collect()),
+        "value_strings" => strings(count(attribute.0.strings.len()), attribute.0.strings.clone()),
         _ => attribute
+            .0
             .t
             .as_deref()
             .cloned()

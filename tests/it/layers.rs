@@ -177,3 +177,66 @@ fn only_the_command_line_prints() {
     }
     assert_eq!(printing, [""; 0]);
 }
+
+/// Returns the public items and fields of `code`, functions as far as their signatures.
+fn public(code: &str) -> Vec<&str> {
+    let starts = code.match_indices("pub ").filter(|(at, _)| {
+        let line = code[..*at].rfind('\n').map_or(0, |end| end + 1);
+        code[line..*at].trim().is_empty()
+    });
+    let item = |(at, _): (usize, &str)| {
+        let rest = &code[at..];
+        let is_function = rest.lines().next().is_some_and(|line| line.contains("fn "));
+        let ends: &[char] = if is_function { &['{', ';'] } else { &['\n'] };
+        &rest[..rest.find(ends).unwrap_or(rest.len())]
+    };
+    starts.map(item).collect()
+}
+
+/// Returns whether an item names a message of protobuf, other than in a field that only the crate sees.
+fn names_message(item: &str) -> bool {
+    let item = item.split("pub(crate) ").next().unwrap();
+    item.contains("proto::") || item.split(|c: char| !c.is_alphanumeric()).any(|word| word.ends_with("Proto"))
+}
+
+#[test]
+fn messages_in_signatures_are_found() {
+    let text = "impl A {\n    pub fn f(\n        a: &[NodeProto],\n    ) {}\n    pub fn g() -> A {}\n}\npub struct A(pub(crate) NodeProto);\n// pub fn\npub type B = proto::Node;\n    pub c: Vec<GraphProto>,\n";
+    let found: Vec<_> = public(text).into_iter().filter(|item| names_message(item)).collect();
+    assert_eq!(
+        found,
+        [
+            "pub fn f(\n        a: &[NodeProto],\n    ) ",
+            "pub type B = proto::Node;",
+            "pub c: Vec<GraphProto>,"
+        ]
+    );
+}
+
+/// prost's types are no part of the API.
+#[test]
+fn no_message_is_in_a_public_signature() {
+    // Modules that are private, or hidden from the documentation.
+    const UNSEEN: [&str; 6] = [
+        "analysis/shapes/tensor.rs",
+        "onnx/text/",
+        "report/slice.rs",
+        "verify/canonical.rs",
+        "verify/conformance/",
+        "verify/constant.rs",
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut found = Vec::new();
+    for file in files {
+        let path = file.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+        if UNSEEN.iter().any(|unseen| path.starts_with(unseen)) {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let items = public(&text).into_iter().filter(|item| names_message(item));
+        found.extend(items.map(|item| format!("src/{path}: {item}")));
+    }
+    assert!(found.is_empty(), "messages of protobuf in public signatures:\n{}", found.join("\n"));
+}

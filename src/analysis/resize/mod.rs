@@ -20,10 +20,7 @@ use super::{
     skip::Illegal,
     splice::Splice,
 };
-use crate::{
-    ir::{NodeId, ValueId},
-    onnx::proto::AttributeProto,
-};
+use crate::ir::{Attribute, NodeId, ValueId};
 
 /// How an image is resized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
@@ -175,7 +172,7 @@ impl Analysis<'_> {
     pub fn resized_node(
         &self,
         id: NodeId,
-        attributes: &[AttributeProto],
+        attributes: &[Attribute],
         resize: &Resize,
     ) -> Result<Resized, Illegal> {
         let input =

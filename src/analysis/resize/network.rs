@@ -9,8 +9,7 @@ use crate::{
         skip::{Illegal, Redirect},
         splice::Splice,
     },
-    ir::NodeId,
-    onnx::proto::AttributeProto,
+    ir::{Attribute, NodeId},
 };
 
 impl Analysis<'_> {
@@ -23,11 +22,11 @@ impl Analysis<'_> {
         &self,
         redirects: impl Iterator<Item = Redirect>,
         splices: impl Iterator<Item = &'e Splice>,
-        attributes: impl Iterator<Item = (NodeId, &'e [AttributeProto])>,
+        attributes: impl Iterator<Item = (NodeId, &'e [Attribute])>,
     ) -> Result<Option<String>, Illegal> {
         let mut edited = Edited::new(self.graph, &self.shapes);
         redirects.for_each(|redirect| edited.redirect(redirect.from, redirect.to));
-        let attributes: FxHashMap<NodeId, &[AttributeProto]> = attributes.collect();
+        let attributes: FxHashMap<NodeId, &[Attribute]> = attributes.collect();
         let mut waiting: FxHashMap<NodeId, Vec<&Splice>> = FxHashMap::default();
         for splice in splices {
             if let Some(first) = splice.first_reader() {

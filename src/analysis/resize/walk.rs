@@ -10,8 +10,7 @@ use crate::{
         skip::Illegal,
         splice::Splice,
     },
-    ir::{NodeId, Template, TemplateOperand, ValueId, int_attribute},
-    onnx::proto::AttributeProto,
+    ir::{Attribute, NodeId, Template, TemplateOperand, ValueId, int_attribute},
 };
 
 /// Most nodes between a Reshape and the image whose sizes it restores.
@@ -48,7 +47,7 @@ impl<'a> Walk<'a, '_> {
     pub fn run(
         mut self,
         inside: &dyn Fn(NodeId) -> bool,
-        other: Option<(NodeId, &[AttributeProto])>,
+        other: Option<(NodeId, &[Attribute])>,
     ) -> Result<Resized, Illegal> {
         let graph = self.analysis.graph;
         let first = self.splices.iter().filter_map(Splice::first_reader).min();

@@ -13,10 +13,7 @@ use super::{
     tensor::{Tensor, Unknowns},
     types,
 };
-use crate::{
-    ir::{Graph, Node, NodeId, Template, ValueId},
-    onnx::proto::AttributeProto,
-};
+use crate::ir::{Attribute, Graph, Node, NodeId, Template, ValueId};
 
 /// The values of a graph whose shapes are others than before, as far as nodes were visited.
 ///
@@ -180,7 +177,7 @@ impl<'a> Edited<'a> {
     ///
     /// # Errors
     /// Why it is not proven to run.
-    pub fn visit(&mut self, id: NodeId, attributes: Option<&[AttributeProto]>) -> Result<(), String> {
+    pub fn visit(&mut self, id: NodeId, attributes: Option<&[Attribute]>) -> Result<(), String> {
         let graph = self.graph;
         let node = graph.node(id);
         if node.captures.iter().any(|value| self.is_read_otherwise(*value)) {

@@ -5,10 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{dim::Dim, tensor::Tensor};
 use crate::{
     ir::{Graph, GraphIo},
-    onnx::{
-        DataType,
-        proto::{tensor_shape_proto::dimension, type_proto},
-    },
+    onnx::{DataType, Dimension},
 };
 
 /// Returns the name of a dimension: the model's own (`dim_param`), or `<input>.<axis>`.
@@ -48,23 +45,16 @@ pub(super) fn input_tensors(graph: &Graph) -> (Vec<Tensor>, Vec<Arc<str>>) {
 
 /// Returns for each dimension its size, `Ok(None)` if the model says nothing, or its name.
 fn sizes(io: &GraphIo) -> Option<Vec<Result<Option<i64>, String>>> {
-    let shape = match io.info.r#type.as_ref()?.value.as_ref()? {
-        type_proto::Value::TensorType(tensor) => tensor.shape.as_ref()?,
-        _ => return None,
-    };
-    let size = |value: &Option<dimension::Value>| match value {
-        Some(dimension::Value::DimValue(size)) if *size >= 0 => Ok(Some(*size)),
-        Some(dimension::Value::DimParam(name)) if !name.is_empty() => Err(name.clone()),
+    let size = |dim| match dim {
+        Some(Dimension::Size(size)) if size >= 0 => Ok(Some(size)),
+        Some(Dimension::Name(name)) if !name.is_empty() => Err(name),
         _ => Ok(None),
     };
-    Some(shape.dim.iter().map(|d| size(&d.value)).collect())
+    Some(io.info.dims()?.into_iter().map(size).collect())
 }
 
 fn element_type(io: &GraphIo) -> Option<DataType> {
-    match io.info.r#type.as_ref()?.value.as_ref()? {
-        type_proto::Value::TensorType(tensor) => Some(DataType(tensor.elem_type())).filter(|t| t.0 != 0),
-        _ => None,
-    }
+    io.info.data_type().filter(|data_type| data_type.0 != 0)
 }
 
 /// Returns values for the symbols of a UNet's inputs, for [`Shapes::evaluate`](super::Shapes::evaluate).

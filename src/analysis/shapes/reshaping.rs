@@ -138,7 +138,7 @@ pub(super) fn resize(call: &mut Call<'_>) -> Result<Tensor, Failure> {
                 let scales = call.node.attribute("scales");
                 let missing = || Failure::Invalid("it has neither scales nor sizes".into());
                 let scales = scales.ok_or_else(missing)?;
-                Some(scales.floats.iter().map(|s| Element::from_number((*s).into())).collect())
+                Some(scales.0.floats.iter().map(|s| Element::from_number((*s).into())).collect())
             }
         };
         let scale = |i: usize| scales.as_ref().and_then(|s| s.get(i));

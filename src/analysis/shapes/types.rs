@@ -24,7 +24,7 @@ pub(super) fn results(call: &Call<'_>) -> Vec<Option<DataType>> {
         "CastLike" | "Where" => vec![operand(1)],
         "Constant" => vec![constant(call)],
         "ConstantOfShape" => {
-            let value = node.attribute("value").and_then(|a| a.t.as_ref());
+            let value = node.attribute("value").and_then(|a| a.0.t.as_ref());
             vec![Some(value.map_or(DataType::FLOAT, |t| DataType(t.data_type())))]
         }
         "RandomNormal" | "RandomUniform" => vec![Some(stated("dtype").unwrap_or(DataType::FLOAT))],
@@ -175,7 +175,7 @@ const SAME_AS_FIRST: &[&str] = &[
 
 fn constant(call: &Call<'_>) -> Option<DataType> {
     let has = |name: &str| call.node.attribute(name).is_some();
-    match call.node.attribute("value").and_then(|a| a.t.as_ref()) {
+    match call.node.attribute("value").and_then(|a| a.0.t.as_ref()) {
         Some(tensor) => Some(DataType(tensor.data_type())).filter(|t| t.0 != 0),
         None if has("value_int") || has("value_ints") => Some(DataType::INT64),
         None if has("value_float") || has("value_floats") => Some(DataType::FLOAT),

@@ -58,16 +58,16 @@ pub(super) fn sizes(call: &mut Call<'_>, index: usize) -> Result<Vec<Dim>, Failu
 fn constant(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     let node = call.node;
     let scalar = |element| Tensor::with_elements(Vec::new(), vec![element]);
-    if let Some(tensor) = node.attribute("value").and_then(|a| a.t.as_ref()) {
+    if let Some(tensor) = node.attribute("value").and_then(|a| a.0.t.as_ref()) {
         Ok(Tensor::from_attribute(tensor))
     } else if let Some(value) = node.int("value_int") {
         Ok(scalar(value.into()))
     } else if let Some(value) = node.float("value_float") {
         Ok(scalar(Element::from_number(value.into())))
     } else if let Some(attribute) = node.attribute("value_ints") {
-        Ok(Tensor::vector(attribute.ints.iter().map(|value| (*value).into()).collect()))
+        Ok(Tensor::vector(attribute.ints().iter().map(|value| (*value).into()).collect()))
     } else if let Some(attribute) = node.attribute("value_floats") {
-        Ok(Tensor::vector(attribute.floats.iter().map(|v| Element::from_number((*v).into())).collect()))
+        Ok(Tensor::vector(attribute.0.floats.iter().map(|v| Element::from_number((*v).into())).collect()))
     } else {
         Err(Failure::Unsupported("a constant that is neither a tensor nor a number".into()))
     }
@@ -75,7 +75,7 @@ fn constant(call: &mut Call<'_>) -> Result<Tensor, Failure> {
 
 fn constant_of_shape(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     let dims = sizes(call, 0)?;
-    let value = match call.node.attribute("value").and_then(|a| a.t.as_ref()) {
+    let value = match call.node.attribute("value").and_then(|a| a.0.t.as_ref()) {
         Some(tensor) => Tensor::from_attribute(tensor).elements.and_then(|e| e.first().cloned()),
         None => Some(0.into()),
     };

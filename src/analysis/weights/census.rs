@@ -37,7 +37,7 @@ impl Matrices {
             matrix[initializer.value.index()] = is_matrix(&header.dims, header.data_type.0);
         }
         for (_, node) in graph.nodes() {
-            let made = match node.attribute("value").and_then(|a| a.t.as_ref()) {
+            let made = match node.attribute("value").and_then(|a| a.0.t.as_ref()) {
                 Some(tensor) if node.is("Constant") => is_matrix(&tensor.dims, tensor.data_type()),
                 _ => {
                     let multiplies = operators::is_layer(node) || operators::is_opaque(node);
@@ -134,7 +134,8 @@ pub(super) fn is_cut(graph: &Graph, mut value: ValueId, layer: NodeId) -> bool {
 /// Returns the layers in the bodies of an If, Loop or Scan.
 fn bodies(graph: &Graph, id: NodeId, node: &Node) -> Vec<Finding> {
     let mut found = Vec::new();
-    let mut open: Vec<&GraphProto> = node.attributes.iter().flat_map(graphs).collect();
+    let mut open: Vec<&GraphProto> =
+        node.attributes.iter().flat_map(|attribute| graphs(&attribute.0)).collect();
     while let Some(body) = open.pop() {
         for inner in &body.node {
             open.extend(inner.attribute.iter().flat_map(graphs));

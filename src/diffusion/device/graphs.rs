@@ -8,11 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::super::sampler::{Operand, Row, Term};
-use crate::onnx::{
-    DataType,
-    proto::{self, tensor_shape_proto::dimension::Value as Dim},
-    value_info,
-};
+use crate::onnx::{DataType, Dimension, ValueInfo, proto};
 
 /// A graph to be made.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -438,10 +434,10 @@ fn described(name: &str, data_type: DataType, rank: usize) -> proto::ValueInfoPr
     let dims = ["n", "channels", "height", "width"].iter().take(rank);
     // A dimension of a name is of one size throughout a graph, which the batch is not.
     let dim = dims.enumerate().map(|(i, dim)| match i {
-        0 => Dim::DimParam(format!("{name}_{dim}")),
-        _ => Dim::DimParam(dim.to_string()),
+        0 => Dimension::Name(format!("{name}_{dim}")),
+        _ => Dimension::Name(dim.to_string()),
     });
-    value_info(name, data_type, Some(dim.collect()))
+    ValueInfo::tensor(name, data_type, Some(dim.collect())).0
 }
 
 fn int(name: &str, value: i64) -> proto::AttributeProto {

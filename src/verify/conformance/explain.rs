@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     analysis::modules::Modules,
-    ir::{Graph, NodeId, ValueId},
+    ir::{Attribute, Graph, NodeId, ValueId},
     onnx::proto::AttributeProto,
     rules::{Change, Edits, Merge, WeightEdit},
     verify::canonical::Canonical,
@@ -250,10 +250,10 @@ impl Names<'_, '_> {
 
 /// Returns the difference between the attributes of two nodes, each with its graph.
 fn attribute_difference(
-    (compiled, found): (&Graph, &[AttributeProto]),
-    (original, expected): (&Graph, &[AttributeProto]),
+    (compiled, found): (&Graph, &[Attribute]),
+    (original, expected): (&Graph, &[Attribute]),
 ) -> Option<String> {
-    let mut sorted: Vec<&AttributeProto> = expected.iter().collect();
+    let mut sorted: Vec<&Attribute> = expected.iter().collect();
     sorted.sort_by_key(|attribute| attribute.name());
     let is_same = |other, wanted| {
         let hashes = [(compiled, other), (original, wanted)].map(|(g, a)| Canonical::exact(g).attribute(a));
@@ -278,8 +278,8 @@ fn attribute_difference(
     Some(format!("an attribute `{}` = {} that it should not have", extra.name(), attribute_text(extra)))
 }
 
-fn attribute_text(attribute: &AttributeProto) -> String {
-    match attribute {
+fn attribute_text(attribute: &Attribute) -> String {
+    match &attribute.0 {
         AttributeProto { f: Some(f), .. } => format!("{f:?}"),
         AttributeProto { i: Some(i), .. } => i.to_string(),
         AttributeProto { s: Some(s), .. } => format!("{:?}", String::from_utf8_lossy(s)),

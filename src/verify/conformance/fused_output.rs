@@ -25,7 +25,7 @@ pub(super) struct Mix {
 pub(super) fn mix(graph: &Graph, index: usize) -> Result<Mix, String> {
     let io = graph.outputs().get(index).ok_or("there is no such output")?;
     // An output that states no type is float32: others are cast to it.
-    let own_type = match io.info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+    let own_type = match io.info.0.r#type.as_ref().and_then(|t| t.value.as_ref()) {
         Some(type_proto::Value::TensorType(tensor)) => DataType(tensor.elem_type()),
         Some(_) => return Err("the output is no tensor".into()),
         None => DataType::FLOAT,

@@ -10,9 +10,8 @@ use super::{Violation, explain::Names, kept::Kept, per_row::PerRow};
 use crate::{
     ir::{Graph, GraphIo},
     onnx::{
-        DataType, Source, Unknown, graph_field, model_field,
+        DataType, Source, Unknown, ValueInfo, graph_field, model_field,
         proto::{StringStringEntryProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto},
-        value_info,
         wire::Field,
     },
     plan::{Depth, Plan, Target},
@@ -241,7 +240,7 @@ fn uses(graph: &Graph, domain: &str) -> bool {
     has_functions
         || nodes.any(|node| {
             canonical::domain(&node.domain) == domain
-                || node.attributes.iter().any(|a| a.g.is_some() || !a.graphs.is_empty())
+                || node.attributes.iter().any(|a| a.0.g.is_some() || !a.0.graphs.is_empty())
         })
 }
 
@@ -263,8 +262,8 @@ pub(super) fn compare_inputs(
     form: Extra<'_>,
     differences: &mut Vec<Violation>,
 ) -> Vec<(crate::ir::ValueId, crate::ir::ValueId)> {
-    let widened = |info: &ValueInfoProto| match rows.has(info.name()) {
-        true => ValueInfoProto { r#type: rows.widened(info.r#type.as_ref()), ..info.clone() },
+    let widened = |info: &ValueInfo| match rows.has(info.name()) {
+        true => ValueInfo(ValueInfoProto { r#type: rows.widened(info.0.r#type.as_ref()), ..info.0.clone() }),
         false => info.clone(),
     };
     let expected: Vec<GraphIo> =
@@ -277,7 +276,7 @@ pub(super) fn compare_inputs(
     if form.weight {
         match found.pop_if(|io| io.info.name() == WEIGHT_INPUT) {
             Some(io) => {
-                let scalar = value_info(WEIGHT_INPUT, DataType::FLOAT, Some(Vec::new()));
+                let scalar = ValueInfo::tensor(WEIGHT_INPUT, DataType::FLOAT, Some(Vec::new()));
                 types("input", &widened(&scalar), &io.info, differences);
             }
             None => differences.push(Violation::first(format!(
@@ -351,13 +350,13 @@ fn pairs(
     pairs
 }
 
-fn types(what: &str, expected: &ValueInfoProto, found: &ValueInfoProto, differences: &mut Vec<Violation>) {
-    if expected.r#type != found.r#type {
+fn types(what: &str, expected: &ValueInfo, found: &ValueInfo, differences: &mut Vec<Violation>) {
+    if expected.0.r#type != found.0.r#type {
         differences.push(Violation::first(format!(
             "{what} `{}` is {}, expected {}",
             expected.name(),
-            type_text(found.r#type.as_ref()),
-            type_text(expected.r#type.as_ref())
+            type_text(found.0.r#type.as_ref()),
+            type_text(expected.0.r#type.as_ref())
         )));
     }
 }

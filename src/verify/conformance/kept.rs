@@ -15,9 +15,8 @@ use crate::{
     },
     ir::{Graph, GraphIo, ValueId},
     onnx::{
-        DataType, OnnxError,
+        DataType, OnnxError, ValueInfo,
         proto::{TypeProto, tensor_shape_proto::dimension::Value, type_proto},
-        value_info,
     },
     plan::Depth,
 };
@@ -56,7 +55,7 @@ impl Kept {
             (false, false) => return None,
         };
         let sizes = |io: &GraphIo| {
-            let names = dims(io.info.r#type.as_ref()).unwrap_or_default();
+            let names = dims(io.info.0.r#type.as_ref()).unwrap_or_default();
             let known = shapes.of(io.value).map_or(&[][..], |shape| &shape.dims);
             let named = names.into_iter().zip(known).filter_map(|(name, dim)| match name {
                 Some(Value::DimParam(name)) => Some((name, dim.clone())),
@@ -75,7 +74,7 @@ impl Kept {
     /// [`OnnxError`] if a name is taken.
     pub fn add_inputs(&mut self, expected: &mut Graph) -> Result<(), OnnxError> {
         for name in NAMES {
-            let input = expected.edit().add_input(value_info(name, self.cut.data_type, None));
+            let input = expected.edit().add_input(ValueInfo::tensor(name, self.cut.data_type, None));
             self.inputs.push(input.map_err(|error| OnnxError::invalid("the cache", error.to_string()))?);
         }
         Ok(())
@@ -115,8 +114,8 @@ impl Kept {
                 continue;
             };
             places.insert(0, found.len());
-            if let Err(why) = self.is_stated(io.info.r#type.as_ref()) {
-                let found = type_text(io.info.r#type.as_ref());
+            if let Err(why) = self.is_stated(io.info.0.r#type.as_ref()) {
+                let found = type_text(io.info.0.r#type.as_ref());
                 differences.push(Violation::first(format!("{what} `{name}` is {found}: {why}")));
             }
         }

@@ -14,8 +14,8 @@ use crate::{
     analysis::shapes::{Dim, Shapes},
     ir::{Graph, Node, NodeId, Origin, Template, Use, ValueId},
     onnx::{
-        DataType,
-        proto::{TypeProto, ValueInfoProto, tensor_shape_proto::Dimension, type_proto},
+        DataType, ValueInfo,
+        proto::{TypeProto, tensor_shape_proto::Dimension, type_proto},
     },
     rules::{Change, Edit, Edits},
 };
@@ -244,8 +244,8 @@ fn column(graph: &Graph, node: &Node) -> Option<usize> {
     (sizes.next() == Some(-1) && sizes.all(|size| size == 1)).then_some(rank)
 }
 
-fn dims(info: &ValueInfoProto) -> Option<&[Dimension]> {
-    match info.r#type.as_ref()?.value.as_ref()? {
+fn dims(info: &ValueInfo) -> Option<&[Dimension]> {
+    match info.0.r#type.as_ref()?.value.as_ref()? {
         type_proto::Value::TensorType(tensor) => Some(tensor.shape.as_ref()?.dim.as_slice()),
         _ => None,
     }

@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 
 use crate::{
-    ir::{Graph, Node, NodeId, ValueId},
-    onnx::{self, OnnxError, proto::AttributeProto, wire},
+    ir::{Attribute, Graph, Node, NodeId, ValueId},
+    onnx::{self, OnnxError, wire},
     verify::{
         canonical::{Canonical, any_random, domain, is_random},
         hash::Hasher,
@@ -33,11 +33,7 @@ const TAKEN_APART: [u32; 8] = [1, 2, 3, 4, 5, 6, 7, 9];
 ///
 /// # Errors
 /// [`OnnxError`] if a tensor in an attribute cannot be read.
-pub(super) fn signature(
-    graph: &Graph,
-    id: NodeId,
-    attributes: &[AttributeProto],
-) -> Result<Signature, OnnxError> {
+pub(super) fn signature(graph: &Graph, id: NodeId, attributes: &[Attribute]) -> Result<Signature, OnnxError> {
     let node = graph.node(id);
     // An optional operand that is left out at the end is the same as none; in the middle it is one of its own.
     let operands = node.inputs.len() - node.inputs.iter().rev().take_while(|v| v.is_none()).count();
@@ -81,7 +77,8 @@ pub(super) fn signature(
     }
     let mut reads = operands.to_vec();
     reads.extend(free.into_inner().iter().map(|name| graph.value_named(name)));
-    let is_random = is_random(&node.op_type, &node.domain) || any_random(attributes);
+    let is_random =
+        is_random(&node.op_type, &node.domain) || any_random(attributes.iter().map(|attribute| &attribute.0));
     Ok(Signature { bytes, reads, is_random })
 }
 

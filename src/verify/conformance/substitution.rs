@@ -11,8 +11,8 @@ use super::{
     value,
 };
 use crate::{
-    ir::{Graph, NodeId, ValueId},
-    onnx::{OnnxError, proto::AttributeProto},
+    ir::{Attribute, Graph, NodeId, ValueId},
+    onnx::OnnxError,
     rules::{Edit, Edits},
 };
 
@@ -25,7 +25,7 @@ pub(super) struct Substitution {
     operands: FxHashMap<(NodeId, usize), ValueId>,
     /// The results of templates, each with the value that its readers would read without the plan.
     spliced: FxHashMap<ValueId, (ValueId, usize)>,
-    attributes: FxHashMap<NodeId, (Vec<AttributeProto>, usize)>,
+    attributes: FxHashMap<NodeId, (Vec<Attribute>, usize)>,
     /// The numbers of the signatures of nodes with other attributes.
     signatures: FxHashMap<NodeId, u32>,
     /// Values with the elements of another, in the form that is proven.
@@ -107,7 +107,7 @@ impl Substitution {
     }
 
     /// Returns the attributes of `node`, if the plan changes them, and the index of the change that says so.
-    pub fn attributes(&self, node: NodeId) -> Option<(&[AttributeProto], usize)> {
+    pub fn attributes(&self, node: NodeId) -> Option<(&[Attribute], usize)> {
         self.attributes.get(&node).map(|(attributes, index)| (attributes.as_slice(), *index))
     }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use rustc_hash::FxHashMap;
 
 use crate::{
-    ir::{EditError, Graph, NodeId, NodeSpec, Place, TemplateOperand, TemplateTensor, ValueId},
+    ir::{Attribute, EditError, Graph, NodeId, NodeSpec, Place, TemplateOperand, TemplateTensor, ValueId},
     onnx::{
         OnnxError,
         proto::{AttributeProto, TensorProto, attribute_proto::AttributeType},
@@ -75,7 +75,7 @@ fn add(
     graph: &mut Graph,
     op_type: &str,
     inputs: &[Option<ValueId>],
-    attributes: Vec<AttributeProto>,
+    attributes: Vec<Attribute>,
 ) -> Result<ValueId, OnnxError> {
     let spec = NodeSpec { name: op_type, op_type, inputs, output: op_type, attributes };
     graph.edit().add_node(spec, Place::Last).map_err(|error| match error {
@@ -84,17 +84,17 @@ fn add(
     })
 }
 
-fn constant(tensor: &TemplateTensor) -> AttributeProto {
+fn constant(tensor: &TemplateTensor) -> Attribute {
     let elements = TensorProto {
         data_type: Some(tensor.data_type.0),
         dims: tensor.dims.clone(),
         raw_data: Some(tensor.bytes.clone()),
         ..TensorProto::default()
     };
-    AttributeProto {
+    Attribute(AttributeProto {
         name: Some("value".into()),
         r#type: Some(AttributeType::Tensor as i32),
         t: Some(Box::new(elements)),
         ..AttributeProto::default()
-    }
+    })
 }

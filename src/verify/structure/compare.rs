@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     analysis::modules::{ModuleId, Modules},
-    ir::{Graph, Node, NodeId, Origin, ValueId},
+    ir::{Attribute, Graph, Node, NodeId, Origin, ValueId},
     observer::Progress,
-    onnx::{OnnxError, TensorHeader, proto::AttributeProto},
+    onnx::{OnnxError, TensorHeader},
     verify::{
         canonical::{Canonical, domain},
         hash::{Hash, Hasher},
@@ -338,17 +338,17 @@ impl Comparison<'_, '_> {
     }
 
     fn attributes(&self, node: &Node, other: &Node) -> Result<Vec<What>, OnnxError> {
-        let [ours, theirs] = [node, other].map(|node| -> BTreeMap<&str, &AttributeProto> {
+        let [ours, theirs] = [node, other].map(|node| -> BTreeMap<&str, &Attribute> {
             node.attributes.iter().map(|a| (a.name(), a)).collect()
         });
         let mut found = Vec::new();
         for name in ours.keys().chain(theirs.keys()).collect::<BTreeSet<_>>() {
             let (x, y) = (ours.get(name), theirs.get(name));
-            let hash = |side: usize, attribute: Option<&&AttributeProto>| {
+            let hash = |side: usize, attribute: Option<&&Attribute>| {
                 attribute.map(|a| self.canonical[side].attribute(a)).transpose()
             };
             if hash(A, x)? != hash(B, y)? {
-                let text = |a: Option<&&AttributeProto>| a.map(|a| attribute_text(a));
+                let text = |a: Option<&&Attribute>| a.map(|a| attribute_text(a));
                 found.push(What::Attribute { name: name.to_string(), from: text(x), to: text(y) });
             }
         }
@@ -441,7 +441,7 @@ fn input_text(graph: &Graph, value: ValueId) -> String {
         DataType,
         proto::{tensor_shape_proto::dimension, type_proto},
     };
-    let info = graph.inputs().find(|io| io.value == value).and_then(|io| io.info.r#type.as_ref());
+    let info = graph.inputs().find(|io| io.value == value).and_then(|io| io.info.0.r#type.as_ref());
     let Some(type_proto::Value::TensorType(tensor)) = info.and_then(|t| t.value.as_ref()) else {
         return "no tensor".into();
     };
@@ -454,23 +454,23 @@ fn input_text(graph: &Graph, value: ValueId) -> String {
     format!("{}[{}]", DataType(tensor.elem_type()).name(), dims.join(", "))
 }
 
-fn attribute_text(attribute: &AttributeProto) -> String {
+fn attribute_text(attribute: &Attribute) -> String {
     fn list<T: ToString>(items: &[T]) -> String {
         format!("[{}]", items.iter().map(T::to_string).collect::<Vec<_>>().join(", "))
     }
-    if let Some(i) = attribute.i {
+    if let Some(i) = attribute.0.i {
         i.to_string()
-    } else if let Some(f) = attribute.f {
+    } else if let Some(f) = attribute.0.f {
         f.to_string()
-    } else if let Some(s) = &attribute.s {
+    } else if let Some(s) = &attribute.0.s {
         format!("\"{}\"", String::from_utf8_lossy(s).escape_debug())
-    } else if !attribute.ints.is_empty() {
-        list(&attribute.ints)
-    } else if !attribute.floats.is_empty() {
-        list(&attribute.floats)
-    } else if attribute.t.is_some() {
+    } else if !attribute.0.ints.is_empty() {
+        list(&attribute.0.ints)
+    } else if !attribute.0.floats.is_empty() {
+        list(&attribute.0.floats)
+    } else if attribute.0.t.is_some() {
         "a tensor".into()
-    } else if attribute.g.is_some() || !attribute.graphs.is_empty() {
+    } else if attribute.0.g.is_some() || !attribute.0.graphs.is_empty() {
         "a subgraph".into()
     } else {
         "a list".into()

@@ -177,10 +177,10 @@ pub fn inputs(graph: &Graph) -> Vec<(ValueId, Hash)> {
     let mut hashes = Vec::with_capacity(inputs.len());
     for io in inputs {
         let mut hasher = Hasher::new("input").text(io.info.name()).number(element_type(io));
-        let shape = match io.info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
+        let shape = match io.info.0.r#type.as_ref().and_then(|t| t.value.as_ref()) {
             Some(type_proto::Value::TensorType(tensor)) => tensor.shape.as_ref(),
             Some(_) => {
-                let other = io.info.r#type.as_ref().map(prost::Message::encode_to_vec).unwrap_or_default();
+                let other = io.info.0.r#type.as_ref().map(prost::Message::encode_to_vec).unwrap_or_default();
                 hasher = hasher.bytes(&other);
                 None
             }
@@ -208,10 +208,7 @@ pub fn inputs(graph: &Graph) -> Vec<(ValueId, Hash)> {
 }
 
 fn element_type(io: &GraphIo) -> u64 {
-    match io.info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
-        Some(type_proto::Value::TensorType(tensor)) => tensor.elem_type() as u64,
-        _ => 0,
-    }
+    io.info.data_type().map_or(0, |data_type| data_type.0 as u64)
 }
 
 /// Returns the nodes that are compared: all but Constant nodes.

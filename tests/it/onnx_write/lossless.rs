@@ -8,7 +8,7 @@ use std::{
 
 use crdiff::{
     ir::{NewData, NodeSpec, Place},
-    onnx::{DataType, WeightPolicy, proto},
+    onnx::{DataType, ValueInfo, WeightPolicy},
 };
 use onnx_protobuf::{Message, ModelProto, StringStringEntryProto};
 
@@ -156,7 +156,7 @@ fn what_is_added_and_removed_goes_beside_its_like() {
     for node in doomed.into_iter().rev() {
         graph.edit().remove_node(node).unwrap();
     }
-    let extra = proto::ValueInfoProto { name: Some("weight".into()), ..Default::default() };
+    let extra = ValueInfo::tensor("weight", DataType::FLOAT, None);
     graph.edit().add_input(extra).unwrap();
     graph.edit().set_graph_name("renamed");
     graph.check().unwrap();

@@ -18,7 +18,7 @@ use crdiff::{
     engine::{Engine, HostTensor, Optimization, OrtEngine, SessionOptions},
     ir::Graph,
     onnx::{
-        self, DataType, WeightPolicy,
+        self, WeightPolicy,
         proto::{ModelProto, StringStringEntryProto, TensorProto, type_proto},
     },
     passes::MaskForm,
@@ -186,12 +186,7 @@ fn inputs(graph: &Graph, seed: u64) -> Vec<(String, HostTensor)> {
         |n: usize| -> Vec<f32> { (0..n).map(|_| (random.next() % 4001) as f32 / 1000.0 - 2.0).collect() };
     let declared = |name: &str| {
         let io = graph.inputs().find(|io| io.info.name() == name)?;
-        match io.info.r#type.as_ref()?.value.as_ref()? {
-            type_proto::Value::TensorType(tensor) => {
-                Some((tensor.elem_type(), tensor.shape.clone()?.dim.len()))
-            }
-            _ => None,
-        }
+        Some((io.info.data_type()?, io.info.dims()?.len()))
     };
     let rows = declared("timestep").map(|_| 2);
     let each = |name: &str, values: [f32; 2]| match declared(name) {
@@ -210,7 +205,7 @@ fn inputs(graph: &Graph, seed: u64) -> Vec<(String, HostTensor)> {
     ];
     let wanted = all.into_iter().filter_map(|(name, tensor)| {
         let (elements, _) = declared(name)?;
-        Some((name.to_string(), tensor.cast(DataType(elements)).unwrap()))
+        Some((name.to_string(), tensor.cast(elements).unwrap()))
     });
     wanted.collect()
 }

@@ -1,5 +1,7 @@
 //! Parts of a network that are not at the size that the plan says, or not by its filter.
 
+use crdiff::onnx::proto::attribute_proto::AttributeType;
+
 use super::*;
 
 const SHRINK: &str = "version: 1\nrules:\n  - shrink: { after: down_blocks.0.attentions.0, by: 2 }\n";
@@ -42,7 +44,12 @@ fn parts_at_another_size() {
     });
     bench.find("smoothed", "", MODULE, |m| {
         let (there, _) = both(m);
-        let smooth = crdiff::ir::int_attribute("antialias", 1);
+        let smooth = AttributeProto {
+            name: Some("antialias".into()),
+            r#type: Some(AttributeType::Int as i32),
+            i: Some(1),
+            ..AttributeProto::default()
+        };
         node(m, &there).attribute.push(smooth);
     });
     // Numbers of the template are shared: the ends of slices.
