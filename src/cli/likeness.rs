@@ -2,26 +2,13 @@
 
 use std::path::Path;
 
-use crate::{ir::Graph, onnx::model_field, onnx::proto::StringStringEntryProto};
-use prost::Message;
+use crate::{ir::Graph, report::compile::compiled_already};
 
 /// Returns what is to be said of the model at `path` when a plan doesn't fit it: it is no UNet, or it was compiled before.
 fn note(path: &Path, graph: &Graph) -> Option<String> {
     let path = path.display();
-    if let Some(plan) = metadata(graph, "crdiff.plan") {
-        let (emit, version) = (metadata(graph, "crdiff.emit"), metadata(graph, "crdiff.version"));
-        let with = match metadata(graph, "crdiff.lora").map_or(0, |files| files.split(',').count()) {
-            0 => String::new(),
-            1 => " and a LoRA".to_string(),
-            files => format!(" and {files} LoRAs"),
-        };
-        return Some(format!(
-            "{path} was compiled already, by crdiff {} ({}) with the plan of digest {}...{with}; compile the model that it \
-             was made of",
-            version.unwrap_or_default(),
-            emit.unwrap_or_default(),
-            plan.get(..12).unwrap_or(&plan)
-        ));
+    if let Some(how) = compiled_already(graph) {
+        return Some(format!("{path} was {how}; compile the model that it was made of"));
     }
     let what = likeness(graph)?;
     Some(format!(
@@ -52,11 +39,4 @@ fn likeness(graph: &Graph) -> Option<&'static str> {
         1 if has("pixel_values") || has("sample") && gives_latents => Some("a VAE encoder"),
         _ => None,
     }
-}
-
-/// Returns a value of the model's metadata.
-fn metadata(graph: &Graph, key: &str) -> Option<String> {
-    let fields = graph.source().fields.iter().filter(|field| field.number == model_field::METADATA_PROPS);
-    let mut entries = fields.filter_map(|field| StringStringEntryProto::decode(field.value()).ok());
-    entries.find(|entry| entry.key() == key).map(|entry| entry.value().to_string())
 }

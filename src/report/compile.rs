@@ -5,6 +5,8 @@ use std::{
     iter::successors,
 };
 
+use prost::Message;
+
 use super::{
     ChangeReport, CompileReport, FileReport, FusedReport, GraphReport, LoraReport, MagnitudeReport,
     PruneReport, TensorReport,
@@ -16,7 +18,7 @@ use crate::{
         modules::{ModuleId, Modules},
     },
     ir::{Graph, InitializerId, NodeId, count_masked},
-    onnx::{OnnxError, WeightPolicy, Written},
+    onnx::{OnnxError, WeightPolicy, Written, model_field, proto::StringStringEntryProto},
     passes::{MaskForm, REPORTED_BINS, Sharing, WeightOutcome},
     plan::PlanSource,
     rules::{Edits, Fate, Mask},
@@ -156,6 +158,12 @@ pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSour
             note: change.note.clone(),
         });
     }
+    if let Some(how) = compiled_already(graph) {
+        report.notes.push(format!(
+            "the model was {how}: what this plan says is done to what is left by that one; to have this plan alone, compile \
+             the model that it was made of"
+        ));
+    }
     if is_emptied(made) {
         report.notes.push("nothing of the network is left: every block of it is bypassed".to_string());
     }
@@ -201,6 +209,26 @@ pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSour
         }
     }
     report
+}
+
+/// Returns how a model was compiled before it was read, if its metadata say so: "compiled already, by ...".
+pub fn compiled_already(graph: &Graph) -> Option<String> {
+    let fields = graph.source().fields.iter().filter(|field| field.number == model_field::METADATA_PROPS);
+    let entries: Vec<_> =
+        fields.filter_map(|field| StringStringEntryProto::decode(field.value()).ok()).collect();
+    let value = |key: &str| entries.iter().find(|entry| entry.key() == key).map(|entry| entry.value());
+    let plan = value("crdiff.plan")?;
+    let with = match value("crdiff.lora").map_or(0, |files| files.split(',').count()) {
+        0 => String::new(),
+        1 => " and a LoRA".to_string(),
+        files => format!(" and {files} LoRAs"),
+    };
+    Some(format!(
+        "compiled already, by crdiff {} ({}) with the plan of digest {}...{with}",
+        value("crdiff.version").unwrap_or_default(),
+        value("crdiff.emit").unwrap_or_default(),
+        plan.get(..12).unwrap_or(plan)
+    ))
 }
 
 fn fused(graph: &Graph, made: &Made<'_>, census: &Census) -> FusedReport {

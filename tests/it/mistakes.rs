@@ -157,6 +157,11 @@ fn models_in_each_others_places() {
         "compiled.onnx was compiled already, by crdiff ",
     );
     desk.refused("crdiff-compile compiled.onnx bypass.yaml", "compile the model that it was made of");
+    // A plan that fits what the first one left.
+    desk.write("twice.yaml", "version: 1\ncrdiff: {down: 0.2}\n");
+    let (code, said, _) = desk.run("crdiff-compile compiled.onnx twice.yaml -o twice.onnx");
+    assert_eq!(code, Some(0));
+    assert!(said.contains("note: the model was compiled already, by crdiff "), "{said}");
 }
 
 #[test]
