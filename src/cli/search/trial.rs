@@ -52,7 +52,7 @@ pub struct Args {
     prompt: Vec<String>,
     /// The accelerator to run on.
     #[arg(long, value_name = "ID")]
-    device: Option<u32>,
+    device_id: Option<u32>,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let mut compiler = Compiler::open(&folder.unet())?;
     let bound = bound(&space, &compiler)?;
     let shots = shots(&space, &folder);
-    let devices: Vec<u32> = args.device.into_iter().collect();
+    let devices: Vec<u32> = args.device_id.into_iter().collect();
     let engines = Engines { engine: &args.engine, devices: &devices, jobs: NonZeroUsize::MIN };
     compiler.masks = engines.masks(&bound)?;
     let worker = engines.worker(0, &bound, &folder, &Arc::new(PredictionCache::new(CACHED)))?;
