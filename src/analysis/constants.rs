@@ -22,7 +22,7 @@ pub fn scalar(graph: &Graph, value: ValueId) -> Option<f64> {
             if let Some(f) = node.float("value_float") {
                 return Some(f.into());
             }
-            let tensor = node.attribute("value")?.0.t.as_ref()?;
+            let tensor = node.attribute("value")?.tensor()?;
             let raw = prost::Message::encode_to_vec(tensor).into();
             element(graph, &TensorHeader::parse(raw).ok()?)
         }

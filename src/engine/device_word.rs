@@ -7,8 +7,6 @@ use super::{Engine, EngineError, Provider, ProviderKind};
 /// A kind of device to run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceWord {
-    /// The CPU, by the engine's own kernels.
-    Cpu,
     /// A GPU, by the first provider that the engine has for one.
     Gpu,
     /// An NPU.
@@ -34,7 +32,6 @@ impl DeviceWord {
             provider
         };
         let choices: Vec<Provider> = match self {
-            Self::Cpu => return Ok(vec![ProviderKind::Cpu.into()]),
             // TensorRT leaves nodes to CUDA that it has no kernels for.
             Self::By(ProviderKind::TensorRt) => {
                 return Ok(vec![ProviderKind::TensorRt.into(), ProviderKind::Cuda.into()]);
@@ -61,7 +58,6 @@ impl DeviceWord {
 impl fmt::Display for DeviceWord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cpu => f.write_str("cpu"),
             Self::Gpu => f.write_str("gpu"),
             Self::Npu => f.write_str("npu"),
             Self::By(kind) => kind.fmt(f),
@@ -74,7 +70,6 @@ impl FromStr for DeviceWord {
 
     fn from_str(word: &str) -> Result<Self, EngineError> {
         match word.to_ascii_lowercase().as_str() {
-            "cpu" => Ok(Self::Cpu),
             "gpu" => Ok(Self::Gpu),
             "npu" => Ok(Self::Npu),
             other => match other.parse() {

@@ -1,6 +1,6 @@
 //! Attributes of nodes.
 
-use crate::onnx::proto::{AttributeProto, attribute_proto::AttributeType};
+use crate::onnx::proto::{AttributeProto, TensorProto, attribute_proto::AttributeType};
 
 /// An attribute of a node. Tensors in one that was read are not copied.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,11 @@ impl Attribute {
     /// Returns the value, if it is a string of UTF-8.
     pub fn string(&self) -> Option<&str> {
         std::str::from_utf8(self.0.s()).ok()
+    }
+
+    /// Returns the value, if it is a tensor.
+    pub(crate) fn tensor(&self) -> Option<&TensorProto> {
+        self.0.t.as_deref()
     }
 }
 

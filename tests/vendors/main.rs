@@ -7,9 +7,11 @@
 mod node;
 #[path = "../it/common/ort.rs"]
 mod ort;
+#[path = "../it/common/outputs.rs"]
+mod outputs;
 /// The parts of the other tests that these need, by the names that they have there.
 mod common {
-    pub(crate) use crate::{node, ort};
+    pub(crate) use crate::{node, ort, outputs};
 }
 
 mod fusions;
@@ -46,10 +48,7 @@ fn compiled(model: &str, plan: &str, target: Target, folder: &Path, name: &str) 
 
 /// Returns what a command prints, which must succeed.
 fn printed(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|e| panic!("{command:?} cannot be run: {e}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(outputs::printed(command)).unwrap()
 }
 
 /// The folder with what `tests/vendors/NAME.txt` requires.
@@ -76,16 +75,4 @@ fn alone(test: &str, library: &Path) -> Command {
 fn passes(command: &mut Command) {
     let said = printed(command);
     assert!(said.contains("1 passed"), "{said}");
-}
-
-/// The largest difference, as a part of the range of what is expected; infinite where a value is not a number.
-fn of_range(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let least = expected.iter().copied().fold(f32::INFINITY, f32::min);
-    let most = expected.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let off = |(a, b): (&f32, &f32)| match (a - b).abs() {
-        difference if difference.is_nan() => f32::INFINITY,
-        difference => difference,
-    };
-    found.iter().zip(expected).map(off).fold(0.0, f32::max) / (most - least)
 }

@@ -11,7 +11,11 @@ use crdiff::{
 };
 use serde_json::Value;
 
-use super::{alone, common::ort::ort_library, compiled, of_range, onnxruntime, packages, passes, root};
+use super::{
+    alone,
+    common::{ort::ort_library, outputs::of_range},
+    compiled, onnxruntime, packages, passes, root,
+};
 
 #[test]
 fn networks_run_on_openvino() {

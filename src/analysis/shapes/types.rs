@@ -1,7 +1,10 @@
 //! Element types of a node's results.
 
 use super::infer::Call;
-use crate::onnx::{DataType, proto::tensor_proto};
+use crate::{
+    ir::Attribute,
+    onnx::{DataType, proto::tensor_proto},
+};
 
 const UINT8: DataType = DataType(tensor_proto::DataType::Uint8 as i32);
 
@@ -24,7 +27,7 @@ pub(super) fn results(call: &Call<'_>) -> Vec<Option<DataType>> {
         "CastLike" | "Where" => vec![operand(1)],
         "Constant" => vec![constant(call)],
         "ConstantOfShape" => {
-            let value = node.attribute("value").and_then(|a| a.0.t.as_ref());
+            let value = node.attribute("value").and_then(Attribute::tensor);
             vec![Some(value.map_or(DataType::FLOAT, |t| DataType(t.data_type())))]
         }
         "RandomNormal" | "RandomUniform" => vec![Some(stated("dtype").unwrap_or(DataType::FLOAT))],
@@ -175,7 +178,7 @@ const SAME_AS_FIRST: &[&str] = &[
 
 fn constant(call: &Call<'_>) -> Option<DataType> {
     let has = |name: &str| call.node.attribute(name).is_some();
-    match call.node.attribute("value").and_then(|a| a.0.t.as_ref()) {
+    match call.node.attribute("value").and_then(Attribute::tensor) {
         Some(tensor) => Some(DataType(tensor.data_type())).filter(|t| t.0 != 0),
         None if has("value_int") || has("value_ints") => Some(DataType::INT64),
         None if has("value_float") || has("value_floats") => Some(DataType::FLOAT),

@@ -10,6 +10,7 @@ use super::{
     slicing::slice,
     tensor::{Element, MAX_ELEMENTS, Tensor},
 };
+use crate::ir::Attribute;
 
 /// Returns the results of an operator of this kind; `None` if `call` is another one.
 pub(super) fn infer(call: &mut Call<'_>) -> Option<Results> {
@@ -58,7 +59,7 @@ pub(super) fn sizes(call: &mut Call<'_>, index: usize) -> Result<Vec<Dim>, Failu
 fn constant(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     let node = call.node;
     let scalar = |element| Tensor::with_elements(Vec::new(), vec![element]);
-    if let Some(tensor) = node.attribute("value").and_then(|a| a.0.t.as_ref()) {
+    if let Some(tensor) = node.attribute("value").and_then(Attribute::tensor) {
         Ok(Tensor::from_attribute(tensor))
     } else if let Some(value) = node.int("value_int") {
         Ok(scalar(value.into()))
@@ -75,7 +76,7 @@ fn constant(call: &mut Call<'_>) -> Result<Tensor, Failure> {
 
 fn constant_of_shape(call: &mut Call<'_>) -> Result<Tensor, Failure> {
     let dims = sizes(call, 0)?;
-    let value = match call.node.attribute("value").and_then(|a| a.0.t.as_ref()) {
+    let value = match call.node.attribute("value").and_then(Attribute::tensor) {
         Some(tensor) => Tensor::from_attribute(tensor).elements.and_then(|e| e.first().cloned()),
         None => Some(0.into()),
     };

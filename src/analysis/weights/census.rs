@@ -9,7 +9,7 @@ use crate::{
         attention::{Attentions, Operand},
         constants,
     },
-    ir::{Graph, Node, NodeId, Origin, ValueId},
+    ir::{Attribute, Graph, Node, NodeId, Origin, ValueId},
     onnx::proto::{AttributeProto, GraphProto, tensor_proto},
 };
 
@@ -37,7 +37,7 @@ impl Matrices {
             matrix[initializer.value.index()] = is_matrix(&header.dims, header.data_type.0);
         }
         for (_, node) in graph.nodes() {
-            let made = match node.attribute("value").and_then(|a| a.0.t.as_ref()) {
+            let made = match node.attribute("value").and_then(Attribute::tensor) {
                 Some(tensor) if node.is("Constant") => is_matrix(&tensor.dims, tensor.data_type()),
                 _ => {
                     let multiplies = operators::is_layer(node) || operators::is_opaque(node);

@@ -16,7 +16,7 @@ use assert_cmd::cargo::cargo_bin;
 use crdiff::engine::{HostTensor, io};
 use serde_json::{Value, json};
 
-use crate::common::node;
+use crate::common::{node, outputs::of_range};
 
 /// Largest difference to torch, as a part of the range of the output.
 const TOLERANCE: f32 = 1e-5;
@@ -154,16 +154,4 @@ impl Place<'_> {
     fn output(&self, size: &str) -> PathBuf {
         self.folder.join(format!("{size}.out"))
     }
-}
-
-/// The largest difference, as a part of the range of what is expected; infinite where a value is not a number.
-fn of_range(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let least = expected.iter().copied().fold(f32::INFINITY, f32::min);
-    let most = expected.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let off = |(a, b): (&f32, &f32)| match (a - b).abs() {
-        difference if difference.is_nan() => f32::INFINITY,
-        difference => difference,
-    };
-    found.iter().zip(expected).map(off).fold(0.0, f32::max) / (most - least)
 }

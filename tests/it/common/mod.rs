@@ -9,6 +9,8 @@ pub mod observer;
 pub mod onnx_text;
 #[cfg(feature = "runner")]
 pub mod ort;
+#[cfg(feature = "runner")]
+pub mod outputs;
 
 /// Fails a test that fetches something, or loads ONNX Runtime, though `cargo quick` runs it.
 pub fn not_quick() {

@@ -13,7 +13,10 @@ use crdiff::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::deploy::support::{compiled_by, config, fixture, printed, python, serving};
+use crate::{
+    common::outputs::printed,
+    deploy::support::{compiled_by, config, fixture, python, serving},
+};
 
 const NAME: &str = "draw";
 

@@ -12,8 +12,9 @@ use crdiff::{
 };
 use serde_json::json;
 
-use crate::deploy::support::{
-    compiled, config, export_to, fixture, numbers, of_range, port, run, serving, session,
+use crate::{
+    common::outputs::of_range,
+    deploy::support::{compiled, config, export_to, fixture, numbers, port, run, serving, session},
 };
 
 /// Largest difference between a row of a batch and the same alone, as a part of the range of the output.

@@ -15,7 +15,10 @@ use crdiff::{
 };
 use serde_json::{Value, json};
 
-use crate::deploy::support::{compiled, config, export_to, fixture, numbers, printed, python, serving};
+use crate::{
+    common::outputs::printed,
+    deploy::support::{compiled, config, export_to, fixture, numbers, python, serving},
+};
 
 /// ONNX Runtime's own description of models.
 fn described<'a>(models: impl IntoIterator<Item = &'a PathBuf>) -> Vec<Value> {

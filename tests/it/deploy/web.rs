@@ -10,8 +10,11 @@ use crdiff::deploy::{DeployError, web};
 use serde_json::{Value, json};
 
 use crate::{
-    common::node,
-    deploy::support::{Golden, fixture, of_range, printed, root},
+    common::{
+        node,
+        outputs::{of_range, printed},
+    },
+    deploy::support::{Golden, fixture, root},
 };
 
 const TOLERANCE: f32 = 1e-5;
