@@ -308,7 +308,7 @@ fn numbers(part: Part<'_>) -> Result<Vec<u64>, OnnxError> {
 /// Returns how many entries of a tensor's field are in `part`; none if the bytes are not those of whole entries.
 fn count(part: Part<'_>) -> Option<u64> {
     let packed = part.wire_type == WireType::LengthDelimited;
-    let of_size = |size: usize| (part.value.len().is_multiple_of(size)).then_some(part.value.len() / size);
+    let of_size = |size: usize| part.value.len().is_multiple_of(size).then_some(part.value.len() / size);
     let count = match part.number {
         field::FLOAT_DATA if packed => of_size(4)?,
         field::DOUBLE_DATA if packed => of_size(8)?,
