@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    analysis::{Analysis, Findings, macs, magnitude::MagnitudeError, shapes, splice::Splice},
+    analysis::{Analysis, Findings, cut::Cut, macs, magnitude::MagnitudeError, shapes, splice::Splice},
     ir::Graph,
     observer::Observer,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
@@ -100,40 +100,64 @@ pub fn compile(
     masks: MaskForm,
     observer: &dyn Observer,
 ) -> Result<Compilation, CompileError> {
-    compile_depth(graph, plan, (target, None), masks, observer)
+    let resolved = Resolved::of(graph, plan, target)?;
+    let outcome = passes::run(graph, &resolved.recipe(plan, target, masks), observer)?;
+    Ok(resolved.compilation(outcome))
 }
 
-/// Does the same as [`compile`] for one graph of the pair that the plan's `cache` takes.
+/// Makes of `graph` the full and the shallow graph that the plan's `cache` takes, each as [`compile`] makes one.
 ///
 /// # Errors
-/// [`CompileError`]; the graph is then of no use.
-pub fn compile_depth(
-    graph: &mut Graph,
+/// [`CompileError`].
+pub fn compile_pair(
+    graph: Graph,
     plan: &Plan,
-    (target, depth): (Target, Option<Depth>),
+    target: Target,
     masks: MaskForm,
     observer: &dyn Observer,
-) -> Result<Compilation, CompileError> {
-    // Half of the time of a compilation that reads no weights.
-    let (analysis, source) = rayon::join(|| Analysis::of(graph), || graph.structure_digest());
-    let mut edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
-    let cut = plan::cut(plan, &analysis, &edits).map_err(Box::new)?;
-    let cut = match (&cut, depth) {
-        (Some(cut), Some(depth)) => Some((cut, depth)),
-        (None, Some(_)) => return Err(CompileError::Target(NO_CACHE.to_string())),
-        (_, None) => None,
-    };
-    let findings = analysis.findings();
-    let w = target.weight(plan, &edits).map_err(CompileError::Target)?;
-    match (target, w) {
-        (Target::Amplified, Some(w)) => edits.amplify(w),
-        (Target::Dense, _) => edits.other = EditSet::default(),
-        _ => {}
+) -> Result<([Graph; 2], Compilation), CompileError> {
+    let resolved = Resolved::of(&graph, plan, target)?;
+    let cut = resolved.cut.as_ref().ok_or_else(|| CompileError::Target(NO_CACHE.to_string()))?;
+    let recipe = resolved.recipe(plan, target, masks);
+    let (graphs, outcome) = passes::run_pair(graph, &recipe, cut, observer)?;
+    Ok((graphs, resolved.compilation(outcome)))
+}
+
+/// The meaning of a plan for a model.
+struct Resolved {
+    edits: Edits,
+    w: Option<f64>,
+    cut: Option<Cut>,
+    findings: Arc<Findings>,
+    /// SHA-256 of the model's structure.
+    source: String,
+}
+
+impl Resolved {
+    fn of(graph: &Graph, plan: &Plan, target: Target) -> Result<Self, CompileError> {
+        // Half of the time of a compilation that reads no weights.
+        let (analysis, source) = rayon::join(|| Analysis::of(graph), || graph.structure_digest());
+        let mut edits = plan::resolve(plan, &analysis).map_err(Box::new)?;
+        let cut = plan::cut(plan, &analysis, &edits).map_err(Box::new)?;
+        let findings = analysis.findings();
+        let w = target.weight(plan, &edits).map_err(CompileError::Target)?;
+        match (target, w) {
+            (Target::Amplified, Some(w)) => edits.amplify(w),
+            (Target::Dense, _) => edits.other = EditSet::default(),
+            _ => {}
+        }
+        Ok(Self { edits, w, cut, findings, source })
     }
-    let stamp = Some(Stamp { plan: &plan.digest, source: &source });
-    let recipe = Recipe { edits: &edits, target, w, cut, masks, stamp, per_row: None };
-    let Outcome { weights, sharing, .. } = passes::run(graph, &recipe, observer)?;
-    Ok(Compilation { edits, weights, sharing, findings })
+
+    fn recipe<'a>(&'a self, plan: &'a Plan, target: Target, masks: MaskForm) -> Recipe<'a> {
+        let stamp = Some(Stamp { plan: &plan.digest, source: &self.source });
+        Recipe { edits: &self.edits, target, w: self.w, masks, stamp, per_row: None }
+    }
+
+    fn compilation(self, outcome: Outcome) -> Compilation {
+        let Outcome { weights, sharing, .. } = outcome;
+        Compilation { edits: self.edits, weights, sharing, findings: self.findings }
+    }
 }
 
 /// A model to compile from and to files. [`Job::new`] makes one, and its methods change it.
@@ -226,37 +250,32 @@ impl<'a> Job<'a> {
 /// # Errors
 /// [`CompileError`].
 pub fn compile_file(job: &Job<'_>, observer: &dyn Observer) -> Result<CompileReport, CompileError> {
-    let source = Graph::load(onnx::open(job.model)?)?;
+    let mut source = Graph::load(onnx::open(job.model)?)?;
     let macs = |graph: &Graph| {
         job.at.map(|size| macs::each(graph, &macs::at_size(graph, &shapes::shapes(graph), size)))
     };
     let mut census = Census::of(&source, macs(&source));
-    let depths: &[Option<Depth>] =
-        if job.cached { &[Some(Depth::Full), Some(Depth::Shallow)] } else { &[None] };
-    let mut graphs = Vec::new();
-    let mut source = Some(source);
-    for (index, depth) in depths.iter().enumerate() {
-        let last = index + 1 == depths.len();
-        let Some(mut graph) = (if last { source.take() } else { source.clone() }) else { continue };
-        let compilation = compile_depth(&mut graph, job.plan, (job.target, *depth), job.masks, observer)?;
-        let made = compilation.made();
-        if made.edits.changes().flat_map(Change::splices).any(Splice::resizes) {
-            census.resize(macs(&graph));
-        }
-        let report = report(&graph, &made, &census, &job.plan.source);
-        graphs.push((graph, compilation, report));
-    }
-    let Some((_, first, mut report)) =
-        graphs.first().map(|(graph, made, report)| (graph, made, report.clone()))
-    else {
-        return Err(CompileError::Target("there is no graph to make".to_string()));
+    let (graphs, compilation) = if job.cached {
+        let (graphs, made) = compile_pair(source, job.plan, job.target, job.masks, observer)?;
+        (Vec::from(graphs), made)
+    } else {
+        let made = compile(&mut source, job.plan, job.target, job.masks, observer)?;
+        (vec![source], made)
     };
-    let made = first.made();
+    let made = compilation.made();
+    let resizes = made.edits.changes().flat_map(Change::splices).any(Splice::resizes);
+    let mut report_of = |graph: &Graph| {
+        if resizes {
+            census.resize(macs(graph));
+        }
+        report(graph, &made, &census, &job.plan.source)
+    };
+    let mut report = graphs.first().map(&mut report_of).unwrap_or_default();
     report.model = job.model.display().to_string();
     report.emit = job.target;
     report.plan = PlanSummary { path: job.plan.source.name().to_string(), digest: job.plan.digest.clone() };
-    if let (Some(cache), [_, (.., shallow)]) = (&job.plan.cache, graphs.as_slice()) {
-        report.cache = Some(CacheReport { at: cache.at.value.clone(), shallow: shallow.graph.clone() });
+    if let (Some(cache), [_, shallow]) = (&job.plan.cache, graphs.as_slice()) {
+        report.cache = Some(CacheReport { at: cache.at.value.clone(), shallow: report_of(shallow).graph });
     }
     let Some(output) = job.output else {
         zeros(&mut report, &made, &[])?;
@@ -266,24 +285,23 @@ pub fn compile_file(job: &Job<'_>, observer: &dyn Observer) -> Result<CompileRep
     let policy = job.weights.unwrap_or_else(|| default_weights(job.model, output));
     let options = |output| WriteOptions::new(output, policy).observer(observer).protected(&job.protected);
     let writes: Vec<_> =
-        graphs.iter().zip(&outputs).map(|((graph, ..), output)| (graph, options(output))).collect();
+        graphs.iter().zip(&outputs).map(|(graph, output)| (graph, options(output))).collect();
     let written = onnx::write_all(&writes)?;
     zeros(&mut report, &made, written.first().map_or(&[], |written| &written.masked))?;
-    for (index, written) in written.iter().enumerate() {
+    let depths = if job.cached { Depth::ALL.map(Some).to_vec() } else { vec![None] };
+    for (((written, graph), output), depth) in written.iter().zip(&graphs).zip(&outputs).zip(depths) {
         files(&mut report, policy, job.masks, written);
         if let Some(path) = &written.left_over {
             let path = path.display();
             report.notes.push(format!("{path} is from an earlier output; this one does not use it"));
         }
-        let (Some((graph, _, made)), Some(output)) = (graphs.get(index), outputs.get(index)) else {
-            continue;
-        };
         report.outputs.push(OutputReport {
             emit: job.target,
-            depth: depths.get(index).copied().flatten(),
+            depth,
             path: output.display().to_string(),
-            nodes: made.graph.nodes_after,
+            nodes: graph.nodes().count(),
             identical: !graph.is_edited(),
+            reads: written.reads.iter().map(|path| path.display().to_string()).collect(),
         });
     }
     Ok(report)

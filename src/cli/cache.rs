@@ -112,8 +112,9 @@ fn entry(path: PathBuf) -> io::Result<Entry> {
     for file in files(&path)? {
         bytes += file.metadata()?.len();
         let is_plan =
-            model.is_some() && file.extension().is_some_and(|e| e == "onnx") && !file.ends_with(COPY);
-        plans += usize::from(is_plan);
+            |name: &str| name.ends_with(".onnx") && name != COPY && !name.ends_with(".shallow.onnx");
+        let name = file.file_name().and_then(|name| name.to_str());
+        plans += usize::from(model.is_some() && name.is_some_and(is_plan));
     }
     Ok(Entry { path, model, plans, bytes })
 }

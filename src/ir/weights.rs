@@ -52,6 +52,18 @@ impl WeightReader {
         self.len() == 0
     }
 
+    /// Returns whether both are known, without reading any, to have the same elements: they come from one place.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File { file, offset, len }, Self::File { file: other, offset: at, len: bytes }) => {
+                Arc::ptr_eq(file, other) && (offset, len) == (at, bytes)
+            }
+            (Self::Memory(bytes), Self::Memory(other)) => bytes == other,
+            (Self::Computed(elements), Self::Computed(other)) => Arc::ptr_eq(elements, other),
+            _ => false,
+        }
+    }
+
     /// Fills `buffer` with the bytes from `at` on.
     ///
     /// # Errors
@@ -109,6 +121,21 @@ pub enum NewData {
     Computed(WeightReader),
     /// The original's, masked while they are written.
     Masked(Masked),
+}
+
+impl NewData {
+    /// Returns whether both are known, without reading or making any, to be the same elements: they are made of the same
+    /// ones in the same way.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bytes(bytes), Self::Bytes(other)) => bytes == other,
+            (Self::Computed(reader), Self::Computed(other)) => reader.is_same(other),
+            (Self::Masked(masked), Self::Masked(other)) => {
+                Arc::ptr_eq(&masked.transform, &other.transform) && masked.original.is_same(&other.original)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Graph {

@@ -1,4 +1,4 @@
-//! The passes, in order. A new pass is one file, one line in `ORDERED` and one test file.
+//! The passes, in order. A new pass is one file, one line in `ORDERED` or `LAST` and one test file.
 
 mod attributes;
 mod computed_masks;
@@ -73,8 +73,8 @@ struct Pass {
     run: fn(&mut Context<'_>, &mut Editor<'_>) -> Result<(), PassError>,
 }
 
-/// The passes, in order. Each looks at [`Recipe::target`] for whether it has anything to do.
-const ORDERED: [Pass; 12] = [
+/// The passes, in order, [`LAST`] after them. Each looks at [`Recipe::target`] for whether it has anything to do.
+const ORDERED: [Pass; 9] = [
     // First of all: redirects then move the operands of templates as those of any node. In a fused graph what both
     // networks have gets readers; the templates of the other network get theirs in copies.
     Pass {
@@ -198,11 +198,15 @@ const ORDERED: [Pass; 12] = [
             None => Ok(()),
         },
     },
+];
+
+/// The passes that run for each of the two graphs of a cache. What both have was made before, once.
+const LAST: [Pass; 3] = [
     // On what the networks read in the end, in a fused graph the copies too; before dead code goes, which in a shallow
     // graph is the deep part.
     Pass {
         name: "cut",
-        run: |context, editor| match context.recipe.cut {
+        run: |context, editor| match context.cut {
             Some((cut, depth)) => cut::run(cut, depth, &context.sharing, editor),
             None => Ok(()),
         },
@@ -210,11 +214,16 @@ const ORDERED: [Pass; 12] = [
     // After everything that takes readers away.
     Pass { name: "dce", run: |context, editor| dce::run(&context.unread, editor) },
     // Last: it looks whether anything changed at all.
-    Pass { name: "stamp", run: |context, editor| stamp::run(context.recipe, editor) },
+    Pass {
+        name: "stamp",
+        run: |context, editor| stamp::run(context.recipe, context.cut.map(|(_, depth)| depth), editor),
+    },
 ];
 
 struct Context<'a> {
     recipe: &'a Recipe<'a>,
+    /// Where a cache cuts the network, and which graph of the pair it is.
+    cut: Option<(&'a Cut, Depth)>,
     observer: &'a dyn Observer,
     unread: dce::Unread,
     outcomes: Vec<WeightOutcome>,
@@ -237,8 +246,6 @@ pub struct Recipe<'a> {
     pub target: Target,
     /// The amplification weight that is a constant of a fused graph; without one it is a graph input.
     pub w: Option<f64>,
-    /// Where a cache cuts the network, and which graph of the pair it is.
-    pub cut: Option<(&'a Cut, Depth)>,
     /// How masked weights are in the graph.
     pub masks: MaskForm,
     /// The origin that the graph's name and metadata state; they stay as they are without.
@@ -267,7 +274,6 @@ impl<'a> Recipe<'a> {
             edits: &NONE,
             target: Target::default(),
             w: None,
-            cut: None,
             masks: MaskForm::default(),
             stamp: None,
             per_row: Some(rows),
@@ -291,24 +297,61 @@ pub struct Outcome {
 /// # Errors
 /// [`PassError`]; the graph is then of no use.
 pub fn run(graph: &mut Graph, recipe: &Recipe<'_>, observer: &dyn Observer) -> Result<Outcome, PassError> {
-    let unread = dce::Unread::of(graph);
-    let mut context = Context {
-        recipe,
-        observer,
-        unread,
-        outcomes: Vec::new(),
-        spliced: splice::Spliced::default(),
-        merged: merge::Merged::default(),
-        merged_other: merge::Merged::default(),
-        sharing: Sharing::default(),
-        fed: Vec::new(),
-    };
-    for pass in ORDERED {
-        let before = graph.edits();
-        (pass.run)(&mut context, &mut graph.edit())?;
-        if graph.edits() != before {
-            graph.check().map_err(|error| PassError::Broken { pass: pass.name, error })?;
+    let mut context = Context::new(graph, recipe, observer);
+    context.run(&ORDERED, graph)?;
+    context.run(&LAST, graph)?;
+    Ok(context.outcome())
+}
+
+/// Makes of `graph` the full and the shallow graph of what `recipe` says, cut at `cut`. The new elements of weights that
+/// both have are the same ([`NewData::is_same`](crate::ir::NewData::is_same)).
+///
+/// # Errors
+/// As [`run`].
+pub fn run_pair(
+    mut graph: Graph,
+    recipe: &Recipe<'_>,
+    cut: &Cut,
+    observer: &dyn Observer,
+) -> Result<([Graph; 2], Outcome), PassError> {
+    let mut context = Context::new(&graph, recipe, observer);
+    context.run(&ORDERED, &mut graph)?;
+    let mut graphs = [graph.clone(), graph];
+    for (graph, depth) in graphs.iter_mut().zip(Depth::ALL) {
+        context.cut = Some((cut, depth));
+        context.run(&LAST, graph)?;
+    }
+    Ok((graphs, context.outcome()))
+}
+
+impl<'a> Context<'a> {
+    fn new(graph: &Graph, recipe: &'a Recipe<'a>, observer: &'a dyn Observer) -> Self {
+        Self {
+            recipe,
+            cut: None,
+            observer,
+            unread: dce::Unread::of(graph),
+            outcomes: Vec::new(),
+            spliced: splice::Spliced::default(),
+            merged: merge::Merged::default(),
+            merged_other: merge::Merged::default(),
+            sharing: Sharing::default(),
+            fed: Vec::new(),
         }
     }
-    Ok(Outcome { weights: context.outcomes, sharing: context.sharing, fed: context.fed })
+
+    fn run(&mut self, passes: &[Pass], graph: &mut Graph) -> Result<(), PassError> {
+        for pass in passes {
+            let before = graph.edits();
+            (pass.run)(self, &mut graph.edit())?;
+            if graph.edits() != before {
+                graph.check().map_err(|error| PassError::Broken { pass: pass.name, error })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(self) -> Outcome {
+        Outcome { weights: self.outcomes, sharing: self.sharing, fed: self.fed }
+    }
 }

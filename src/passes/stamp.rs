@@ -4,12 +4,16 @@
 use std::collections::BTreeSet;
 
 use super::{PassError, Recipe, Stamp, per_row_inputs::SUFFIX};
-use crate::ir::Editor;
+use crate::{ir::Editor, plan::Depth};
 
 /// Digits of the plan's digest in a graph's name.
 const SHORT: usize = 12;
 
-pub(super) fn run(recipe: &Recipe<'_>, editor: &mut Editor<'_>) -> Result<(), PassError> {
+pub(super) fn run(
+    recipe: &Recipe<'_>,
+    depth: Option<Depth>,
+    editor: &mut Editor<'_>,
+) -> Result<(), PassError> {
     if !editor.graph().is_edited() {
         return Ok(());
     }
@@ -18,7 +22,7 @@ pub(super) fn run(recipe: &Recipe<'_>, editor: &mut Editor<'_>) -> Result<(), Pa
     if let Some(Stamp { plan, source }) = recipe.stamp {
         let (emit, digest) = (recipe.target.name(), plan.get(..SHORT).unwrap_or(plan));
         name = format!("{name}_crdiff_{emit}_{digest}");
-        if let Some((_, depth)) = recipe.cut {
+        if let Some(depth) = depth {
             name = format!("{name}_{}", depth.name());
             editor.set_metadata("crdiff.cache", depth.name());
         }

@@ -85,6 +85,9 @@ pub struct OutputReport {
     pub nodes: usize,
     /// Whether it is byte for byte the input.
     pub identical: bool,
+    /// The data files of other outputs that it reads weights from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reads: Vec<String>,
 }
 
 /// A module that a rule changes.

@@ -164,6 +164,9 @@ fn totals(text: &mut String, report: &CompileReport) {
         let what = if output.identical { "identical to the input" } else { output.emit.name() };
         let depth = output.depth.map_or_else(String::new, |depth| format!(", {}", depth.name()));
         let _ = writeln!(text, "wrote {} ({what}{depth}, {} nodes)", output.path, output.nodes);
+        for file in &output.reads {
+            let _ = writeln!(text, "keep {file} beside it: its changed weights are read from there");
+        }
     }
     let weights = &report.weights;
     if !weights.files.is_empty() {

@@ -228,7 +228,7 @@ impl Compiler {
         };
         let source = self.graph.structure_digest();
         let stamp = Some(Stamp { plan: &plan.digest, source: &source });
-        let recipe = Recipe { edits: &edits, target, w, cut: None, masks, stamp, per_row: None };
+        let recipe = Recipe { edits: &edits, target, w, masks, stamp, per_row: None };
         let outcome = passes::run(&mut graph, &recipe, observer).map_err(CompileError::from)?;
         let (output, files) = self.written(&graph, &edits, target, &outcome.fed, observer)?;
         let fed = outcome.fed.par_iter().map(elements).collect::<Result<_, _>>()?;

@@ -9,11 +9,13 @@ use crdiff::{
     ir::Graph,
     onnx::{self, WeightPolicy},
     plan,
-    report::cuts,
+    report::{CompileReport, cuts},
 };
+use safetensors::{Dtype, tensor::TensorView};
 
+// Weights of `ff` are in a data file, those of `attn1` inside the model.
 const RULES: &str =
-    "rules:\n  - bypass: mid_block.attentions.0\n  - prune: { weights: \"**.attn1.**\", ratio: 0.3 }\n";
+    "rules:\n  - bypass: mid_block.attentions.0\n  - prune: { weights: \"**.{attn1,ff}.**\", ratio: 0.3 }\n";
 const ALWAYS: &str = "always:\n  - temperature: { modules: \"**.attn1\", trained: 4x4 }\n";
 
 type Named = Vec<(String, HostTensor)>;
@@ -143,17 +145,56 @@ fn cuts_save_what_inspect_says() {
     assert!(found.cuts.last().unwrap().saves > 0.5);
 }
 
+/// A LoRA of one layer, which both graphs have.
+fn lora_of_the_shallow_part() -> Vec<u8> {
+    let name = "lora_unet_up_blocks_1_attentions_1_transformer_blocks_0_ff_net_0_proj";
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = [("down", [1, 8]), ("up", [64, 1])]
+        .into_iter()
+        .map(|(part, dims)| {
+            let elements = (0..dims[0] * dims[1]).flat_map(|n| (n as f32).to_le_bytes()).collect();
+            (format!("{name}.lora_{part}.weight"), dims.to_vec(), elements)
+        })
+        .chain([(format!("{name}.alpha"), vec![], 1f32.to_le_bytes().to_vec())])
+        .collect();
+    let views = tensors
+        .iter()
+        .map(|(name, dims, bytes)| (name, TensorView::new(Dtype::F32, dims.clone(), bytes).unwrap()));
+    safetensors::serialize(views, &None).unwrap()
+}
+
 #[test]
 fn shared_weights_take_no_room() {
     for export in ["torchscript", "dynamo"] {
         let folder = copied(export);
         let model = folder.path().join("unet.onnx");
-        let plan = plan::parse("plan", "version: 1\ncache: { at: up_blocks.1.resnets.1 }").unwrap();
-        let job = Job::new(&model, &plan).cached().output(&model).weights(WeightPolicy::Share);
-        let report = compile_file(&job, &()).unwrap();
-        let written: Vec<&str> = report.weights.files.iter().map(|file| file.path.as_str()).collect();
+        let lora = folder.path().join("lora.safetensors");
+        fs::write(&lora, lora_of_the_shallow_part()).unwrap();
+        let compile = |rules: &str, target: Target| {
+            let text = format!("version: 1\n{rules}cache: {{ at: up_blocks.1.resnets.1 }}");
+            let plan = plan::parse("plan", &text).unwrap();
+            let job =
+                Job::new(&model, &plan).target(target).cached().output(&model).weights(WeightPolicy::Share);
+            compile_file(&job, &()).unwrap()
+        };
+        let written = |report: &CompileReport| -> Vec<String> {
+            report.weights.files.iter().map(|file| file.path.clone()).collect()
+        };
         let [full, shallow] = cached_outputs(&model).map(|path| path.display().to_string());
-        assert_eq!(written, [full.as_str(), shallow.as_str()], "{export}: no data file");
+        // What the rules change is in the full graph's data alone.
+        let data = format!("{full}_data");
+        let merged = format!("always: [{{ lora: {{ file: {} }} }}]\n", lora.display());
+        for (target, all) in
+            [(Target::Pruned, [RULES, &merged]), (Target::Fused, [RULES, &format!("{merged}{RULES}")])]
+        {
+            for rules in all {
+                let report = compile(rules, target);
+                assert_eq!(written(&report), [&full, &data, &shallow].map(String::clone), "{export} {rules}");
+                let reads: Vec<&[String]> = report.outputs.iter().map(|output| &output.reads[..]).collect();
+                assert_eq!(reads, [&[][..], &[data.clone()][..]], "{export} {rules}");
+            }
+        }
+        let report = compile("", Target::Pruned);
+        assert_eq!(written(&report), [full, shallow], "{export}: no data file");
         // Tensors below 1 KiB stay in the model; none of the 145 kB of the others is written again.
         assert!(report.weights.bytes_shared > 130_000, "{export}: {}", report.weights.bytes_shared);
     }

@@ -26,7 +26,7 @@ use std::{
 use copy::{Destination, MaskedCount};
 use files::{Pending, Taken, Target};
 use message::Message;
-use tensors::{Placement, WeightLayout};
+use tensors::{Placement, SharedNew, WeightLayout};
 
 use super::{DataFile, OnnxError, Payload, Source, TensorHeader, graph_field};
 use crate::{
@@ -42,7 +42,9 @@ const MESSAGE_LIMIT: u64 = i32::MAX as u64;
 /// Where the weights that no pass changed are in the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightPolicy {
-    /// Where they are: the output points into the source's data file, or into the source model itself.
+    /// Where they are: the output points into the source's data file, or into the source model itself. Of several outputs
+    /// that are written at once into one folder, the later ones point into the data files of the earlier ones too, for
+    /// the changed weights that they have in common.
     Share,
     /// In the output's own files. An output from a model in one file is one file too, if it stays below 2 GiB.
     Copy,
@@ -97,10 +99,12 @@ pub struct Written {
     pub bytes_shared: u64,
     /// Those files.
     pub shared_with: Vec<PathBuf>,
+    /// The data files of other outputs, written at once, that it uses too.
+    pub reads: Vec<PathBuf>,
     /// A data file of an earlier output of this name, which this one does not use. It is left alone: another model may
     /// use it.
     pub left_over: Option<PathBuf>,
-    /// How many elements of each masked initializer were masked.
+    /// How many elements of each masked initializer in these files were masked.
     pub masked: Vec<(InitializerId, u64)>,
 }
 
@@ -128,8 +132,9 @@ pub fn write_all(graphs: &[(&Graph, WriteOptions<'_>)]) -> Result<Vec<Written>, 
     let targets = graphs.iter().map(|(_, options)| Target::new(options.output));
     let targets = targets.collect::<Result<Vec<_>, _>>()?;
     let mut outputs = Vec::new();
+    let mut new = SharedNew::default();
     for ((graph, options), target) in graphs.iter().zip(&targets) {
-        outputs.push(begin(graph, options, target, &mut taken)?);
+        outputs.push(begin(graph, options, target, &mut new, &mut taken)?);
     }
     let observers: Vec<&dyn Observer> = graphs.iter().map(|(_, options)| options.observer).collect();
     let mut written = finish(outputs, &observers)?;
@@ -147,6 +152,7 @@ fn begin(
     graph: &Graph,
     options: &WriteOptions<'_>,
     target: &Target,
+    new: &mut SharedNew,
     taken: &mut Taken,
 ) -> Result<Unplaced, OnnxError> {
     let source = graph.source();
@@ -159,7 +165,7 @@ fn begin(
     progress.advance(0)?;
     let keeps_layout = matches!(options.policy, WeightPolicy::Share | WeightPolicy::Copy);
     if graph.is_edited() || !keeps_layout {
-        write_edited(graph, options.policy, target, !external.is_empty(), taken, progress)
+        write_edited(graph, options.policy, (target, new), !external.is_empty(), taken, progress)
     } else {
         write_unedited(graph, target, &external, taken, progress)
     }
@@ -170,6 +176,7 @@ struct Unplaced {
     model: Pending,
     data: Vec<Pending>,
     shared: BTreeMap<PathBuf, u64>,
+    reads: BTreeSet<PathBuf>,
     masked: Vec<MaskedCount>,
 }
 
@@ -251,12 +258,12 @@ fn location(header: &TensorHeader) -> Option<&str> {
 fn write_edited(
     graph: &Graph,
     policy: WeightPolicy,
-    target: &Target,
+    (target, new): (&Target, &mut SharedNew),
     external: bool,
     taken: &mut Taken,
     progress: Progress<'_>,
 ) -> Result<Unplaced, OnnxError> {
-    let (message, placement) = lay_out(graph, policy, target, external, MESSAGE_LIMIT)?;
+    let (message, placement) = lay_out(graph, policy, (target, new), external, MESSAGE_LIMIT)?;
     let model = Pending::create(&target.path, taken)?;
     let mut masked = Vec::new();
     let mut data = Vec::new();
@@ -266,7 +273,9 @@ fn write_edited(
         data.push(file);
     }
     masked.extend(message.write(destination(&model, progress))?);
-    Ok(Unplaced { model, data, shared: placement.shared, masked })
+    let Placement { shared, reads, new: placed, .. } = placement;
+    new.extend(placed);
+    Ok(Unplaced { model, data, shared, reads, masked })
 }
 
 fn destination<'a>(file: &'a Pending, progress: Progress<'a>) -> Destination<'a> {
@@ -277,7 +286,7 @@ fn destination<'a>(file: &'a Pending, progress: Progress<'a>) -> Destination<'a>
 fn lay_out<'g>(
     graph: &'g Graph,
     policy: WeightPolicy,
-    target: &'g Target,
+    (target, new): (&'g Target, &'g SharedNew),
     external: bool,
     limit: u64,
 ) -> Result<(Message<'g>, Placement<'g>), OnnxError> {
@@ -288,7 +297,7 @@ fn lay_out<'g>(
         WeightPolicy::Split(most) => WeightLayout::Gather(most),
     };
     let fits = |message: &Message<'_>| message.len() <= limit;
-    let laid_out = model::model(graph, target, layout, external)?;
+    let laid_out = model::model(graph, target, new, layout, external)?;
     if fits(&laid_out.0) {
         return Ok(laid_out);
     }
@@ -302,7 +311,7 @@ fn lay_out<'g>(
     }
     let laid_out = match policy {
         WeightPolicy::Split(_) => laid_out,
-        _ => model::model(graph, target, WeightLayout::Gather(u64::MAX), external)?,
+        _ => model::model(graph, target, new, WeightLayout::Gather(u64::MAX), external)?,
     };
     if fits(&laid_out.0) {
         return Ok(laid_out);
@@ -360,7 +369,7 @@ fn write_unedited(
         Some(file) => destination(&model, progress).copy(file, 0, 0, source.bytes.len() as u64)?,
         None => destination(&model, progress).put(0, &source.bytes)?,
     }
-    Ok(Unplaced { model, data, shared, masked: Vec::new() })
+    Ok(Unplaced { model, data, shared, reads: BTreeSet::new(), masked: Vec::new() })
 }
 
 /// Returns whether the file at `path` holds what `other` holds.
@@ -387,7 +396,7 @@ fn same_content(path: &Path, other: &DataFile) -> Result<bool, OnnxError> {
 fn finish(outputs: Vec<Unplaced>, observers: &[&dyn Observer]) -> Result<Vec<Written>, OnnxError> {
     let mut all = Vec::new();
     let mut pending = Vec::new();
-    for Unplaced { model, data, shared, mut masked } in outputs {
+    for Unplaced { model, data, shared, reads, mut masked } in outputs {
         let files = std::iter::once(&model).chain(&data);
         let files =
             files.map(|file| Ok((file.path.clone(), file.len()?))).collect::<Result<Vec<_>, OnnxError>>()?;
@@ -400,6 +409,7 @@ fn finish(outputs: Vec<Unplaced>, observers: &[&dyn Observer]) -> Result<Vec<Wri
             files,
             bytes_shared: shared.values().sum(),
             shared_with: shared.into_keys().collect(),
+            reads: reads.into_iter().collect(),
             left_over: None,
             masked,
         });
@@ -420,7 +430,8 @@ mod tests {
         let mut graph = Graph::load(super::super::open(folder.join("unet.onnx")).unwrap()).unwrap();
         graph.edit().set_graph_name("edited");
         let target = Target::new(&folder.join("out.onnx")).unwrap();
-        let lay_out = |limit| lay_out(&graph, WeightPolicy::Copy, &target, false, limit);
+        let new = SharedNew::default();
+        let lay_out = |limit| lay_out(&graph, WeightPolicy::Copy, (&target, &new), false, limit);
         let (whole, placement) = lay_out(MESSAGE_LIMIT).unwrap();
         assert!(placement.data.is_empty());
         let (short, placement) = lay_out(whole.len() - 1).unwrap();

@@ -8,7 +8,7 @@ use super::{
     files::Target,
     message::Message,
     nested::MessageKind,
-    tensors::{Placement, WeightLayout},
+    tensors::{Placement, SharedNew, WeightLayout},
 };
 use crate::{
     ir::{Graph, GraphIo, InitializerId, Item, NodeId, Origin, ValueId},
@@ -29,10 +29,11 @@ const MODEL_HASH: &str = "model_hash";
 pub fn model<'g>(
     graph: &'g Graph,
     target: &'g Target,
+    others: &'g SharedNew,
     layout: WeightLayout,
     external: bool,
 ) -> Result<(Message<'g>, Placement<'g>), OnnxError> {
-    let mut placement = Placement::new(graph, target, layout, external);
+    let mut placement = Placement::new(graph, target, others, layout, external);
     let mut body = Some(graph_message(graph, &mut placement)?);
     let mut out = Message::new(graph.source());
     let mut written = FxHashSet::default();

@@ -1,7 +1,7 @@
 //! Deciding where each tensor's elements go, and encoding tensors whose place changes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -50,18 +50,52 @@ enum Elements {
     External(ExternalRange),
 }
 
+/// New elements in the data files of outputs that are written at once. What another graph has too is not written again
+/// where weights are shared.
+#[derive(Debug, Default)]
+pub struct SharedNew(Vec<PlacedNew>);
+
+/// New elements of an initializer, and their place in an output's data file.
+#[derive(Debug)]
+pub struct PlacedNew {
+    id: InitializerId,
+    elements: NewData,
+    folder: PathBuf,
+    range: ExternalRange,
+}
+
+impl SharedNew {
+    /// Returns the place of `elements` of initializer `id` in a data file in `folder`.
+    fn find(&self, id: InitializerId, elements: &NewData, folder: &Path) -> Option<&ExternalRange> {
+        let is_it = |placed: &&PlacedNew| {
+            placed.id == id && placed.folder == folder && placed.elements.is_same(elements)
+        };
+        self.0.iter().find(is_it).map(|placed| &placed.range)
+    }
+
+    /// Adds those that a further output has put into its data file.
+    pub fn extend(&mut self, new: Vec<PlacedNew>) {
+        self.0.extend(new);
+    }
+}
+
 /// The placement of tensors, and all that it needs to remember.
 #[derive(Debug)]
 pub struct Placement<'a> {
     graph: &'a Graph,
     target: &'a Target,
     layout: WeightLayout,
+    others: &'a SharedNew,
     /// Whether any tensor of the source is external; if not, nested messages need not be searched.
     external: bool,
     /// The output's data files; the last one grows.
     pub data: Vec<DataLayout>,
     /// Bytes that stay in each other file.
     pub shared: BTreeMap<PathBuf, u64>,
+    /// The data files of other outputs that are used.
+    pub reads: BTreeSet<PathBuf>,
+    /// The new elements that are in the data file where weights are shared.
+    pub new: Vec<PlacedNew>,
     /// Paths of shared files, as seen from the output.
     locations: BTreeMap<PathBuf, String>,
     /// Whether a location of the source leads from the output to the same file.
@@ -69,10 +103,16 @@ pub struct Placement<'a> {
 }
 
 impl<'a> Placement<'a> {
-    /// Returns a placement with nothing placed.
-    pub fn new(graph: &'a Graph, target: &'a Target, layout: WeightLayout, external: bool) -> Self {
-        let (data, shared, locations, still_right) = Default::default();
-        Self { graph, target, layout, external, data, shared, locations, still_right }
+    /// Returns a placement with nothing placed. `others` are new elements of outputs that are written at once.
+    pub fn new(
+        graph: &'a Graph,
+        target: &'a Target,
+        others: &'a SharedNew,
+        layout: WeightLayout,
+        external: bool,
+    ) -> Self {
+        let (data, shared, reads, new, locations, still_right) = Default::default();
+        Self { graph, target, layout, others, external, data, shared, reads, new, locations, still_right }
     }
 
     /// Appends initializer `id` to its graph, as it came (`original`) unless its elements are new or move.
@@ -134,7 +174,20 @@ impl<'a> Placement<'a> {
                 ),
             ));
         }
-        self.put(&header.name, len, content)
+        if self.layout != WeightLayout::Share {
+            return self.put(&header.name, len, content);
+        }
+        let folder = &self.target.folder;
+        if let Some(range) = self.others.find(id, data, folder) {
+            self.reads.insert(self.target.beside(&range.location));
+            return Ok(Elements::External(range.clone()));
+        }
+        let elements = self.put(&header.name, len, content)?;
+        if let Elements::External(range) = &elements {
+            let (elements, folder, range) = (data.clone(), folder.clone(), range.clone());
+            self.new.push(PlacedNew { id, elements, folder, range });
+        }
+        Ok(elements)
     }
 
     fn place_old(&mut self, header: &TensorHeader) -> Result<Elements, OnnxError> {

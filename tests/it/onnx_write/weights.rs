@@ -1,8 +1,12 @@
 //! Where weights go, by policy, exporter and folder.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use crdiff::onnx::{OnnxError, WeightPolicy, Written};
+use crdiff::onnx::{self, OnnxError, WeightPolicy, WriteOptions, Written};
 
 use super::{
     UpTo,
@@ -188,4 +192,40 @@ fn new_data_that_does_not_fit_its_shape_is_refused() {
     let error = write(&graph, &source.with_file_name("out.onnx"), WeightPolicy::Share).unwrap_err();
     assert!(error.to_string().contains("3 bytes"), "{error}");
     assert_eq!(listing(source.parent().unwrap()), ["unet.onnx"]);
+}
+
+/// Of outputs that are written at once into one folder, later ones read from the earlier ones' data what is the same in
+/// both, and nothing that is not.
+#[test]
+fn outputs_written_at_once_share_what_is_new_in_both() {
+    let (work, source) = workspace(&fixture(ONE_FILE));
+    let masked = |limit: f32| {
+        let mut graph = load(&source);
+        let masked = mask(&mut graph, 4000, Arc::new(UpTo(limit)));
+        (graph, masked)
+    };
+    let ((first, names), (other, _)) = (masked(LIMIT), masked(2.0 * LIMIT));
+    let graphs = [(&first, LIMIT), (&first.clone(), LIMIT), (&other, 2.0 * LIMIT)];
+    let output = |name: &str| source.with_file_name(name);
+    let beside = [output("a.onnx"), output("b.onnx"), output("c.onnx")];
+    let below = [output("d.onnx"), work.path().join("e.onnx"), output("f.onnx")];
+    for (outputs, policy, shares) in [
+        (&beside, WeightPolicy::Share, true),
+        (&beside, WeightPolicy::Copy, false),
+        (&below, WeightPolicy::Share, false),
+    ] {
+        let options = outputs.each_ref().map(|output| WriteOptions::new(output, policy));
+        let all: Vec<_> = graphs.iter().zip(options).map(|((graph, _), options)| (*graph, options)).collect();
+        let written = onnx::write_all(&all).unwrap();
+        let data = outputs[0].with_file_name("a.onnx_data");
+        let reads: Vec<&[PathBuf]> = written.iter().map(|written| &written.reads[..]).collect();
+        assert_eq!(reads, [&[][..], if shares { std::slice::from_ref(&data) } else { &[] }, &[]]);
+        let original = Decoded::open(&source);
+        for (output, (_, limit)) in outputs.iter().zip(&graphs) {
+            let out = Decoded::open(output);
+            for (_, name) in &names {
+                assert!(out.elements(name) == zeroed(&original.elements(name), *limit), "{name}");
+            }
+        }
+    }
 }

@@ -4,7 +4,10 @@ use crdiff::{
     compile::{Depth, Job, Target, cached_outputs, compile_file},
     onnx::{
         WeightPolicy,
-        proto::tensor_shape_proto::dimension::Value::{DimParam, DimValue},
+        proto::{
+            tensor_proto::DataLocation,
+            tensor_shape_proto::dimension::Value::{DimParam, DimValue},
+        },
     },
     verify::conformance::{Required, verify},
 };
@@ -23,8 +26,12 @@ struct Pair {
 }
 
 fn pair(model: &Model, plan: &Plan, target: Target) -> [ModelProto; 2] {
-    let (path, output) = (model.path(), model.folder().join("pair.onnx"));
-    let job = Job::new(&path, plan).target(target).cached().output(&output).weights(WeightPolicy::Copy);
+    pair_as(model, plan, target, ("pair.onnx", WeightPolicy::Copy))
+}
+
+fn pair_as(model: &Model, plan: &Plan, target: Target, to: (&str, WeightPolicy)) -> [ModelProto; 2] {
+    let (path, output) = (model.path(), model.folder().join(to.0));
+    let job = Job::new(&path, plan).target(target).cached().output(&output).weights(to.1);
     compile_file(&job, &()).unwrap();
     cached_outputs(&output).map(|path| decode(&path))
 }
@@ -299,4 +306,90 @@ fn two_networks_each_keep_their_own() {
         graph(m).node.iter_mut().find(|n| n.output[0] == "cache_pruned").unwrap().input = first;
     });
     pair.find(Depth::Full, "one gives nothing", "not the last", |m| drop(graph(m).output.pop()));
+}
+
+/// The value of an `external_data` entry.
+fn external<'m>(tensor: &'m mut TensorProto, key: &str) -> &'m mut Option<String> {
+    &mut tensor.external_data.iter_mut().find(|entry| entry.key() == key).unwrap().value
+}
+
+/// Where weights are shared, the shallow graph reads those that are masked or merged from the full one's data file.
+#[test]
+fn shared_masked_weights_are_somewhere_else() {
+    let rules = |ratio: f64| format!("rules: [{{ prune: {{ weights: \"**.ff.**\", ratio: {ratio} }} }}]\n");
+    let (model, plan) =
+        (Model::copy("sd15-mini/torchscript"), plan(&format!("version: 1\n{}{CACHE}", rules(0.3))));
+    let share = |plan: &Plan, name: &str| pair_as(&model, plan, Target::Pruned, (name, WeightPolicy::Share));
+    let graphs = share(&plan, "pair.onnx");
+    let other = super::plan(&format!("version: 1\n{}{CACHE}", rules(0.6)));
+    share(&other, "other.onnx");
+    let pair = Pair { graphs, plan, model };
+    let data = |file: &str| pair.model.folder().join(file);
+    assert!(!data("pair.shallow.onnx_data").exists() && data("pair.full.onnx_data").exists());
+
+    // A weight of the shallow graph, and another of the same shape in the full one alone.
+    let in_data = |model: &ModelProto| -> Vec<TensorProto> {
+        let mut all = model.graph.as_ref().unwrap().initializer.clone();
+        all.retain_mut(|t| t.data_location() == DataLocation::External);
+        all.retain_mut(|t| external(t, "location").as_deref() == Some("pair.full.onnx_data"));
+        all
+    };
+    let [full, shallow] = pair.graphs.each_ref().map(in_data);
+    assert!(shallow.len() == 2 && full.len() == 8 && shallow.iter().all(|t| full.contains(t)));
+    let (weight, n) = (shallow[0].clone(), shallow[0].dims.iter().product::<i64>() as u64);
+    let name = weight.name();
+    let mut twin = full.iter().find(|t| t.dims == weight.dims && t.name() != name).unwrap().clone();
+    let original = decode(&pair.model.path());
+    let elements = original.graph.as_ref().unwrap().initializer.iter().find(|t| t.name() == name).unwrap();
+    let elements = elements.raw_data.clone().unwrap();
+    let file = fs::read(pair.model.path()).unwrap();
+    let at = file.windows(elements.len()).position(|window| window == &elements[..]).unwrap();
+    let offset = external(&mut weight.clone(), "offset").clone().unwrap().parse::<u64>().unwrap();
+
+    let (masked, moved) = ("the masked weight of", |by: u64| Some((offset + by).to_string()));
+    for depth in Depth::ALL {
+        let set = |name: &str, key: &str, value: Option<String>, message: &str| {
+            pair.find(depth, name, message, |m| *external(tensor(m, weight.name()), key) = value);
+        };
+        set("another weight of the same shape", "offset", external(&mut twin, "offset").clone(), masked);
+        set("an element further", "offset", moved(4), masked);
+        set("a byte further", "offset", moved(1), masked);
+        set("the data of another plan", "location", Some("other.full.onnx_data".into()), masked);
+        pair.find(depth, "the original's elements", "is not masked", |m| {
+            *external(tensor(m, name), "location") = Some("unet.onnx".into());
+            *external(tensor(m, name), "offset") = Some(at.to_string());
+        });
+        pair.accept(depth, "no length", |m| {
+            tensor(m, name).external_data.retain(|entry| entry.key() != "length");
+        });
+    }
+    // Not even a graph that can be read.
+    for (key, value, message) in [
+        ("length", (4 * n - 4).to_string(), "its shape takes"),
+        ("length", (4 * n + 4).to_string(), "its shape takes"),
+        ("offset", "1000000".to_string(), "which has only"),
+        ("location", "elsewhere.onnx_data".to_string(), "cannot open its external data"),
+    ] {
+        let mut changed = pair.graph(Depth::Shallow).clone();
+        *external(tensor(&mut changed, name), key) = Some(value);
+        let path = data("changed.onnx");
+        fs::write(&path, changed.encode_to_vec()).unwrap();
+        let error = verify(&pair.model.load(), &load(&path), &pair.plan, None, &()).unwrap_err();
+        assert!(error.to_string().contains(message), "{key}: {error}");
+    }
+    // The file itself: an element, and that of another plan under its name.
+    let right = fs::read(data("pair.full.onnx_data")).unwrap();
+    let mut wrong = right.clone();
+    wrong[offset as usize + 8..][..4].copy_from_slice(&0.125f32.to_le_bytes());
+    for (what, bytes) in [("one", wrong), ("all", fs::read(data("other.full.onnx_data")).unwrap())] {
+        fs::write(data("pair.full.onnx_data"), bytes).unwrap();
+        for depth in Depth::ALL {
+            let verdict = pair.verify(pair.graph(depth), None);
+            assert!(verdict.differences[0].message.starts_with(masked), "{what}: {verdict:#?}");
+        }
+    }
+    fs::write(data("pair.full.onnx_data"), right).unwrap();
+    for depth in Depth::ALL {
+        assert!(pair.verify(pair.graph(depth), None).is_proven());
+    }
 }
