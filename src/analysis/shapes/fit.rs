@@ -105,8 +105,8 @@ impl Fit<'_> {
                 _ => Err("multiplies over a size that changes".into()),
             },
             "Attention" => self.attention(&mut agree),
-            // Of a constant size, whatever is taken of it.
-            "Slice" => Ok(()),
+            // Of a constant size, whatever is taken of it; a type alone is taken of CastLike's second operand.
+            "Slice" | "CastLike" => Ok(()),
             "Split" | "Gather" => {
                 match self.axis(if op == "Split" { "split along" } else { "read along" })?.constant() {
                     Some(_) => Ok(()),

@@ -116,5 +116,6 @@ goldens! {
     mini_freeu_fp16: "sd15-mini/torchscript-fp16", "sd15-mini/golden-freeu", 8;
     mini_shrink_torchscript: "sd15-mini/torchscript", "sd15-mini/golden-shrink", 10;
     mini_shrink_opset23: "sd15-mini/dynamo-opset23", "sd15-mini/golden-shrink", 10;
+    mini_shrink_bf16: "sd15-mini/dynamo-bf16", "sd15-mini/golden-shrink", 10;
     mini_output_scale: "sd15-mini/output-scale", "sd15-mini/golden-output-scale", 35;
 }
