@@ -294,7 +294,7 @@ impl Analysis<'_> {
     pub(super) fn skip_concat(&self, id: NodeId) -> Option<SkipConcat> {
         let node = self.graph.node(id);
         let operands: Vec<ValueId> = self.flow.operands(node).collect();
-        let ([Some(a), Some(b)], [_, _]) = (node.inputs.as_slice(), operands.as_slice()) else { return None };
+        let ([Some(a), Some(b)], [_, _]) = (&*node.inputs, operands.as_slice()) else { return None };
         let (first, second) = ((0, *a), (1, *b));
         // The skip connection was computed on the way down, so everything on the way up depends on it.
         let (backbone, skip) =

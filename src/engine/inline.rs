@@ -4,13 +4,12 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::onnx::{
-    OnnxError, Payload, Source, TensorHeader, graph_field, model_field, proto,
-    wire::{Field, message_head},
+    OnnxError, Payload, Source, TensorHeader, graph_field, model_field, proto, wire::message_head,
 };
 
 /// Returns whether any initializer's data lies in a file of which `readable` says that the engine cannot read it.
 pub(super) fn needs_inlining(source: &Source, readable: impl Fn(&str) -> bool) -> Result<bool, OnnxError> {
-    for field in initializers(source) {
+    for field in source.graph.fields_of(graph_field::INITIALIZER) {
         if let Payload::External(range) = TensorHeader::parse(field.value())?.payload
             && !readable(&range.location)
         {
@@ -24,7 +23,7 @@ pub(super) fn needs_inlining(source: &Source, readable: impl Fn(&str) -> bool) -
 /// protobuf libraries allow.
 pub(super) fn inline(source: &Source) -> Result<Vec<u8>, OnnxError> {
     let mut graph = Vec::new();
-    for field in &source.graph.fields {
+    for field in source.graph.fields() {
         if field.number != graph_field::INITIALIZER {
             graph.extend_from_slice(&field.raw);
             continue;
@@ -59,8 +58,4 @@ pub(super) fn inline(source: &Source) -> Result<Vec<u8>, OnnxError> {
         }
     }
     Ok(model)
-}
-
-fn initializers(source: &Source) -> impl Iterator<Item = &Field> {
-    source.graph.fields.iter().filter(|f| f.number == graph_field::INITIALIZER)
 }

@@ -100,7 +100,7 @@ fn session(
 /// Returns the name of a cubic Resize, if there is one.
 fn cubic_resize(source: &Source) -> Option<String> {
     const CUBIC: &[u8] = b"cubic";
-    let nodes = source.graph.fields.iter().filter(|field| field.number == graph_field::NODE);
+    let nodes = source.graph.fields_of(graph_field::NODE);
     let named = nodes.map(|field| field.value()).filter(|node| node.windows(CUBIC.len()).any(|w| w == CUBIC));
     let is_cubic = |node: &NodeProto| {
         node.op_type() == "Resize"

@@ -72,7 +72,7 @@ impl Signature {
     /// [`OnnxError`] if a declaration is broken or an input or output is not a tensor.
     pub fn of(source: &Source) -> Result<Self, OnnxError> {
         let (mut inputs, mut outputs, mut defaults) = (Vec::new(), Vec::new(), Vec::new());
-        for field in &source.graph.fields {
+        for field in source.graph.fields() {
             match field.number {
                 graph_field::INPUT => inputs.push(tensor_info(field.value())?),
                 graph_field::OUTPUT => outputs.push(tensor_info(field.value())?),

@@ -127,7 +127,7 @@ impl EngineKey<'_> {
 /// # Errors
 /// [`OnnxError`] if a weight cannot be read.
 pub fn weight_digest(source: &Source) -> Result<String, OnnxError> {
-    let initializers = source.graph.fields.iter().filter(|field| field.number == graph_field::INITIALIZER);
+    let initializers = source.graph.fields_of(graph_field::INITIALIZER);
     let headers =
         initializers.map(|field| TensorHeader::parse(field.value())).collect::<Result<Vec<_>, _>>()?;
     let digests =

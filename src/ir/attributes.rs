@@ -14,17 +14,19 @@ impl Editor<'_> {
         let node = self.node_mut(node)?;
         let mut fields = wire::split(&node.raw)?;
         fields.retain(|field| field.number == NODE_ATTRIBUTE);
+        let mut attributes = node.attributes.to_vec();
         for attribute in set {
             let field = Field::message(NODE_ATTRIBUTE, &attribute.0.encode_to_vec());
-            let mut known = node.attributes.iter_mut().zip(&mut fields);
+            let mut known = attributes.iter_mut().zip(&mut fields);
             if let Some(known) = known.find(|(known, _)| known.name() == attribute.name()) {
                 (*known.0, *known.1) = (attribute.clone(), field);
             } else {
-                node.attributes.push(attribute.clone());
+                attributes.push(attribute.clone());
                 fields.push(field);
             }
         }
         node.raw = wire::replace_fields(&node.raw, NODE_ATTRIBUTE, &fields)?;
+        node.attributes = attributes.into();
         Ok(())
     }
 }

@@ -155,14 +155,13 @@ impl<'g> Editor<'g> {
             ..NodeProto::default()
         };
         let node = Node {
-            name,
-            op_type: spec.op_type.to_string(),
-            domain: String::new(),
-            inputs: spec.inputs.to_vec(),
-            outputs: Vec::new(),
-            attributes: spec.attributes,
-            metadata: Vec::new(),
-            captures: Vec::new(),
+            name: name.into(),
+            op_type: spec.op_type.into(),
+            domain: "".into(),
+            inputs: spec.inputs.into(),
+            outputs: Box::default(),
+            attributes: spec.attributes.into(),
+            captures: Box::default(),
             raw: proto.encode_to_vec().into(),
         };
         let id = self.insert(node, vec![output], place);
@@ -189,8 +188,8 @@ impl<'g> Editor<'g> {
                 None => String::new(),
             });
         }
-        copy.name = self.fresh_node_name(&format!("{}{suffix}", copy.name));
-        copy.inputs = inputs.to_vec();
+        copy.name = self.fresh_node_name(&format!("{}{suffix}", copy.name)).into();
+        copy.inputs = inputs.into();
         copy.raw = wire::replace_fields(&copy.raw, 3, &[Field::message(3, copy.name.as_bytes())])?;
         let id = self.insert(copy, names, place);
         self.encode_names(id, NODE_INPUT)?;
@@ -387,7 +386,7 @@ impl<'g> Editor<'g> {
     fn fresh_node_name(&mut self, hint: &str) -> String {
         let mut taken = std::mem::take(&mut self.graph.node_names);
         if taken.is_empty() {
-            taken.extend(self.graph.nodes().map(|(_, node)| node.name.clone()));
+            taken.extend(self.graph.nodes().map(|(_, node)| node.name.to_string()));
         }
         let mut name = hint.to_string();
         let mut n = 1;
@@ -465,12 +464,10 @@ impl<'g> Editor<'g> {
     ) -> Result<(), EditError> {
         let (old, new) = (self.graph.value(from).name.clone(), self.graph.value(to).name.clone());
         self.encode_capture(node, &old, &new)?;
-        let captures = &mut self.node_mut(node)?.captures;
-        captures.retain(|v| *v != from);
-        let known = captures.contains(&to);
-        if !known {
-            captures.push(to);
-        }
+        let node_mut = self.node_mut(node)?;
+        let known = node_mut.captures.contains(&to);
+        let others = node_mut.captures.iter().copied().filter(|v| *v != from);
+        node_mut.captures = others.chain((!known).then_some(to)).collect();
         self.forget(from, Use::Capture(node));
         if !known {
             self.graph.uses[to.index()].push(Use::Capture(node));

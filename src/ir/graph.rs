@@ -7,7 +7,7 @@ use rayon::iter::Either;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Editor, InitializerId, Node, NodeId, ValueId, names::Names, weights::NewData};
-use crate::onnx::{DataFiles, Source, TensorHeader, ValueInfo, proto::TypeProto, wire::Field};
+use crate::onnx::{DataFiles, Source, TensorHeader, ValueInfo, proto::TypeProto};
 
 /// A model's top-level graph, with everything else of the model kept as it came.
 #[derive(Clone, Debug)]
@@ -107,17 +107,20 @@ pub struct Initializer {
     pub new_data: Option<NewData>,
 }
 
-/// One field of the original `GraphProto`, in order.
-#[derive(Clone, Debug)]
+/// The meaning of one field of the original `GraphProto`, in order.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Item {
     Node(NodeId),
     Initializer(InitializerId),
     Input,
-    Output(usize),
+    Output,
     Name,
-    /// A value_info or a quantization annotation: kept as long as its value exists.
-    About(Option<ValueId>, Box<Field>),
-    Other(Box<Field>),
+    /// Kept as long as its value exists, as is an annotation.
+    ValueInfo(Option<ValueId>),
+    /// A value_info that is not true any more.
+    Forgotten,
+    Annotation(Option<ValueId>),
+    Other,
 }
 
 impl Graph {

@@ -7,7 +7,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     Attribute, Graph, GraphIo, Initializer, InitializerId, Node, NodeId, Origin, Use, Value, ValueId,
-    graph::Item, names::Names,
+    graph::Item, names::Names, symbol::Symbols,
 };
 use crate::onnx::{
     OnnxError, Source, TensorHeader, ValueInfo, graph_field, model_field,
@@ -24,9 +24,8 @@ impl Graph {
     pub fn load(source: Source) -> Result<Self, OnnxError> {
         let source = Arc::new(source);
         let mut loader = Loader::new(&source)?;
-        let fields = &source.graph.fields;
-        for field in fields {
-            loader.define(field)?;
+        for field in source.graph.fields() {
+            loader.define(&field)?;
         }
         loader.connect()?;
         Ok(loader.graph)
@@ -35,6 +34,7 @@ impl Graph {
 
 struct Loader {
     graph: Graph,
+    symbols: Symbols,
     inputs: Vec<(ValueInfoProto, bytes::Bytes)>,
     outputs: Vec<(ValueInfoProto, bytes::Bytes)>,
 }
@@ -42,14 +42,13 @@ struct Loader {
 impl Loader {
     fn new(source: &Arc<Source>) -> Result<Self, OnnxError> {
         let mut opsets = BTreeMap::new();
-        for field in source.fields.iter().filter(|f| f.number == model_field::OPSET_IMPORT) {
+        for field in source.fields_of(model_field::OPSET_IMPORT) {
             let opset: OperatorSetIdProto = decode(field, "an opset_import")?;
             let domain = if opset.domain() == "ai.onnx" { "" } else { opset.domain() };
             opsets.insert(domain.to_string(), opset.version());
         }
         // Growing these a step at a time would copy a large model's nodes over and over.
-        let fields = &source.graph.fields;
-        let count = |number| fields.iter().filter(|f| f.number == number).count();
+        let count = |number| source.graph.fields_of(number).count();
         let (nodes, initializers) = (count(graph_field::NODE), count(graph_field::INITIALIZER));
         // Nearly all nodes have one result.
         let values = nodes + initializers;
@@ -64,7 +63,7 @@ impl Loader {
             value_info: FxHashMap::default(),
             by_name: Names::with_capacity(values),
             opsets,
-            layout: Vec::with_capacity(fields.len()),
+            layout: Vec::with_capacity(source.graph.fields().count()),
             first: Vec::new(),
             front: 0,
             before: FxHashMap::default(),
@@ -78,7 +77,7 @@ impl Loader {
             node_names: FxHashSet::default(),
             source: Arc::clone(source),
         };
-        Ok(Self { graph, inputs: Vec::new(), outputs: Vec::new() })
+        Ok(Self { graph, symbols: Symbols::default(), inputs: Vec::new(), outputs: Vec::new() })
     }
 
     /// Reads, in a first round, everything but the nodes. The wire format does not fix the order of a graph's fields,
@@ -101,7 +100,7 @@ impl Loader {
             }
             graph_field::SPARSE_INITIALIZER => {
                 self.define_sparse(field)?;
-                Item::Other(Box::new(field.clone()))
+                Item::Other
             }
             graph_field::INPUT => {
                 self.inputs.push((decode(field, "a graph input")?, field.value()));
@@ -109,16 +108,15 @@ impl Loader {
             }
             graph_field::OUTPUT => {
                 self.outputs.push((decode(field, "a graph output")?, field.value()));
-                Item::Output(self.outputs.len() - 1)
+                Item::Output
             }
             graph_field::NAME => {
                 self.graph.name = field.as_str().unwrap_or_default().to_string();
                 Item::Name
             }
-            graph_field::VALUE_INFO | graph_field::QUANTIZATION_ANNOTATION => {
-                Item::About(None, Box::new(field.clone()))
-            }
-            _ => Item::Other(Box::new(field.clone())),
+            graph_field::VALUE_INFO => Item::ValueInfo(None),
+            graph_field::QUANTIZATION_ANNOTATION => Item::Annotation(None),
+            _ => Item::Other,
         };
         self.graph.layout.push(item);
         Ok(())
@@ -168,8 +166,8 @@ impl Loader {
             self.graph.inputs.push(GraphIo { value, info: ValueInfo(info), raw });
         }
         let source = Arc::clone(&self.graph.source);
-        for field in source.graph.fields.iter().filter(|f| f.number == graph_field::NODE) {
-            self.add_node(field)?;
+        for field in source.graph.fields_of(graph_field::NODE) {
+            self.add_node(&field)?;
         }
         for (index, (info, raw)) in std::mem::take(&mut self.outputs).into_iter().enumerate() {
             let value = self.graph.value_named(info.name()).ok_or_else(|| {
@@ -214,18 +212,14 @@ impl Loader {
                 })?),
             });
         }
-        // A decoder makes room for four of each, which for thousands of nodes is most of the memory.
-        proto.attribute.shrink_to_fit();
-        proto.metadata_props.shrink_to_fit();
         self.graph.nodes.push(Some(Node {
-            name: proto.name.unwrap_or_default(),
-            op_type: proto.op_type.unwrap_or_default(),
-            domain: proto.domain.unwrap_or_default(),
-            inputs,
-            outputs,
+            op_type: self.symbols.get(proto.op_type()),
+            domain: self.symbols.get(proto.domain()),
+            name: proto.name.unwrap_or_default().into(),
+            inputs: inputs.into(),
+            outputs: outputs.into(),
             attributes: proto.attribute.into_iter().map(Attribute).collect(),
-            metadata: proto.metadata_props,
-            captures,
+            captures: captures.into(),
             raw: field.value(),
         }));
         Ok(())
@@ -249,7 +243,7 @@ impl Loader {
 
     /// Returns whether any node of the model, read already or not, has a result of this name.
     fn is_produced(&self, name: &str) -> bool {
-        let nodes = self.graph.source.graph.fields.iter().filter(|f| f.number == graph_field::NODE);
+        let nodes = self.graph.source.graph.fields_of(graph_field::NODE);
         nodes
             .filter_map(|field| NodeProto::decode(field.value()).ok())
             .any(|node| node.output.iter().any(|output| output == name))
@@ -257,18 +251,21 @@ impl Loader {
 
     fn connect_descriptions(&mut self) -> Result<(), OnnxError> {
         let graph = &mut self.graph;
-        for item in &mut graph.layout {
-            let Item::About(about, field) = item else { continue };
-            if field.number == graph_field::VALUE_INFO {
-                let info: ValueInfoProto = decode(field, "a value_info")?;
-                *about = graph.by_name.get(&graph.values, info.name());
-                if let (Some(value), Some(r#type)) = (*about, info.r#type) {
-                    graph.value_info.insert(value, r#type);
+        for (item, field) in graph.layout.iter_mut().zip(graph.source.graph.fields()) {
+            match item {
+                Item::ValueInfo(about) => {
+                    let info: ValueInfoProto = decode(&field, "a value_info")?;
+                    *about = graph.by_name.get(&graph.values, info.name());
+                    if let (Some(value), Some(r#type)) = (*about, info.r#type) {
+                        graph.value_info.insert(value, r#type);
+                    }
                 }
-            } else {
-                // TensorAnnotation.tensor_name is field 1.
-                let name = wire::split(&field.value())?.into_iter().find(|f| f.number == 1);
-                *about = name.and_then(|f| graph.by_name.get(&graph.values, f.as_str()?));
+                Item::Annotation(about) => {
+                    // TensorAnnotation.tensor_name is field 1.
+                    let name = wire::split(&field.value())?.into_iter().find(|f| f.number == 1);
+                    *about = name.and_then(|f| graph.by_name.get(&graph.values, f.as_str()?));
+                }
+                _ => {}
             }
         }
         Ok(())

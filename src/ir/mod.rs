@@ -16,6 +16,7 @@ mod names;
 mod node;
 mod rename;
 mod stated;
+mod symbol;
 mod template;
 mod weights;
 
@@ -28,6 +29,7 @@ pub(crate) use graph::Item;
 pub use graph::{Graph, GraphIo, Initializer, Origin, Use, Value};
 pub use masked::{count_masked, for_each_piece};
 pub use node::Node;
+pub use symbol::Symbol;
 pub use template::{Template, TemplateNode, TemplateOperand, TemplateTensor};
 pub use weights::{Elements, Masked, NewData, Transform, TransformRun, WeightReader};
 

@@ -2,28 +2,30 @@
 
 use bytes::Bytes;
 
-use super::{Attribute, ValueId};
-use crate::onnx::proto::StringStringEntryProto;
+use super::{Attribute, Symbol, ValueId};
+use crate::onnx::wire;
 
-/// A node (`NodeProto`) of the top-level graph.
+/// `NodeProto.metadata_props`
+const METADATA: u32 = 9;
+
+/// A node (`NodeProto`) of the top-level graph. Graphs of a million must fit into memory: no list has room to spare, and
+/// what is seldom looked for is found in the bytes.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// The node's name; may be empty.
-    pub name: String,
+    pub name: Box<str>,
     /// The operator, such as `MatMul`.
-    pub op_type: String,
+    pub op_type: Symbol,
     /// The operator's domain; empty for the ONNX standard.
-    pub domain: String,
+    pub domain: Symbol,
     /// Operands; `None` where an optional one is left out.
-    pub inputs: Vec<Option<ValueId>>,
+    pub inputs: Box<[Option<ValueId>]>,
     /// Results; `None` where an optional one is left out.
-    pub outputs: Vec<Option<ValueId>>,
+    pub outputs: Box<[Option<ValueId>]>,
     /// Attributes as they came.
-    pub attributes: Vec<Attribute>,
-    /// `metadata_props`: what the dynamo exporter says about where the node comes from.
-    pub(crate) metadata: Vec<StringStringEntryProto>,
+    pub attributes: Box<[Attribute]>,
     /// Values of this graph that the node's subgraphs (bodies of If, Loop, Scan) refer to by name.
-    pub captures: Vec<ValueId>,
+    pub captures: Box<[ValueId]>,
     /// The encoded `NodeProto`, kept in step with `inputs` and `outputs` by the editor.
     pub(crate) raw: Bytes,
 }
@@ -59,6 +61,12 @@ impl Node {
         self.attributes.iter().find(|a| a.name() == name)
     }
 
+    /// Returns its attributes with those of `set`, each in place of the one of its name.
+    pub(crate) fn attributes_with(&self, set: &[Attribute]) -> Box<[Attribute]> {
+        let stays = |known: &&Attribute| !set.iter().any(|set| set.name() == known.name());
+        self.attributes.iter().filter(stays).chain(set).cloned().collect()
+    }
+
     /// Returns an integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
         self.attribute(name).and_then(Attribute::int)
@@ -79,9 +87,14 @@ impl Node {
         self.attribute(name).and_then(Attribute::string)
     }
 
-    /// Returns the value of the metadata entry `key`.
+    /// Returns the value of the entry `key` of `metadata_props`, where the dynamo exporter says where the node comes from.
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.metadata.iter().find(|e| e.key() == key).map(|e| e.value())
+        let field = |message, number| {
+            wire::parts(message).flatten().filter(move |part| part.number == number).map(|part| part.value)
+        };
+        // StringStringEntryProto has the key in field 1, the value in field 2.
+        let entry = field(&self.raw, METADATA).find(|entry| field(entry, 1).eq([key.as_bytes()]))?;
+        field(entry, 2).next().and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// Returns the node as messages name it: `MatMul node \`/down_blocks.0/.../MatMul\``.

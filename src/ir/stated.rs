@@ -3,7 +3,6 @@
 use rustc_hash::FxHashSet;
 
 use super::{Editor, Item, ValueId};
-use crate::onnx::{graph_field, wire::Field};
 
 impl Editor<'_> {
     /// Forgets the types that the model states for `values` (`value_info`).
@@ -13,10 +12,11 @@ impl Editor<'_> {
         if values.is_empty() {
             return;
         }
-        let is_about = |about: &Field| about.number == graph_field::VALUE_INFO;
-        self.graph.layout.retain(
-            |item| !matches!(item, Item::About(Some(value), about) if is_about(about) && values.contains(value)),
-        );
+        for item in &mut self.graph.layout {
+            if matches!(item, Item::ValueInfo(Some(value)) if values.contains(value)) {
+                *item = Item::Forgotten;
+            }
+        }
         self.graph.edits += 1;
     }
 }

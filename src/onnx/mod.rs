@@ -1,7 +1,7 @@
 //! The wire boundary: everything that knows that ONNX is protobuf.
 //!
-//! A model is opened by mapping it and splitting its two outer messages, `ModelProto` and `GraphProto`, into
-//! their fields. Each field keeps the exact bytes it came in, so whatever is not edited goes out as it came:
+//! A model is opened by mapping it. Its two outer messages, `ModelProto` and `GraphProto`, are split into their
+//! fields, and each field keeps the exact bytes it came in, so whatever is not edited goes out as it came:
 //! unknown fields, field order, formatting. Weights are never read here, only located.
 
 mod check;

@@ -1,4 +1,4 @@
-//! Opening a model: map the file, split its two outer messages.
+//! Opening a model: map the file, check its messages, split the outer ones.
 
 use std::{
     path::{Path, PathBuf},
@@ -71,11 +71,23 @@ pub struct Source {
     pub unknown: Vec<Unknown>,
 }
 
-/// A `GraphProto`, split into its fields.
+/// A `GraphProto`, whose fields were found to fit when it was opened.
 #[derive(Debug)]
 pub struct GraphSource {
-    /// The fields, in order.
-    pub fields: Vec<Field>,
+    bytes: Bytes,
+}
+
+impl GraphSource {
+    /// Returns the fields, in order. They are found anew each time: a list of a large graph's would take a tenth of the
+    /// memory that the graph itself takes.
+    pub fn fields(&self) -> impl Iterator<Item = Field> + '_ {
+        wire::fields(&self.bytes).filter_map(Result::ok)
+    }
+
+    /// Returns the fields with this number, in order.
+    pub fn fields_of(&self, number: u32) -> impl Iterator<Item = Field> + '_ {
+        self.fields().filter(move |field| field.number == number)
+    }
 }
 
 impl Source {
@@ -84,9 +96,14 @@ impl Source {
         self.file.as_ref().map(|f| f.path.clone()).unwrap_or_default()
     }
 
+    /// Returns the fields of `ModelProto` with this number, in order.
+    pub fn fields_of(&self, number: u32) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(move |field| field.number == number)
+    }
+
     /// Returns the version of ONNX's format that the model states.
     pub fn ir_version(&self) -> Option<u64> {
-        self.fields.iter().find(|f| f.number == model_field::IR_VERSION).and_then(Field::as_varint)
+        self.fields_of(model_field::IR_VERSION).next().and_then(Field::as_varint)
     }
 
     /// Returns the offset of `slice` in the model file, if it is a slice of it.
@@ -136,6 +153,6 @@ pub fn open_bytes(bytes: Bytes, folder: impl Into<PathBuf>) -> Result<Source, On
     let mut graphs = fields.iter().filter(|f| f.number == model_field::GRAPH);
     let graph =
         graphs.next().ok_or_else(|| OnnxError::invalid(WHOLE, "it has no graph: is this an ONNX file?"))?;
-    let graph = GraphSource { fields: wire::split(&graph.value())? };
+    let graph = GraphSource { bytes: graph.value() };
     Ok(Source { bytes, fields, graph, file: None, data: Arc::new(DataFiles::new(folder)), unknown })
 }

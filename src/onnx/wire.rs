@@ -60,31 +60,21 @@ impl Field {
     }
 }
 
-/// The length, in bytes, from which on the fields of a message are counted before they are listed.
-const MANY: usize = 1 << 16;
-
 /// Splits `message` into its fields, in order. The fields share the buffer of `message`.
 ///
 /// # Errors
 /// [`OnnxError::Wire`] where a key, a length or a value does not fit.
 pub fn split(message: &Bytes) -> Result<Vec<Field>, OnnxError> {
-    // A graph has tens of thousands: growing the list would copy it over and over.
-    let mut fields = match message.len() {
-        0..MANY => Vec::new(),
-        _ => Vec::with_capacity(parts(message).count()),
-    };
-    let mut at = 0;
-    while at < message.len() {
-        let (number, wire_type, value_at, end) = next_field(message, at)?;
-        fields.push(Field {
-            number,
-            wire_type,
-            raw: message.slice(at..end),
-            value_at: (value_at - at) as u8,
-        });
-        at = end;
-    }
-    Ok(fields)
+    fields(message).collect()
+}
+
+/// Returns the fields of `message`, in order, up to the first that does not fit. They share its buffer.
+pub fn fields(message: &Bytes) -> impl Iterator<Item = Result<Field, OnnxError>> + '_ {
+    parts(message).map(|part| {
+        let Part { number, wire_type, value, raw } = part?;
+        let value_at = (raw.len() - value.len()) as u8;
+        Ok(Field { number, wire_type, raw: message.slice_ref(raw), value_at })
+    })
 }
 
 /// One field of a message, without a share of its buffer.

@@ -213,7 +213,7 @@ pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSour
 
 /// Returns how a model was compiled before it was read, if its metadata say so: "compiled already, by ...".
 pub fn compiled_already(graph: &Graph) -> Option<String> {
-    let fields = graph.source().fields.iter().filter(|field| field.number == model_field::METADATA_PROPS);
+    let fields = graph.source().fields_of(model_field::METADATA_PROPS);
     let entries: Vec<_> =
         fields.filter_map(|field| StringStringEntryProto::decode(field.value()).ok()).collect();
     let value = |key: &str| entries.iter().find(|entry| entry.key() == key).map(|entry| entry.value());

@@ -51,7 +51,7 @@ impl<'g> Canonical<'g> {
     /// # Errors
     /// [`OnnxError`] if a function or a tensor in it is broken.
     pub fn new(graph: &'g Graph) -> Result<Self, OnnxError> {
-        let functions = graph.source().fields.iter().filter(|f| f.number == model_field::FUNCTIONS);
+        let functions = graph.source().fields_of(model_field::FUNCTIONS);
         let functions: Vec<FunctionProto> = functions
             .map(|f| FunctionProto::decode(f.value()))
             .collect::<Result<_, _>>()
@@ -133,9 +133,8 @@ impl<'g> Canonical<'g> {
     /// # Errors
     /// [`OnnxError`] if one is broken.
     pub fn sparse_initializers(&self) -> Result<Vec<(String, Hash)>, OnnxError> {
-        let fields = self.graph.source().graph.fields.iter();
         let mut found = Vec::new();
-        for field in fields.filter(|f| f.number == graph_field::SPARSE_INITIALIZER) {
+        for field in self.graph.source().graph.fields_of(graph_field::SPARSE_INITIALIZER) {
             let tensor = SparseTensorProto::decode(field.value())
                 .map_err(|e| OnnxError::invalid("a sparse initializer", format!("broken message: {e}")))?;
             let name = tensor.values.as_ref().map(|v| v.name().to_string()).unwrap_or_default();

@@ -63,7 +63,7 @@ impl Attention {
         let [query, key, value] = <[TemplateOperand; 3]>::try_from(divided).map_err(|_| unknown())?;
         let result = match is_product {
             true => {
-                let mut current = template.add("MatMul", [query, key], scores.attributes.clone());
+                let mut current = template.add("MatMul", [query, key], scores.attributes.to_vec());
                 for (id, slot) in &chain {
                     let node = analysis.graph.node(*id);
                     let operands: Vec<TemplateOperand> = node
@@ -75,11 +75,13 @@ impl Attention {
                             false => operand.map(TemplateOperand::Value),
                         })
                         .collect();
-                    current = template.add(node.op_type.clone(), operands, node.attributes.clone());
+                    current = template.add(node.op_type.to_string(), operands, node.attributes.to_vec());
                 }
                 template.add("MatMul", [current, value], Vec::new())
             }
-            false => template.add(scores.op_type.clone(), [query, key, value], scores.attributes.clone()),
+            false => {
+                template.add(scores.op_type.to_string(), [query, key, value], scores.attributes.to_vec())
+            }
         };
         let last = layouts.last().copied().ok_or_else(unknown)?;
         grid.join(&mut template, result, last);

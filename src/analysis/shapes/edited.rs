@@ -189,8 +189,7 @@ impl<'a> Edited<'a> {
             None => self.infer(node, &operands)?,
             Some(set) => {
                 let mut node = node.clone();
-                node.attributes.retain(|known| !set.iter().any(|set| set.name() == known.name()));
-                node.attributes.extend(set.iter().cloned());
+                node.attributes = node.attributes_with(set);
                 self.infer(&node, &operands)?
             }
         };

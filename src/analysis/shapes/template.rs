@@ -80,16 +80,15 @@ fn result(
 
 /// Returns the node as one of a graph. Rules look at attributes and operator; which values it reads makes no difference.
 pub(super) fn placed(node: &TemplateNode) -> Node {
-    let some = |count: usize| (0..count).map(|index| Some(ValueId::new(index))).collect::<Vec<_>>();
+    let some = |count: usize| (0..count).map(|index| Some(ValueId::new(index))).collect();
     Node {
-        name: String::new(),
-        op_type: node.op_type.clone().into_owned(),
-        domain: String::new(),
+        name: Box::default(),
+        op_type: (&*node.op_type).into(),
+        domain: "".into(),
         inputs: some(node.operands.len()),
         outputs: some(1),
-        attributes: node.attributes.clone(),
-        metadata: Vec::new(),
-        captures: Vec::new(),
+        attributes: node.attributes.as_slice().into(),
+        captures: Box::default(),
         raw: bytes::Bytes::new(),
     }
 }

@@ -86,7 +86,7 @@ fn push_metadata(out: &mut Message<'_>, key: &str, value: &str) {
 
 fn graph_message<'g>(graph: &'g Graph, placement: &mut Placement<'g>) -> Result<Message<'g>, OnnxError> {
     let layout = &graph.layout;
-    let fields = &graph.source().graph.fields;
+    let mut fields = graph.source().graph.fields();
     let end = layout.len();
     // Added items go beside their like, or to the end if there is nothing like them.
     let first = |like: fn(&Item) -> bool| layout.iter().position(like).unwrap_or(end);
@@ -94,30 +94,33 @@ fn graph_message<'g>(graph: &'g Graph, placement: &mut Placement<'g>) -> Result<
     let is_node = |item: &Item| matches!(item, Item::Node(_));
     let (first_node, last_node) = (first(is_node), last(is_node));
     let last_input = last(|item| matches!(item, Item::Input));
-    let last_output = last(|item| matches!(item, Item::Output(_)));
-    let listed_outputs = layout.iter().filter(|item| matches!(item, Item::Output(_))).count();
+    let last_output = last(|item| matches!(item, Item::Output));
+    let listed_outputs = layout.iter().filter(|item| matches!(item, Item::Output)).count();
     let last_initializer = last(|item| matches!(item, Item::Initializer(_)));
     let last_name = last(|item| matches!(item, Item::Name));
 
     let mut out = Message::new(graph.source());
-    let mut inputs = graph.inputs.iter();
+    let (mut inputs, mut outputs) = (graph.inputs.iter(), graph.outputs.iter());
     for index in 0..=end {
         if index == first_node {
             push_nodes(&mut out, graph, &graph.first, placement)?;
         }
-        if let (Some(item), Some(field)) = (layout.get(index), fields.get(index)) {
+        if let (Some(item), Some(field)) = (layout.get(index), fields.next()) {
             match item {
                 Item::Node(id) => {
                     push_nodes(&mut out, graph, graph.before.get(id).map_or(&[], Vec::as_slice), placement)?;
-                    push_node(&mut out, graph, *id, Some(field), placement)?;
+                    push_node(&mut out, graph, *id, Some(&field), placement)?;
                 }
-                Item::Initializer(id) => push_initializer(&mut out, graph, *id, Some(field), placement)?,
-                Item::Input => push_io(&mut out, inputs.next(), field),
-                Item::Output(index) => push_io(&mut out, graph.outputs.get(*index), field),
+                Item::Initializer(id) => push_initializer(&mut out, graph, *id, Some(&field), placement)?,
+                Item::Input => push_io(&mut out, inputs.next(), &field),
+                Item::Output => push_io(&mut out, outputs.next(), &field),
                 Item::Name if graph.new_name.is_some() => {}
                 Item::Name => out.push(&field.raw),
-                Item::About(value, field) => push_about(&mut out, graph, *value, field)?,
-                Item::Other(field) => push_other(&mut out, field, placement)?,
+                Item::ValueInfo(value) | Item::Annotation(value) => {
+                    push_about(&mut out, graph, *value, &field)?;
+                }
+                Item::Other => push_other(&mut out, &field, placement)?,
+                Item::Forgotten => {}
             }
         }
         if index == last_node {

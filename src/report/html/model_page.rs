@@ -129,7 +129,7 @@ impl Parts<'_> {
         let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
         for node in &nodes {
             let name = &self.analysis.graph.node(*node).op_type;
-            let index = self.operators.iter().position(|known| known == name).unwrap_or_else(|| {
+            let index = self.operators.iter().position(|known| *name == **known).unwrap_or_else(|| {
                 self.operators.push(name.to_string());
                 self.operators.len() - 1
             });

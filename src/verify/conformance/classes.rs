@@ -1,9 +1,10 @@
 //! Value numbering: two values have one class exactly if the same operators compute them from the same inputs and
 //! from tensors of the same types and dimensions. The elements of the tensors are compared later.
 
-use std::num::NonZeroU32;
+use std::{hash::BuildHasher, num::NonZeroU32};
 
-use rustc_hash::FxHashMap;
+use hashbrown::{HashTable, hash_table::Entry};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::{
     per_row::Reading,
@@ -23,15 +24,15 @@ pub(super) struct Class(NonZeroU32);
 
 impl Class {
     fn index(self) -> usize {
-        self.0.get() as usize
+        self.0.get() as usize - 1
     }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Key {
-    Input(String),
-    Tensor(i32, Vec<i64>),
-    Sparse(Hash),
+    Input(Box<str>),
+    Tensor(i32, Box<[i64]>),
+    Sparse(Box<Hash>),
     Result {
         signature: u32,
         slot: u32,
@@ -42,20 +43,37 @@ enum Key {
     /// A reading of the one element of an input, where it has an element for each row: equal to nothing.
     OneForAll(NodeId, usize),
     /// A value that depends on itself, or was removed: equal to nothing else of that name.
-    Nothing(String),
+    Nothing(Box<str>),
 }
 
 /// Numbers classes and signatures.
 #[derive(Debug, Default)]
 pub(super) struct Interner {
-    keys: FxHashMap<Key, Class>,
+    /// The key of each class.
+    keys: Vec<Key>,
+    by_key: HashTable<Class>,
     signatures: FxHashMap<Vec<u8>, u32>,
 }
 
 impl Interner {
+    /// Returns one with room for so many classes.
+    pub fn with_capacity(classes: usize) -> Self {
+        let (keys, by_key) = (Vec::with_capacity(classes), HashTable::with_capacity(classes));
+        Self { keys, by_key, signatures: FxHashMap::default() }
+    }
+
     fn class(&mut self, key: Key) -> Class {
-        let next = Class(NonZeroU32::MIN.saturating_add(self.keys.len() as u32));
-        *self.keys.entry(key).or_insert(next)
+        let Self { keys, by_key, .. } = self;
+        let hash = |key: &Key| FxBuildHasher.hash_one(key);
+        let is_known = |class: &Class| keys[class.index()] == key;
+        match by_key.entry(hash(&key), is_known, |class| hash(&keys[class.index()])) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => {
+                let class = Class(NonZeroU32::MIN.saturating_add(keys.len() as u32));
+                keys.push(key);
+                *place.insert(class).get()
+            }
+        }
     }
 
     /// Returns the number of a signature.
@@ -78,7 +96,8 @@ pub(super) struct Side<'g> {
 #[derive(Debug)]
 struct Shape {
     signature: u32,
-    reads: Vec<Option<ValueId>>,
+    /// The values that it reads, where they are not just its operands.
+    reads: Option<Box<[Option<ValueId>]>>,
     commutative: bool,
     random: bool,
 }
@@ -97,6 +116,7 @@ impl<'g> Side<'g> {
                 let Signature { bytes, reads, is_random: random } = signature(graph, id, &node.attributes)?;
                 let commutative =
                     (node.is("Add") || node.is("Mul")) && matches!(reads[..], [Some(_), Some(_)]);
+                let reads = (reads != *node.inputs).then(|| reads.into());
                 nodes[id.index()] =
                     Some(Shape { signature: interner.signature(bytes), reads, commutative, random });
             }
@@ -107,15 +127,15 @@ impl<'g> Side<'g> {
         };
         let mut leaves = vec![None; graph.value_capacity()];
         for id in graph.value_ids() {
-            let name = || graph.value(id).name.clone();
+            let name = || graph.value(id).name.as_str().into();
             let key = match kinds[id.index()] {
                 ValueKind::Input => Key::Input(name()),
                 ValueKind::Tensor => match value::tensor_type(graph, id) {
-                    Some((data_type, dims)) => Key::Tensor(data_type.0, dims),
+                    Some((data_type, dims)) => Key::Tensor(data_type.0, dims.into()),
                     None => Key::Nothing(name()),
                 },
                 ValueKind::Sparse => match sparse.get(&graph.value(id).name) {
-                    Some(hash) => Key::Sparse(*hash),
+                    Some(hash) => Key::Sparse(Box::new(*hash)),
                     None => Key::Nothing(name()),
                 },
                 ValueKind::Nothing => Key::Nothing(name()),
@@ -133,7 +153,11 @@ impl<'g> Side<'g> {
 
     /// Returns the values that node `id` reads: operands, then those that its bodies refer to.
     pub fn reads(&self, id: NodeId) -> &[Option<ValueId>] {
-        self.nodes[id.index()].as_ref().map_or(&[], |shape| &shape.reads)
+        match &self.nodes[id.index()] {
+            Some(Shape { reads: Some(reads), .. }) => reads,
+            Some(Shape { reads: None, .. }) => &self.graph.node(id).inputs,
+            None => &[],
+        }
     }
 
     /// Returns whether both operands of node `id` can change places: Add and Mul give the same bits either way (IEEE
@@ -195,7 +219,7 @@ impl Classes {
                     continue;
                 };
                 if std::mem::replace(&mut open[value.index()], true) {
-                    let name = side.graph.value(value).name.clone();
+                    let name = side.graph.value(value).name.as_str().into();
                     classes.values[value.index()] = Some(interner.class(Key::Nothing(name)));
                     continue;
                 }
@@ -232,8 +256,9 @@ impl Classes {
         let slot = side.graph.node(node).outputs.iter().position(|v| *v == Some(value))?;
         let shape = side.nodes[node.index()].as_ref()?;
         let mut missing = Vec::new();
-        let mut operands = Vec::with_capacity(shape.reads.len());
-        for (index, operand) in shape.reads.iter().enumerate() {
+        let reads = side.reads(node);
+        let mut operands = Vec::with_capacity(reads.len());
+        for (index, operand) in reads.iter().enumerate() {
             let Some(operand) = operand.map(|operand| read(node, index, operand)) else {
                 operands.push(None);
                 continue;

@@ -228,7 +228,7 @@ impl Names<'_, '_> {
         if !same_operator || self.compiled.kind(mismatch.compiled) != self.original.kind(mismatch.original) {
             return format!("{have}, expected {want}");
         }
-        let planned = cone.substitution.attributes(b).map_or(expected.attributes.as_slice(), |(set, _)| set);
+        let planned = cone.substitution.attributes(b).map_or(&*expected.attributes, |(set, _)| set);
         if let Some(what) = attribute_difference((compiled, &found.attributes), (original, planned)) {
             return format!("{} has {what}", found.describe());
         }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use prost::Message;
 use rustc_hash::FxHashSet;
 
@@ -28,13 +29,15 @@ pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &m
     // `ModelProto` domain, model_version, training_info and configuration.
     for (number, what) in [(4, "domain"), (5, "version"), (20, "training info"), (26, "device configuration")]
     {
-        let of = |graph: &Graph| values(&graph.source().fields, number);
+        let of = |graph: &Graph| graph.source().fields_of(number).map(Field::value).collect::<Vec<_>>();
         if of(original) != of(compiled) {
             differences.push(Violation::first(format!("the model's {what} differs")));
         }
     }
-    let annotations =
-        |graph: &Graph| values(&graph.source().graph.fields, graph_field::QUANTIZATION_ANNOTATION);
+    let of_graph = |graph: &Graph, number| -> Vec<_> {
+        graph.source().graph.fields_of(number).map(|field| field.value()).collect()
+    };
+    let annotations = |graph: &Graph| of_graph(graph, graph_field::QUANTIZATION_ANNOTATION);
     let known = annotations(original);
     if annotations(compiled).iter().any(|annotation| !known.contains(annotation)) {
         differences
@@ -47,21 +50,15 @@ pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &m
             unknown.number, unknown.message
         )));
     }
-    let model = |graph: &Graph| metadata(&graph.source().fields, model_field::METADATA_PROPS);
-    compare_metadata(&model(original), &model(compiled), "model", differences);
-    let graph = |graph: &Graph| metadata(&graph.source().graph.fields, graph_field::METADATA_PROPS);
+    compare_metadata(&model_metadata(original), &model_metadata(compiled), "model", differences);
+    let graph = |graph: &Graph| metadata(of_graph(graph, graph_field::METADATA_PROPS));
     compare_metadata(&graph(original), &graph(compiled), "graph", differences);
 }
 
 /// Returns the name that two nodes of `graph` have.
 pub(super) fn repeated_name(graph: &Graph) -> Option<&str> {
     let mut known = FxHashSet::default();
-    graph.nodes().map(|(_, node)| node.name.as_str()).find(|name| !name.is_empty() && !known.insert(*name))
-}
-
-/// Returns the values of the fields with this number, in their order.
-fn values(fields: &[Field], number: u32) -> Vec<bytes::Bytes> {
-    fields.iter().filter(|f| f.number == number).map(Field::value).collect()
+    graph.nodes().map(|(_, node)| &*node.name).find(|name| !name.is_empty() && !known.insert(*name))
 }
 
 /// The stamp of a compilation in a model's metadata.
@@ -71,7 +68,7 @@ pub(super) struct Stamp(BTreeMap<String, String>);
 impl Stamp {
     /// Returns the stamp of `compiled`; `None` if it has none.
     pub fn of(original: &Graph, compiled: &Graph) -> Option<Self> {
-        let found = metadata(&compiled.source().fields, model_field::METADATA_PROPS);
+        let found = model_metadata(compiled);
         let claimed = found.keys().any(|key| key.starts_with("crdiff."))
             || compiled.name() != original.name() && compiled.name().contains("_crdiff_");
         claimed.then_some(Self(found))
@@ -193,9 +190,12 @@ fn compare_metadata(
     }
 }
 
-fn metadata(fields: &[Field], number: u32) -> BTreeMap<String, String> {
-    let entries = fields.iter().filter(|f| f.number == number);
-    let entries = entries.filter_map(|f| StringStringEntryProto::decode(f.value()).ok());
+fn model_metadata(graph: &Graph) -> BTreeMap<String, String> {
+    metadata(graph.source().fields_of(model_field::METADATA_PROPS).map(Field::value))
+}
+
+fn metadata(entries: impl IntoIterator<Item = Bytes>) -> BTreeMap<String, String> {
+    let entries = entries.into_iter().filter_map(|entry| StringStringEntryProto::decode(entry).ok());
     entries.map(|e| (e.key().to_string(), e.value().to_string())).collect()
 }
 
@@ -223,8 +223,7 @@ fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Violation>
         }
     }
     let functions = |source: &Source| {
-        let fields = source.fields.iter().filter(|f| f.number == model_field::FUNCTIONS);
-        let mut functions: Vec<_> = fields.map(Field::value).collect();
+        let mut functions: Vec<_> = source.fields_of(model_field::FUNCTIONS).map(Field::value).collect();
         functions.sort_unstable();
         functions
     };
@@ -235,7 +234,7 @@ fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Violation>
 
 /// Returns whether nodes of `domain` are or may be in the model: bodies and functions are not searched.
 fn uses(graph: &Graph, domain: &str) -> bool {
-    let has_functions = graph.source().fields.iter().any(|f| f.number == model_field::FUNCTIONS);
+    let has_functions = graph.source().fields_of(model_field::FUNCTIONS).next().is_some();
     let mut nodes = graph.nodes().map(|(_, node)| node);
     has_functions
         || nodes.any(|node| {

@@ -192,7 +192,7 @@ pub fn verify(
     observer.check()?;
     // Shapes take as much memory as a graph.
     let modules = analysis.into_modules();
-    let mut interner = Interner::default();
+    let mut interner = Interner::with_capacity(original.value_capacity());
     let merges = Merges::of(&edits)?;
     let (mut expected, templates) = templates::beside(original, &edits)?;
     if let Some(kept) = kept.as_mut().filter(|kept| kept.depth == Depth::Shallow) {

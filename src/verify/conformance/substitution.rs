@@ -25,7 +25,7 @@ pub(super) struct Substitution {
     operands: FxHashMap<(NodeId, usize), ValueId>,
     /// The results of templates, each with the value that its readers would read without the plan.
     spliced: FxHashMap<ValueId, (ValueId, usize)>,
-    attributes: FxHashMap<NodeId, (Vec<Attribute>, usize)>,
+    attributes: FxHashMap<NodeId, (Box<[Attribute]>, usize)>,
     /// The numbers of the signatures of nodes with other attributes.
     signatures: FxHashMap<NodeId, u32>,
     /// Values with the elements of another, in the form that is proven.
@@ -91,10 +91,7 @@ impl Substitution {
                         all.skips.entry(redirect.from).or_insert((redirect.to, index));
                     }
                     Edit::Attributes(edit) => {
-                        let replaced = |name: &str| edit.set.iter().any(|set| set.name() == name);
-                        let mut attributes = graph.node(edit.node).attributes.clone();
-                        attributes.retain(|attribute| !replaced(attribute.name()));
-                        attributes.extend(edit.set.iter().cloned());
+                        let attributes = graph.node(edit.node).attributes_with(&edit.set);
                         let bytes = signature(graph, edit.node, &attributes)?.bytes;
                         all.signatures.insert(edit.node, interner.signature(bytes));
                         all.attributes.insert(edit.node, (attributes, index));
@@ -108,7 +105,7 @@ impl Substitution {
 
     /// Returns the attributes of `node`, if the plan changes them, and the index of the change that says so.
     pub fn attributes(&self, node: NodeId) -> Option<(&[Attribute], usize)> {
-        self.attributes.get(&node).map(|(attributes, index)| (attributes.as_slice(), *index))
+        self.attributes.get(&node).map(|(attributes, index)| (&**attributes, *index))
     }
 
     /// Returns the number of the signature of `node`, if the plan changes it.

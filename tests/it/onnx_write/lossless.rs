@@ -8,9 +8,9 @@ use std::{
 
 use crdiff::{
     ir::{NewData, NodeSpec, Place},
-    onnx::{DataType, ValueInfo, WeightPolicy},
+    onnx::{DataType, ValueInfo, WeightPolicy, model_field, wire::Field},
 };
-use onnx_protobuf::{Message, ModelProto, StringStringEntryProto};
+use onnx_protobuf::{GraphProto, Message, ModelProto, StringStringEntryProto};
 
 use super::{
     UpTo, backend,
@@ -179,6 +179,27 @@ fn what_is_added_and_removed_goes_beside_its_like() {
     assert!(out.graph.value_info.len() < original.graph.value_info.len());
     assert!(out.graph.value_info.iter().all(|v| is_defined(&v.name)));
     load(&output).check().unwrap();
+}
+
+/// The wire format does not fix the order of a graph's fields.
+#[test]
+fn a_type_that_stands_before_everything_is_forgotten() {
+    let (_work, source) = workspace(&fixture("sd15-mini/dynamo/unet.onnx"));
+    let mut model = Decoded::open(&source).model;
+    let mut graph = model.graph.take().unwrap();
+    let types = GraphProto { value_info: std::mem::take(&mut graph.value_info), ..GraphProto::new() };
+    let graph = [types.write_to_bytes().unwrap(), graph.write_to_bytes().unwrap()].concat();
+    let graph = Field::message(model_field::GRAPH, &graph).raw;
+    fs::write(&source, [&model.write_to_bytes().unwrap()[..], &graph].concat()).unwrap();
+    let mut expected = with_elements(&source);
+    let gone = expected.graph.mut_or_insert_default().value_info.remove(1);
+
+    let mut graph = load(&source);
+    let value = graph.value_named(&gone.name).unwrap();
+    graph.edit().forget_types(&[value]);
+    let output = source.with_file_name("out.onnx");
+    write(&graph, &output, WeightPolicy::Copy).unwrap();
+    assert!(with_elements(&output) == expected);
 }
 
 #[test]

@@ -48,7 +48,11 @@ fn describe(graph: &Graph) -> String {
 }
 
 fn operator(node: &Node) -> String {
-    if node.domain.is_empty() { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) }
+    if node.domain.is_empty() {
+        node.op_type.to_string()
+    } else {
+        format!("{}.{}", node.domain, node.op_type)
+    }
 }
 
 fn names(graph: &Graph, values: &[Option<ValueId>]) -> String {
