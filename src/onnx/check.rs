@@ -3,13 +3,13 @@
 //! which of them counts, so there is no right one.
 
 use bytes::Bytes;
-use prost::encoding::{WireType, decode_varint};
+use prost::encoding::decode_varint;
 
 use super::{
     DataType, OnnxError,
     schema::{Field, MESSAGES, Message},
     tensor::{EXTERNAL, field},
-    wire::{self, Part},
+    wire::{self, Part, WireType},
 };
 
 /// A field that ONNX's schema doesn't have.

@@ -1,6 +1,6 @@
 //! The messages of ONNX's schema, as `build.rs` lists them from `proto/onnx.proto`.
 
-use prost::encoding::WireType;
+use super::wire::WireType;
 
 /// A message type.
 #[derive(Debug)]

@@ -1,9 +1,35 @@
 //! Splitting a protobuf message into its fields without decoding it, and putting fields together again.
 
 use bytes::Bytes;
-use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{decode_varint, encode_varint};
 
 use super::OnnxError;
+
+/// How the value of a field is laid out. Protobuf's groups are not here: ONNX has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WireType {
+    /// A number of one to ten bytes.
+    Varint,
+    /// Eight bytes.
+    SixtyFourBit,
+    /// A length, and so many bytes.
+    LengthDelimited,
+    /// Four bytes.
+    ThirtyTwoBit,
+}
+
+impl WireType {
+    /// Returns the number of a field's key: the lowest three bits are those of the wire type.
+    pub(crate) fn key(self, number: u32) -> u64 {
+        let low = match self {
+            Self::Varint => 0,
+            Self::SixtyFourBit => 1,
+            Self::LengthDelimited => 2,
+            Self::ThirtyTwoBit => 5,
+        };
+        (u64::from(number) << 3) | low
+    }
+}
 
 /// One field of a message: its number and the exact bytes that it occupies.
 #[derive(Clone, Debug)]
@@ -22,7 +48,7 @@ impl Field {
     /// Returns a length-delimited field with this content.
     pub fn message(number: u32, content: &[u8]) -> Self {
         let mut raw = Vec::with_capacity(content.len() + 12);
-        encode_key(number, WireType::LengthDelimited, &mut raw);
+        encode_varint(WireType::LengthDelimited.key(number), &mut raw);
         encode_varint(content.len() as u64, &mut raw);
         let value_at = raw.len();
         raw.extend_from_slice(content);
@@ -32,7 +58,7 @@ impl Field {
     /// Returns a varint field with this value.
     pub fn varint(number: u32, value: u64) -> Self {
         let mut raw = Vec::with_capacity(12);
-        encode_key(number, WireType::Varint, &mut raw);
+        encode_varint(WireType::Varint.key(number), &mut raw);
         let value_at = raw.len();
         encode_varint(value, &mut raw);
         Self { number, wire_type: WireType::Varint, raw: raw.into(), value_at: value_at as u8 }
@@ -119,15 +145,10 @@ pub fn parts(message: &[u8]) -> impl Iterator<Item = Result<Part<'_>, OnnxError>
     })
 }
 
-/// Returns the number of bytes that a length-delimited field takes whose content is `content_len` bytes long.
-pub fn message_len(number: u32, content_len: u64) -> u64 {
-    prost::encoding::key_len(number) as u64 + encoded_len_varint(content_len) as u64 + content_len
-}
-
 /// Returns key and length of a length-delimited field, without its content.
 pub fn message_head(number: u32, content_len: u64) -> Vec<u8> {
     let mut head = Vec::with_capacity(12);
-    encode_key(number, WireType::LengthDelimited, &mut head);
+    encode_varint(WireType::LengthDelimited.key(number), &mut head);
     encode_varint(content_len, &mut head);
     head
 }
@@ -179,7 +200,14 @@ fn next_field(message: &[u8], at: usize) -> Result<(u32, WireType, usize, usize)
         .ok()
         .filter(|n| *n > 0)
         .ok_or_else(|| OnnxError::wire("a field number out of range", at))?;
-    let wire_type = WireType::try_from(key & 7).map_err(|_| OnnxError::wire("an unknown wire type", at))?;
+    let wire_type = match key & 7 {
+        0 => WireType::Varint,
+        1 => WireType::SixtyFourBit,
+        2 => WireType::LengthDelimited,
+        3 | 4 => return Err(OnnxError::wire("a protobuf group, which ONNX does not use", at)),
+        5 => WireType::ThirtyTwoBit,
+        _ => return Err(OnnxError::wire("an unknown wire type", at)),
+    };
     let mut value_at = message.len() - rest.len();
     let length = match wire_type {
         WireType::Varint => {
@@ -193,9 +221,6 @@ fn next_field(message: &[u8], at: usize) -> Result<(u32, WireType, usize, usize)
             let length = varint(&mut rest).ok_or_else(|| OnnxError::wire("a broken length", value_at))?;
             value_at = message.len() - rest.len();
             length
-        }
-        WireType::StartGroup | WireType::EndGroup => {
-            return Err(OnnxError::wire("a protobuf group, which ONNX does not use", at));
         }
     };
     let end = usize::try_from(length)

@@ -12,7 +12,7 @@ fn bytes(message: &impl prost::Message) -> Bytes {
 /// Field `number` with a value of this wire type.
 fn encoded(number: u32, wire_type: WireType) -> Vec<u8> {
     let mut out = Vec::new();
-    prost::encoding::encode_key(number, wire_type, &mut out);
+    encode_varint(wire_type.key(number), &mut out);
     match wire_type {
         WireType::LengthDelimited => out.push(0),
         WireType::ThirtyTwoBit => out.extend([0; 4]),
@@ -136,7 +136,7 @@ fn elements_are_whole() {
     let tensor = |field: u32, data_type: i32, elements: &[u8]| {
         let mut tensor =
             bytes(&TensorProto { dims: vec![1], data_type: Some(data_type), ..Default::default() }).to_vec();
-        prost::encoding::encode_key(field, WireType::LengthDelimited, &mut tensor);
+        encode_varint(WireType::LengthDelimited.key(field), &mut tensor);
         encode_varint(elements.len() as u64, &mut tensor);
         tensor.extend(elements);
         check("TensorProto", &tensor.into()).err().map(|error| error.to_string())

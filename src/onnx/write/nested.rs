@@ -1,11 +1,10 @@
 //! Tensors wherever they are in a model: attributes, subgraphs, functions, sparse tensors, training graphs.
 
 use bytes::Bytes;
-use prost::encoding::WireType;
 
 use crate::onnx::{
     OnnxError, Source, TensorHeader, model_field, tensor,
-    wire::{self, Field},
+    wire::{self, Field, WireType},
 };
 
 /// How deep messages may be nested; protobuf decoders stop at 100 too.

@@ -182,20 +182,6 @@ impl<'a> Bound<'a> {
         self.variables.iter().map(one).collect()
     }
 
-    /// Returns the axes as a person would name them: `down`, or `out: mid_block.attentions.0`.
-    pub fn axis_names(&self) -> Vec<String> {
-        let mut names = Vec::with_capacity(self.axes.len());
-        for variable in &self.variables {
-            match &variable.kind {
-                BoundKind::Any(members) => {
-                    names.extend(members.iter().map(|m| format!("{}: {}", variable.name, m.join(" + "))));
-                }
-                _ => names.push(variable.name.clone()),
-            }
-        }
-        names
-    }
-
     /// Describes the range of each variable in words.
     pub fn describe(&self) -> Vec<(String, String)> {
         let one = |variable: &BoundVariable| (variable.name.clone(), variable.kind.describe());
