@@ -1,4 +1,4 @@
-//! Graphs and settings in vendors' own software, without the devices that it is for. It fetches 280 MB, so `.ci/run` runs
+//! Graphs and settings in vendors' own software, without the devices that it is for. It fetches 380 MB, so `.ci/run` runs
 //! it as a stage of its own and `cargo test` doesn't: `cargo test --test vendors`.
 #![allow(clippy::unwrap_used, reason = "a test may end there")]
 
@@ -17,6 +17,7 @@ mod common {
 mod fusions;
 mod openvino;
 mod tensorrt;
+mod triton;
 
 use std::{
     env, fs,

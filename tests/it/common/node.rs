@@ -33,7 +33,7 @@ pub fn pip_packages(name: &str, requirements: &Path) -> PathBuf {
         // A folder rather than a virtual environment, which some systems' Python can't make.
         run(Command::new(python())
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
-            .args(["--only-binary=:all:", "--target"])
+            .args(["--only-binary=:all:", "--no-deps", "--target"])
             .arg(folder)
             .arg("--requirement")
             .arg(requirements));

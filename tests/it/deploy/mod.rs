@@ -3,6 +3,7 @@
 //! trtexec's shapes by running at them, web bundles by onnxruntime-web and onnxruntime-node.
 
 mod command;
+mod drawn;
 mod pipeline;
 mod rows;
 mod support;

@@ -1,13 +1,9 @@
 //! The denoising loop for Triton's Python backend, run by a stand-in for Triton, against diffusers' goldens.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use crdiff::{
     deploy::triton::{Pipeline, Serving, TritonJob, export},
-    diffusion::{random::TorchGenerator, text::ClipTokenizer},
     engine::{HostTensor, Signature, io},
     onnx, plan,
 };
@@ -15,7 +11,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     common::outputs::printed,
-    deploy::support::{compiled_by, config, fixture, python, serving},
+    deploy::{
+        drawn::{Golden, answer},
+        support::{compiled_by, config, fixture, python, serving},
+    },
 };
 
 const NAME: &str = "draw";
@@ -51,56 +50,6 @@ fn configs(repository: &Path) -> Value {
     Value::Object(configs)
 }
 
-/// The goldens of a pipeline.
-struct Golden {
-    index: Value,
-    tensors: Vec<(String, HostTensor)>,
-    folder: PathBuf,
-}
-
-impl Golden {
-    fn open(pipeline: &str) -> Self {
-        let folder = fixture("pipelines").join(pipeline);
-        let index = fs::read_to_string(folder.join("golden/index.json")).unwrap();
-        let tensors = io::read_npz(&folder.join("golden/golden.npz")).unwrap();
-        Self { index: serde_json::from_str(&index).unwrap(), tensors, folder }
-    }
-
-    fn tensor(&self, name: &str) -> &HostTensor {
-        &self.tensors.iter().find(|(known, _)| known == name).unwrap().1
-    }
-
-    /// Returns the request for a case; tensors that it feeds as files go to `work`.
-    fn request(&self, name: &str, work: &Path) -> Value {
-        let case = self.index["cases"].as_array().unwrap().iter().find(|case| case["name"] == name).unwrap();
-        let get = |key: &str| case.get(key).unwrap_or(&self.index["defaults"][key]);
-        let mut inputs = Map::new();
-        let encoders = if self.folder.join("text_encoder_2").exists() { 2 } else { 1 };
-        for (prefix, text) in [("", get("prompt")), ("negative_", get("negative"))] {
-            let Some(text) = text.as_str() else { continue };
-            for suffix in ["", "_2"].iter().take(encoders) {
-                let tokenizer = ClipTokenizer::open(&self.folder.join(format!("tokenizer{suffix}"))).unwrap();
-                let ids = tokenizer.encode(text).unwrap().ids;
-                let dims = [1, ids.len()];
-                inputs.insert(
-                    format!("{prefix}input_ids{suffix}"),
-                    json!({ "type": "TYPE_INT64", "dims": dims, "values": ids }),
-                );
-            }
-        }
-        let latents = self.tensor(&format!("{name}/latents")).dims().to_vec();
-        let mut noise = vec![0f32; latents.iter().product()];
-        TorchGenerator::new(get("seeds")[0].as_u64().unwrap()).randn(&mut noise);
-        let file = work.join(format!("{}.npy", name.replace('/', "-")));
-        io::write_npy(&file, &HostTensor::new(latents, noise).unwrap()).unwrap();
-        inputs.insert("latents".to_string(), json!({ "file": file }));
-        let one = |kind: &str, value: &Value| json!({ "type": kind, "dims": [1], "values": [value] });
-        inputs.insert("steps".to_string(), one("TYPE_INT32", get("steps")));
-        inputs.insert("guidance_scale".to_string(), one("TYPE_FP32", get("guidance")));
-        Value::Object(inputs)
-    }
-}
-
 /// Runs requests; each answer is the calls it made, and the error or the latents and images.
 fn answers(repository: &Path, requests: &[Value]) -> Vec<(Value, Option<[HostTensor; 2]>)> {
     let work = tempfile::tempdir().unwrap();
@@ -115,37 +64,7 @@ fn answers(repository: &Path, requests: &[Value]) -> Vec<(Value, Option<[HostTen
         json!({ "repository": repository, "model": NAME, "configs": configs(repository), "runs": runs });
     fs::write(&file, request.to_string()).unwrap();
     printed(python("run_bls.py").arg(&file));
-    let answer = |index: usize| {
-        let read = |ending: &str| PathBuf::from(format!("{}.{ending}", output(index).display()));
-        let said: Value = serde_json::from_str(&fs::read_to_string(read("json")).unwrap()).unwrap();
-        let tensors = said
-            .get("error")
-            .is_none()
-            .then(|| ["final_latents.npy", "images.npy"].map(|name| io::read_npy(&read(name)).unwrap()));
-        (said, tensors)
-    };
-    (0..requests.len()).map(answer).collect()
-}
-
-/// Latents within 1e-4 of the largest latent, pixels within 1, as the runner is held to.
-fn check(golden: &Golden, case: &str, found: &[HostTensor; 2]) {
-    let expected = golden.tensor(&format!("{case}/latents")).to_f32();
-    let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
-    let off = |(a, b): (&f32, &f32)| (a - b).abs() / largest;
-    let latents = found[0].to_f32().iter().zip(&expected).map(off).fold(0f32, f32::max);
-    let image = golden.tensor(&format!("{case}/image"));
-    assert_eq!(found[1].dims(), image.dims(), "{case}");
-    let pixels = found[1].to_i64().iter().zip(image.to_i64()).map(|(a, b)| (a - b).abs()).max().unwrap();
-    assert!(latents <= 1e-4 && pixels <= 1, "{case}: latents {latents:.2e}, pixels {pixels}");
-}
-
-/// Cases of DDIM, dense ones or amplified ones.
-fn cases<'a>(golden: &'a Golden, kind: &str) -> Vec<&'a str> {
-    let ddim = |case: &'a Value| case["name"].as_str().filter(|name| name.starts_with("ddim/"));
-    let cases: Vec<&str> = golden.index["cases"].as_array().unwrap().iter().filter_map(ddim).collect();
-    let cases: Vec<&str> = cases.into_iter().filter(|name| name.contains(kind)).collect();
-    assert!(cases.len() >= 2, "{cases:?}");
-    cases
+    (0..requests.len()).map(|index| answer(&output(index))).collect()
 }
 
 fn run_cases(golden: &Golden, repository: &Path, names: &[&str], more: &Value) -> Vec<Value> {
@@ -160,7 +79,7 @@ fn run_cases(golden: &Golden, repository: &Path, names: &[&str], more: &Value) -
         .collect();
     let answers = answers(repository, &requests);
     for (name, (said, found)) in names.iter().zip(&answers) {
-        check(golden, name, found.as_ref().unwrap_or_else(|| panic!("{name}: {said}")));
+        golden.check(name, found.as_ref().unwrap_or_else(|| panic!("{name}: {said}")));
     }
     answers.into_iter().map(|(said, _)| said["calls"].clone()).collect()
 }
@@ -175,7 +94,7 @@ fn the_loop_makes_diffusers_images() {
             let folder = tempfile::tempdir().unwrap();
             let repository = folder.path().join("models");
             serve(pipeline, None, &Serving { max_batch: most, ..serving() }, &repository);
-            let calls = run_cases(&golden, &repository, &cases(&golden, "/dense/"), &json!({}));
+            let calls = run_cases(&golden, &repository, &golden.cases("/dense/"), &json!({}));
             let steps = golden.index["defaults"]["steps"].as_u64().unwrap() as usize;
             let unet = calls[0].as_array().unwrap().iter().filter(|model| **model == "unet").count();
             assert_eq!(unet, steps * unet_calls, "{pipeline}, batches of {most}");
@@ -203,11 +122,11 @@ fn a_fused_graph_takes_the_unets_place() {
                 "fused" => json!({}),
                 _ => json!({ "poa_weight": { "type": "TYPE_FP32", "dims": [1], "values": [1.5] } }),
             };
-            run_cases(&golden, &repository, &cases(&golden, "/amplified/"), &weight);
+            run_cases(&golden, &repository, &golden.cases("/amplified/"), &weight);
             if name == "fused-input" {
                 // With w at 0 it is the dense network.
                 let weight = json!({ "poa_weight": { "type": "TYPE_FP32", "dims": [1], "values": [0.0] } });
-                run_cases(&golden, &repository, &cases(&golden, "/dense/")[..1], &weight);
+                run_cases(&golden, &repository, &golden.cases("/dense/")[..1], &weight);
             }
         }
     }
@@ -220,7 +139,7 @@ fn requests_are_as_varied_as_the_pipelines() {
     let repository = folder.path().join("sdxl");
     serve("sdxl", None, &serving(), &repository);
     let work = tempfile::tempdir().unwrap();
-    let name = cases(&golden, "/dense/")[0];
+    let name = golden.cases("/dense/")[0];
     let request = |changes: &dyn Fn(&mut Map<String, Value>)| {
         let mut request = golden.request(name, work.path());
         changes(request.as_object_mut().unwrap());
@@ -259,6 +178,12 @@ fn requests_are_as_varied_as_the_pipelines() {
             inputs.insert("height".into(), number("TYPE_INT32", 36.0));
         }),
         request(&|inputs| {
+            inputs.insert(
+                "guidance_scale".into(),
+                json!({ "type": "TYPE_FP32", "dims": [1], "values": [null] }),
+            );
+        }),
+        request(&|inputs| {
             let file = work.path().join("nan.npy");
             let latents = HostTensor::new([1, 4, 8, 8], vec![f32::NAN; 4 * 8 * 8]).unwrap();
             io::write_npy(&file, &latents).unwrap();
@@ -282,7 +207,8 @@ fn requests_are_as_varied_as_the_pipelines() {
         (6, "steps must be from 1 to 1000, not 0"),
         (7, "height and width must be divisible by 8"),
         (8, "height and width must be divisible by 8, not [36, "),
-        (9, "the UNet gave values that are not finite"),
+        (9, "`guidance_scale` must be a finite number, not nan"),
+        (10, "the UNet gave values that are not finite"),
     ] {
         let error = answers[index].0["error"].as_str().unwrap();
         assert!(error.contains(what), "{error}");

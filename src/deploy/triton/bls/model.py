@@ -157,7 +157,10 @@ class Inputs:
 
     def number(self, name, default):
         value = self.get(name)
-        return default if value is None else value.reshape(-1)[0].item()
+        number = default if value is None else value.reshape(-1)[0].item()
+        if not np.isfinite(number):
+            raise ValueError(f"`{name}` must be a finite number, not {number}")
+        return number
 
 
 class Ddim:
