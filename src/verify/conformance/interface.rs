@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
-use rustc_hash::FxHashSet;
+use rayon::slice::ParallelSliceMut;
 
 use super::{Violation, explain::Names, kept::Kept, per_row::PerRow};
 use crate::{
@@ -57,8 +57,9 @@ pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &m
 
 /// Returns the name that two nodes of `graph` have.
 pub(super) fn repeated_name(graph: &Graph) -> Option<&str> {
-    let mut known = FxHashSet::default();
-    graph.nodes().map(|(_, node)| &*node.name).find(|name| !name.is_empty() && !known.insert(*name))
+    let mut names: Vec<&str> = graph.nodes().map(|(_, node)| &*node.name).collect();
+    names.par_sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1] && !pair[0].is_empty()).map(|pair| pair[0])
 }
 
 /// The stamp of a compilation in a model's metadata.

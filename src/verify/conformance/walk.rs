@@ -148,7 +148,8 @@ pub(super) fn walk(sides: Sides<'_, '_>, cone: &Cone, found: &mut Walk) {
         cone,
         expected: cone.classes.first_values(),
         present: sides.classes.first_values(),
-        pairs: FxHashSet::default(),
+        pairs: vec![None; sides.compiled.graph.node_capacity()],
+        more_pairs: FxHashSet::default(),
         differing: FxHashSet::default(),
         tensors: FxHashSet::default(),
         open: Vec::new(),
@@ -171,7 +172,10 @@ struct Walker<'a, 'g> {
     cone: &'a Cone,
     expected: FirstValues,
     present: FirstValues,
-    pairs: FxHashSet<(NodeId, NodeId, Edited)>,
+    /// For each node of the compiled graph, the node of the original that it was first compared with, and for which edits.
+    pairs: Vec<Option<(NodeId, Edited)>>,
+    /// What nodes were compared with besides.
+    more_pairs: FxHashSet<(NodeId, NodeId, Edited)>,
     differing: FxHashSet<(ValueId, ValueId)>,
     tensors: FxHashSet<TensorPair>,
     open: Vec<Item>,
@@ -218,7 +222,7 @@ impl Walker<'_, '_> {
                 if original.is_random(b) && !self.is_only_pair(a, b) {
                     return self.mismatch(item, have, want, Cause::Merged);
                 }
-                if self.pairs.insert((a, b, item.edited)) {
+                if self.is_new_pair(a, b, item.edited) {
                     self.found.matched.insert(a);
                     self.descend(a, b, item.edited);
                 }
@@ -242,6 +246,19 @@ impl Walker<'_, '_> {
     fn mismatch(&mut self, item: &Item, compiled: ValueId, original: ValueId, cause: Cause) {
         let wanted = item.wanted.map(|(class, _)| class).or_else(|| self.cone.classes.get(original));
         self.found.mismatches.push(Mismatch { compiled, original, reader: item.reader, cause, wanted });
+    }
+
+    /// Returns whether two nodes were not compared yet for these edits.
+    fn is_new_pair(&mut self, compiled: NodeId, original: NodeId, edited: Edited) -> bool {
+        let first = &mut self.pairs[compiled.index()];
+        match *first {
+            None => {
+                *first = Some((original, edited));
+                true
+            }
+            Some(known) if known == (original, edited) => false,
+            Some(_) => self.more_pairs.insert((compiled, original, edited)),
+        }
     }
 
     /// Returns whether two random nodes stand for each other and nothing else: each draws numbers of its own.
