@@ -47,30 +47,16 @@ pub struct Bound<'a> {
     pub space: &'a Space,
     /// The directions in which it can be searched.
     pub axes: Vec<Axis>,
-    variables: Vec<BoundVariable>,
+    variables: Vec<BoundVariable<'a>>,
 }
 
-/// A variable and its axes: one, or one for each member of a set.
+/// A variable, with the model's modules if it is a set.
 #[derive(Debug)]
-struct BoundVariable {
-    name: String,
-    kind: BoundKind,
-}
-
-#[derive(Debug)]
-enum BoundKind {
-    Number {
-        low: f64,
-        high: f64,
-    },
-    Choice(Vec<Value>),
-    /// Each member is in or out.
-    Any(Vec<Vec<String>>),
-    /// One member; or none, the first option.
-    One {
-        members: Vec<Vec<String>>,
-        none: bool,
-    },
+struct BoundVariable<'a> {
+    name: &'a str,
+    kind: &'a VariableKind,
+    /// The members of a set: the modules of each.
+    members: Vec<Vec<String>>,
 }
 
 impl<'a> Bound<'a> {
@@ -81,17 +67,21 @@ impl<'a> Bound<'a> {
     pub fn new(space: &'a Space, analysis: &Analysis<'_>) -> Result<Self, SpaceError> {
         let places = space.plan.names();
         let mut problems = Vec::new();
-        let mut axes = Vec::new();
         let mut variables = Vec::new();
-        for variable in &space.variables {
-            let places = places.get(variable.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        for Variable { name, kind, .. } in &space.variables {
+            let places = places.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
             let choices = Choices { analysis, rules: places.iter().filter_map(|place| place.rule).collect() };
-            let kind = bind(variable, &choices, &mut axes, &mut problems);
-            variables.push(BoundVariable { name: variable.name.clone(), kind });
+            let members = match kind {
+                VariableKind::Modules { members, .. } => choices.expanded(members, &mut problems),
+                VariableKind::Number { .. } | VariableKind::Choice { .. } => Vec::new(),
+            };
+            variables.push(BoundVariable { name, kind, members });
         }
         match SpaceError::of(&space.source, problems) {
             Some(error) => Err(error),
-            None => Ok(Self { space, axes, variables }),
+            None => {
+                Ok(Self { space, axes: variables.iter().flat_map(BoundVariable::axes).collect(), variables })
+            }
         }
     }
 
@@ -102,34 +92,13 @@ impl<'a> Bound<'a> {
 
     /// Returns the values of the variables at `point`.
     pub fn settings(&self, point: &Point) -> Settings {
-        let option = |at: usize| match point.get(at) {
-            Some(Coordinate::Choice(option)) => *option,
-            _ => 0,
+        let mut rest = point.as_slice();
+        let one = |variable: &BoundVariable<'_>| {
+            let (own, others) = rest.split_at(variable.axes().len().min(rest.len()));
+            rest = others;
+            (variable.name.to_string(), variable.at(own))
         };
-        let mut settings = Vec::with_capacity(self.variables.len());
-        let mut at = 0;
-        for variable in &self.variables {
-            let setting = match &variable.kind {
-                BoundKind::Number { low, .. } => Setting::Number(match point.get(at) {
-                    Some(Coordinate::Number(number)) => *number,
-                    _ => *low,
-                }),
-                BoundKind::Choice(options) => {
-                    Setting::Option(options.get(option(at)).cloned().unwrap_or_default())
-                }
-                BoundKind::Any(members) => {
-                    let chosen = members.iter().enumerate().filter(|(index, _)| option(at + index) == 1);
-                    Setting::Modules(chosen.flat_map(|(_, member)| member.clone()).collect())
-                }
-                BoundKind::One { members, none } => {
-                    let chosen = option(at).checked_sub(usize::from(*none));
-                    Setting::Modules(chosen.and_then(|at| members.get(at)).cloned().unwrap_or_default())
-                }
-            };
-            at += variable.kind.axes();
-            settings.push((variable.name.clone(), setting));
-        }
-        settings
+        self.variables.iter().map(one).collect()
     }
 
     /// Returns the plan with these settings.
@@ -161,7 +130,7 @@ impl<'a> Bound<'a> {
     /// # Errors
     /// [`SearchError::Values`] if a variable is missing, unknown or out of its range.
     pub fn settings_from_json(&self, values: &Value) -> Result<Settings, SearchError> {
-        let names: Vec<&str> = self.variables.iter().map(|variable| variable.name.as_str()).collect();
+        let names: Vec<&str> = self.variables.iter().map(|variable| variable.name).collect();
         let wrong = |what: String| SearchError::Values(what);
         let Value::Object(values) = values else {
             return Err(wrong(format!("the values must be an object with {}", join(&names, "and"))));
@@ -172,20 +141,19 @@ impl<'a> Bound<'a> {
                 join(&names, "and")
             )));
         }
-        let one = |variable: &BoundVariable| {
-            let name = &variable.name;
+        let one = |variable: &BoundVariable<'_>| {
+            let name = variable.name;
             let value =
                 values.get(name).ok_or_else(|| wrong(format!("the variable `{name}` has no value")))?;
-            let setting = variable.kind.setting(value).map_err(|what| wrong(format!("`{name}` {what}")))?;
-            Ok((name.clone(), setting))
+            let setting = variable.setting(value).map_err(|what| wrong(format!("`{name}` {what}")))?;
+            Ok((name.to_string(), setting))
         };
         self.variables.iter().map(one).collect()
     }
 
     /// Describes the range of each variable in words.
     pub fn describe(&self) -> Vec<(String, String)> {
-        let one = |variable: &BoundVariable| (variable.name.clone(), variable.kind.describe());
-        self.variables.iter().map(one).collect()
+        self.variables.iter().map(|variable| (variable.name.to_string(), variable.describe())).collect()
     }
 
     /// Returns, for each option of each axis that is a choice, the start with that option: the combinations of a
@@ -205,58 +173,99 @@ impl<'a> Bound<'a> {
     }
 }
 
-impl BoundKind {
-    fn axes(&self) -> usize {
-        match self {
-            Self::Any(members) => members.len(),
-            Self::Number { .. } | Self::Choice(_) | Self::One { .. } => 1,
+impl BoundVariable<'_> {
+    /// Returns the directions in which it can be searched: one, or one for each member that is in or out.
+    fn axes(&self) -> Vec<Axis> {
+        match self.kind {
+            VariableKind::Number { low, high, start, step, points } => {
+                let (low, high, start, step, points) = (*low, *high, *start, *step, *points);
+                vec![Axis::Number { low, high, start, step, points }]
+            }
+            VariableKind::Choice { options, start } => {
+                vec![Axis::Choice { options: options.len(), start: *start }]
+            }
+            VariableKind::Modules { choose: Choose::Any, .. } => {
+                self.members.iter().map(|_| Axis::Choice { options: 2, start: 0 }).collect()
+            }
+            VariableKind::Modules { choose, .. } => {
+                let none = usize::from(*choose == Choose::AtMostOne);
+                vec![Axis::Choice { options: self.members.len() + none, start: 0 }]
+            }
+        }
+    }
+
+    /// Returns its value at its coordinates of a point.
+    fn at(&self, point: &[Coordinate]) -> Setting {
+        let option = |at: usize| match point.get(at) {
+            Some(Coordinate::Choice(option)) => *option,
+            _ => 0,
+        };
+        match self.kind {
+            VariableKind::Number { low, .. } => Setting::Number(match point.first() {
+                Some(Coordinate::Number(number)) => *number,
+                _ => *low,
+            }),
+            VariableKind::Choice { options, .. } => {
+                Setting::Option(options.get(option(0)).cloned().unwrap_or_default())
+            }
+            VariableKind::Modules { choose: Choose::Any, .. } => {
+                let chosen = self.members.iter().enumerate().filter(|(index, _)| option(*index) == 1);
+                Setting::Modules(chosen.flat_map(|(_, member)| member.clone()).collect())
+            }
+            VariableKind::Modules { choose, .. } => {
+                // With none, that is the first option.
+                let chosen = option(0).checked_sub(usize::from(*choose == Choose::AtMostOne));
+                Setting::Modules(chosen.and_then(|at| self.members.get(at)).cloned().unwrap_or_default())
+            }
         }
     }
 
     fn setting(&self, value: &Value) -> Result<Setting, String> {
-        match self {
-            Self::Number { low, high } => match value.as_f64() {
+        match self.kind {
+            VariableKind::Number { low, high, .. } => match value.as_f64() {
                 Some(number) if (*low..=*high).contains(&number) => Ok(Setting::Number(number)),
-                _ => Err(format!("must be a number from {low} to {high}, not {value}")),
+                _ => Err(format!("must be {}, not {value}", self.describe())),
             },
-            Self::Choice(options) if options.contains(value) => Ok(Setting::Option(value.clone())),
-            Self::Choice(options) => {
-                let options: Vec<String> = options.iter().map(Value::to_string).collect();
-                Err(format!("must be one of {}, not {value}", options.join(", ")))
+            VariableKind::Choice { options, .. } if options.contains(value) => {
+                Ok(Setting::Option(value.clone()))
             }
-            Self::Any(members) | Self::One { members, .. } => {
-                let wrong = || format!("must be a list of modules, each one of {}", listed(members));
+            VariableKind::Choice { .. } => Err(format!("must be {}, not {value}", self.describe())),
+            VariableKind::Modules { choose, .. } => {
+                let wrong = || format!("must be a list of modules, each one of {}", listed(&self.members));
                 let items = value.as_array().ok_or_else(wrong)?;
                 let named = items.iter().map(|item| item.as_str().map(str::to_string));
                 let named: Vec<String> = named.collect::<Option<_>>().ok_or_else(wrong)?;
-                let chosen = members.iter().filter(|member| member.iter().all(|m| named.contains(m)));
+                let chosen = self.members.iter().filter(|member| member.iter().all(|m| named.contains(m)));
                 let chosen: Vec<&Vec<String>> = chosen.collect();
                 if let Some(other) = named.iter().find(|name| !chosen.iter().any(|m| m.contains(name))) {
                     return Err(format!("has no member `{other}` to choose; {}", wrong()));
                 }
-                match self {
-                    Self::One { none: false, .. } if chosen.len() != 1 => {
-                        Err(format!("takes one member, not {}", chosen.len()))
+                match (choose, chosen.len()) {
+                    (Choose::Any, _) | (_, 1) | (Choose::AtMostOne, 0) => {
+                        Ok(Setting::Modules(chosen.into_iter().flatten().cloned().collect()))
                     }
-                    Self::One { none: true, .. } if chosen.len() > 1 => {
-                        Err(format!("takes one member or none, not {}", chosen.len()))
-                    }
-                    _ => Ok(Setting::Modules(chosen.into_iter().flatten().cloned().collect())),
+                    (Choose::One, count) => Err(format!("takes one member, not {count}")),
+                    (Choose::AtMostOne, count) => Err(format!("takes one member or none, not {count}")),
                 }
             }
         }
     }
 
     fn describe(&self) -> String {
-        match self {
-            Self::Number { low, high } => format!("a number from {low} to {high}"),
-            Self::Choice(options) => {
+        match self.kind {
+            VariableKind::Number { low, high, .. } => format!("a number from {low} to {high}"),
+            VariableKind::Choice { options, .. } => {
                 let options: Vec<String> = options.iter().map(Value::to_string).collect();
                 format!("one of {}", options.join(", "))
             }
-            Self::Any(members) => format!("any of {}", listed(members)),
-            Self::One { members, none: false } => format!("one of {}", listed(members)),
-            Self::One { members, none: true } => format!("one or none of {}", listed(members)),
+            VariableKind::Modules { choose, .. } => {
+                let many = match choose {
+                    Choose::Any => "any",
+                    Choose::One => "one",
+                    Choose::AtMostOne => "one or none",
+                };
+                format!("{many} of {}", listed(&self.members))
+            }
         }
     }
 }
@@ -269,60 +278,6 @@ fn by_name(settings: &Settings) -> BTreeMap<&str, Setting> {
     settings.iter().map(|(name, setting)| (name.as_str(), setting.clone())).collect()
 }
 
-fn bind(
-    variable: &Variable,
-    choices: &Choices<'_>,
-    axes: &mut Vec<Axis>,
-    problems: &mut Vec<Problem>,
-) -> BoundKind {
-    match &variable.kind {
-        VariableKind::Number { low, high, start, step, points } => {
-            let (low, high, start, step, points) = (*low, *high, *start, *step, *points);
-            axes.push(Axis::Number { low, high, start, step, points });
-            BoundKind::Number { low, high }
-        }
-        VariableKind::Choice { options, start } => {
-            axes.push(Axis::Choice { options: options.len(), start: *start });
-            BoundKind::Choice(options.clone())
-        }
-        VariableKind::Modules { members, choose } => {
-            let members = expanded(members, choices, problems);
-            let none = *choose == Choose::AtMostOne;
-            match choose {
-                Choose::Any => {
-                    axes.extend(members.iter().map(|_| Axis::Choice { options: 2, start: 0 }));
-                    BoundKind::Any(members)
-                }
-                Choose::One | Choose::AtMostOne => {
-                    axes.push(Axis::Choice { options: members.len() + usize::from(none), start: 0 });
-                    BoundKind::One { members, none }
-                }
-            }
-        }
-    }
-}
-
-/// Returns the members of a set with the modules that its globs match.
-fn expanded(members: &[Member], choices: &Choices<'_>, problems: &mut Vec<Problem>) -> Vec<Vec<String>> {
-    let mut all: Vec<Vec<String>> = Vec::new();
-    let mut add = |member: Vec<String>| {
-        if !member.is_empty() && !all.contains(&member) {
-            all.push(member);
-        }
-    };
-    for member in members {
-        match member {
-            Member::Each { glob, span } => {
-                choices.matching(glob, *span, problems).into_iter().for_each(|module| add(vec![module]));
-            }
-            Member::Together { globs, span } => {
-                add(globs.iter().flat_map(|glob| choices.matching(glob, *span, problems)).collect());
-            }
-        }
-    }
-    all
-}
-
 /// The members of a set: modules that the rules take in which the set stands.
 struct Choices<'a> {
     analysis: &'a Analysis<'a>,
@@ -330,6 +285,27 @@ struct Choices<'a> {
 }
 
 impl Choices<'_> {
+    /// Returns the members of a set with the modules that its globs match, none twice.
+    fn expanded(&self, members: &[Member], problems: &mut Vec<Problem>) -> Vec<Vec<String>> {
+        let mut all: Vec<Vec<String>> = Vec::new();
+        for member in members {
+            let found = match member {
+                Member::Each { glob, span } => {
+                    self.matching(glob, *span, problems).into_iter().map(|module| vec![module]).collect()
+                }
+                Member::Together { globs, span } => {
+                    vec![globs.iter().flat_map(|glob| self.matching(glob, *span, problems)).collect()]
+                }
+            };
+            for member in found.into_iter().filter(|member: &Vec<String>| !member.is_empty()) {
+                if !all.contains(&member) {
+                    all.push(member);
+                }
+            }
+        }
+        all
+    }
+
     /// Returns the modules that a glob means: the one that it names, or those among its matches that a rule can take.
     fn matching(&self, text: &str, span: miette::SourceSpan, problems: &mut Vec<Problem>) -> Vec<String> {
         let modules = &self.analysis.modules;
