@@ -29,6 +29,12 @@ fn with_its_onnxruntime() {
     let engine = OrtEngine::open(&ort_library()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let all = "version: 1\ncrdiff: { down: 0.3, mid: 0.3, up: 0.3 }";
+    // A convolution between two interpolations, sines and cosines; a part at half its size; windows rolled by half of one.
+    let rules = "version: 1\nrules:
+  - dilate: { modules: mid_block.resnets.1.conv1, by: 1.5 }
+  - freeu: { backbone: [1.5, 1.6], skip: [0.9, 0.2] }
+  - shrink: { within: mid_block.resnets.0, by: 2 }
+  - attention: { modules: \"up_blocks.1.**.attn1\", map: window, windows: 2x2, shift: 0.5 }";
     let inputs = io::read_npz(&root().join("fixtures/sd15-mini/golden/inputs.npz")).unwrap();
     let prefix = inputs[0].0.split_once('/').unwrap().0.to_string();
     let inputs: Vec<(String, HostTensor)> = inputs
@@ -42,13 +48,14 @@ fn with_its_onnxruntime() {
     for (export, target) in [
         ("torchscript", None),
         ("dynamo", None),
-        ("torchscript", Some(Target::Pruned)),
-        ("torchscript", Some(Target::Fused)),
-        ("dynamo", Some(Target::Fused)),
+        ("torchscript", Some((all, Target::Pruned))),
+        ("torchscript", Some((all, Target::Fused))),
+        ("dynamo", Some((all, Target::Fused))),
+        ("torchscript", Some((rules, Target::Pruned))),
     ] {
         let model = format!("sd15-mini/{export}/unet.onnx");
         let path = match target {
-            Some(target) => compiled(&model, all, target, folder.path(), "compiled"),
+            Some((plan, target)) => compiled(&model, plan, target, folder.path(), "compiled"),
             None => root().join("fixtures").join(&model),
         };
         let expected = run(&mut *engine.load(&path, &SessionOptions::default()).unwrap());

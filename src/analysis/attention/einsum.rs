@@ -26,6 +26,13 @@ impl Equation {
         self.result.iter().position(|c| own.contains(c) && !other.contains(c))
     }
 
+    /// Returns the one letter that is summed over.
+    pub fn summed(&self) -> Option<char> {
+        let [a, b] = &self.operands;
+        let mut summed = a.iter().filter(|c| b.contains(c) && !self.result.contains(c));
+        summed.next().copied().filter(|_| summed.next().is_none())
+    }
+
     /// Returns whether the result is operand `slot` where the other operand is the identity matrix: the letter that is
     /// summed over stands in `slot` where the result has the other operand's.
     pub fn keeps(&self, slot: usize) -> bool {

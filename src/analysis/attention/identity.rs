@@ -12,7 +12,7 @@ use crate::{
 
 impl Attention {
     /// Returns the redirect of an identity attention map, where each token attends to itself alone: the output
-    /// projection reads the values as they were before they were split into heads.
+    /// projection, or what only reshapes for it, reads the values as they were before they were split into heads.
     ///
     /// # Errors
     /// [`Illegal`] if there are not as many keys as queries, or the values are not proven to come out of the
@@ -34,14 +34,19 @@ impl Attention {
         let order = || {
             Illegal::at(graph, out.node, "does not read the values in the order in which the attention does")
         };
-        let (base, mut path) = moves::before(graph, shapes, self.value.value, None).ok_or_else(order)?;
-        let after = moves::before(graph, shapes, out.input, Some(self.attended));
-        let (reached, after) = after.ok_or_else(order)?;
-        path.extend(after);
-        if reached != self.attended || !moves::cancel(path) {
-            return Err(order());
+        let (base, path) = moves::before(graph, shapes, self.value.value, None).ok_or_else(order)?;
+        let mut from = out.input;
+        loop {
+            let after = moves::before(graph, shapes, from, Some(self.attended));
+            let (reached, after) =
+                after.filter(|(reached, _)| *reached == self.attended).ok_or_else(order)?;
+            if moves::cancel(path.iter().cloned().chain(after)) {
+                return Ok(Redirect { from, to: base });
+            }
+            // What gives the projection another shape than the values had before they were split can stay.
+            let before = graph.producer(from).filter(|_| from != reached);
+            from = before.and_then(|node| graph.node(node).input(0)).ok_or_else(order)?;
         }
-        Ok(Redirect { from: out.input, to: base })
     }
 
     /// Returns whether the result is the values where the probabilities are the identity matrix.

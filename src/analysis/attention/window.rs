@@ -1,9 +1,9 @@
 //! An attention within windows: each token attends to those of its own window (HiDiffusion's MSW-MSA).
 
-use super::Attention;
+use super::{Attention, einsum::Equation};
 use crate::{
     analysis::{Analysis, skip::Illegal, splice::Splice},
-    ir::{NodeId, Template, TemplateOperand, ValueId, int_attribute, ints_attribute},
+    ir::{Node, NodeId, Template, TemplateOperand, ValueId, int_attribute, ints_attribute},
 };
 
 /// Most operators between the product of queries and keys and that of probabilities and values.
@@ -33,6 +33,17 @@ struct Layout {
     channels: i64,
 }
 
+impl Layout {
+    /// Returns the sizes of all axes: `lead`, tokens and channels.
+    fn dims(self, lead: TemplateOperand, tokens: Vec<TemplateOperand>) -> Vec<TemplateOperand> {
+        let channels = TemplateOperand::ints(&[self.channels]);
+        match self.is_transposed {
+            true => [vec![lead, channels], tokens].concat(),
+            false => [vec![lead], tokens, vec![channels]].concat(),
+        }
+    }
+}
+
 impl Attention {
     /// Returns what makes the attention one within windows: the whole of it, from queries, keys and values to the result,
     /// with each window as a head of its own.
@@ -50,20 +61,23 @@ impl Attention {
         let unknown = || at("has queries, keys or values of no known layout");
         let mut template = Template::default();
         let grid = Grid::new(&mut template, pixels, windows);
-        let scores = analysis.graph.node(self.scores);
-        let is_product = scores.is("MatMul");
-        let operands = [(self.query.value, false), (self.key.value, is_product), (self.value.value, false)];
+        let [scores, product] = [self.scores, self.product].map(|id| analysis.graph.node(id));
+        let transposed = self.transposed(scores, product).ok_or_else(unknown)?;
         let mut divided = Vec::new();
         let mut layouts = Vec::new();
-        for (value, is_transposed) in operands {
-            let layout = layout(analysis, value, is_transposed).ok_or_else(unknown)?;
-            divided.push(grid.divide(&mut template, value, layout));
+        for (operand, is_transposed) in
+            [&self.query, &self.key, &self.value].into_iter().zip(transposed.operands)
+        {
+            let layout = layout(analysis, operand.value, is_transposed).ok_or_else(unknown)?;
+            divided.push(grid.divide(&mut template, operand.value, layout));
             layouts.push(layout);
         }
         let [query, key, value] = <[TemplateOperand; 3]>::try_from(divided).map_err(|_| unknown())?;
-        let result = match is_product {
-            true => {
-                let mut current = template.add("MatMul", [query, key], scores.attributes.to_vec());
+        let result = match self.scores == self.product {
+            true => template.add(scores.op_type.to_string(), [query, key, value], scores.attributes.to_vec()),
+            false => {
+                let mut current =
+                    template.add(scores.op_type.to_string(), [query, key], scores.attributes.to_vec());
                 for (id, slot) in &chain {
                     let node = analysis.graph.node(*id);
                     let operands: Vec<TemplateOperand> = node
@@ -77,14 +91,13 @@ impl Attention {
                         .collect();
                     current = template.add(node.op_type.to_string(), operands, node.attributes.to_vec());
                 }
-                template.add("MatMul", [current, value], Vec::new())
-            }
-            false => {
-                template.add(scores.op_type.to_string(), [query, key, value], scores.attributes.to_vec())
+                let operands =
+                    if self.values_slot(product) == Some(0) { [value, current] } else { [current, value] };
+                template.add(product.op_type.to_string(), operands, product.attributes.to_vec())
             }
         };
-        let last = layouts.last().copied().ok_or_else(unknown)?;
-        grid.join(&mut template, result, last);
+        let values = layouts.last().copied().ok_or_else(unknown)?;
+        grid.join(&mut template, result, Layout { is_transposed: transposed.result, ..values });
         let mut replaces: Vec<NodeId> = chain.iter().map(|(id, _)| *id).collect();
         replaces.extend([self.scores, self.product]);
         let mut splice = analysis.splice(analysis.readers(self.attended)?, template)?;
@@ -103,11 +116,8 @@ impl Attention {
             return (is_plain && scores.int("q_num_heads").is_none()).then(Vec::new);
         }
         let product = graph.node(self.product);
-        if !scores.is("MatMul") || !product.is("MatMul") || product.input(1) != Some(self.value.value) {
-            return None;
-        }
         let mut chain = Vec::new();
-        let mut value = product.input(0)?;
+        let mut value = product.input(1_usize.checked_sub(self.values_slot(product)?)?)?;
         while graph.producer(value) != Some(self.scores) {
             let id = graph.producer(value).filter(|_| chain.len() < DEPTH)?;
             let node = graph.node(id);
@@ -123,6 +133,48 @@ impl Attention {
         }
         chain.reverse();
         Some(chain)
+    }
+
+    /// Returns which operand of the second product the values are.
+    fn values_slot(&self, product: &Node) -> Option<usize> {
+        product.inputs.iter().position(|value| *value == Some(self.value.value))
+    }
+
+    /// Returns where the tokens are on the last axis, if they are on one of the last two and the channels on the other.
+    fn transposed(&self, scores: &Node, product: &Node) -> Option<Transposed> {
+        if self.scores == self.product {
+            return Some(Transposed { operands: [false; 3], result: false });
+        }
+        if scores.is("MatMul") && product.is("MatMul") && self.values_slot(product) == Some(1) {
+            return Some(Transposed { operands: [false, true, false], result: false });
+        }
+        if !scores.is("Einsum") || !product.is("Einsum") {
+            return None;
+        }
+        let (first, second) = (Equation::of(scores)?, Equation::of(product)?);
+        let slot = self.values_slot(product)?;
+        let channels = first.summed()?;
+        let values = second.operands.get(slot)?;
+        let own = *second.result.get(second.axis_of(slot)?)?;
+        let rank = values.len();
+        let last_but = |letters: &[char], channels: char| -> Option<bool> {
+            let [lead @ .., a, b] = letters else { return None };
+            let is_lead = letters.len() == rank && values.get(..lead.len()) == Some(lead);
+            let is_token = |letter: char| letter != channels && !lead.contains(&letter);
+            match (*a == channels, *b == channels) {
+                (true, false) => (is_lead && is_token(*b)).then_some(true),
+                (false, true) => (is_lead && is_token(*a)).then_some(false),
+                _ => None,
+            }
+        };
+        Some(Transposed {
+            operands: [
+                last_but(first.operands.first()?, channels)?,
+                last_but(first.operands.get(1)?, channels)?,
+                last_but(values, own)?,
+            ],
+            result: last_but(&second.result, own)?,
+        })
     }
 
     /// Returns what the nearest block reads whose height times width is the number of tokens, of queries and of keys.
@@ -157,6 +209,12 @@ fn layout(analysis: &Analysis<'_>, value: ValueId, is_transposed: bool) -> Optio
     Some(Layout { rank, heads, is_transposed, channels })
 }
 
+/// Which of an attention's operands, and whether its result, have the tokens on the last axis and the channels before it.
+struct Transposed {
+    operands: [bool; 3],
+    result: bool,
+}
+
 /// Pixels and windows, as integers that the graph computes: vectors of one element each.
 struct Grid {
     windows: Windows,
@@ -189,26 +247,19 @@ impl Grid {
     /// Makes each window of `value` a head.
     fn divide(&self, template: &mut Template, value: ValueId, layout: Layout) -> TemplateOperand {
         let lead = layout.rank - 2;
-        let channels = TemplateOperand::ints(&[layout.channels]);
+        let kept = TemplateOperand::ints(&vec![0; lead]);
         let mut current = TemplateOperand::Value(value);
-        // Tokens last, or channels last.
-        let with = |tokens: Vec<TemplateOperand>| -> Vec<TemplateOperand> {
-            let kept = TemplateOperand::ints(&vec![0; lead]);
-            match layout.is_transposed {
-                true => [vec![kept, channels.clone()], tokens].concat(),
-                false => [vec![kept], tokens, vec![channels.clone()]].concat(),
-            }
-        };
         let first = if layout.is_transposed { lead + 1 } else { lead };
         if self.windows.quarters != 0 {
-            current = reshape(template, current, with(self.size.to_vec()));
+            current = reshape(template, current, layout.dims(kept.clone(), self.size.to_vec()));
             for (axis, shift) in self.shift.iter().enumerate() {
                 current = roll(template, current, first + axis, shift, false);
             }
         }
         let [rows, columns] = [self.windows.rows, self.windows.columns].map(|n| TemplateOperand::ints(&[n]));
         let [height, width] = self.of_window.clone();
-        current = reshape(template, current, with(vec![rows, height.clone(), columns, width.clone()]));
+        current =
+            reshape(template, current, layout.dims(kept, vec![rows, height.clone(), columns, width.clone()]));
         // Windows behind the heads, before what is left of tokens and channels.
         let at = |offset: usize| (first + offset) as i64;
         let mut order: Vec<i64> = (0..lead as i64).collect();
@@ -219,43 +270,36 @@ impl Grid {
         current = template.add("Transpose", [current], vec![ints_attribute("perm", order)]);
         let tokens = template.add("Mul", [height, width], Vec::new());
         let count = self.windows.rows * self.windows.columns;
-        let mut dims = match layout.heads {
-            Some(heads) => vec![TemplateOperand::ints(&[0, heads * count])],
-            None => vec![TemplateOperand::ints(&[-1])],
+        let merged = match layout.heads {
+            Some(heads) => TemplateOperand::ints(&[0, heads * count]),
+            None => TemplateOperand::ints(&[-1]),
         };
-        dims.extend(match layout.is_transposed {
-            true => [channels.clone(), tokens],
-            false => [tokens, channels.clone()],
-        });
-        reshape(template, current, dims)
+        reshape(template, current, layout.dims(merged, vec![tokens]))
     }
 
     /// Puts the windows of `result` together again.
     fn join(&self, template: &mut Template, result: TemplateOperand, layout: Layout) {
         let lead = layout.rank - 2;
-        let channels = TemplateOperand::ints(&[layout.channels]);
         let [rows, columns] = [self.windows.rows, self.windows.columns];
-        let [height, width] = self.of_window.clone();
-        let kept = match layout.heads {
+        let divided = match layout.heads {
             Some(heads) => TemplateOperand::ints(&[0, heads, rows, columns]),
             None => TemplateOperand::ints(&[-1, rows, columns]),
         };
-        let mut current = reshape(template, result, vec![kept, height, width, channels.clone()]);
-        let at = |offset: usize| (lead + offset) as i64;
+        let mut current = reshape(template, result, layout.dims(divided, self.of_window.to_vec()));
+        let offsets = if layout.is_transposed { [2, 0, 3, 1, 4] } else { [0, 2, 1, 3, 4] };
         let mut order: Vec<i64> = (0..lead as i64).collect();
-        order.extend([at(0), at(2), at(1), at(3), at(4)]);
+        order.extend(offsets.map(|offset| lead as i64 + offset));
         current = template.add("Transpose", [current], vec![ints_attribute("perm", order)]);
         let kept = TemplateOperand::ints(&vec![0; lead]);
-        let [height, width] = self.size.clone();
         if self.windows.quarters != 0 {
-            let dims = vec![kept.clone(), height.clone(), width.clone(), channels.clone()];
-            current = reshape(template, current, dims);
+            current = reshape(template, current, layout.dims(kept.clone(), self.size.to_vec()));
+            let first = if layout.is_transposed { lead + 1 } else { lead };
             for (axis, shift) in self.shift.iter().enumerate() {
-                current = roll(template, current, lead + axis, shift, true);
+                current = roll(template, current, first + axis, shift, true);
             }
         }
-        let tokens = template.add("Mul", [height, width], Vec::new());
-        reshape(template, current, vec![kept, tokens, channels]);
+        let tokens = template.add("Mul", self.size.clone(), Vec::new());
+        reshape(template, current, layout.dims(kept, vec![tokens]));
     }
 }
 

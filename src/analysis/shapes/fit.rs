@@ -105,6 +105,7 @@ impl Fit<'_> {
                 _ => Err("multiplies over a size that changes".into()),
             },
             "Attention" => self.attention(&mut agree),
+            "Einsum" => self.einsum(&mut agree),
             // Of a constant size, whatever is taken of it; a type alone is taken of CastLike's second operand.
             "Slice" | "CastLike" => Ok(()),
             "Split" | "Gather" => {
@@ -218,6 +219,31 @@ impl Fit<'_> {
             return Err(format!("would multiply over sizes that do not fit: {inner_a} and {inner_b}"));
         }
         self.fits_together(&[lead_a.to_vec(), lead_b.to_vec()], agree)
+    }
+
+    /// An axis has one size in all operands. Equations with an ellipsis are not known.
+    fn einsum(&self, agree: &mut Agree<'_>) -> Result<(), String> {
+        let equation = self.node.string("equation").unwrap_or_default();
+        let operands = equation.split_once("->").map_or(equation, |(operands, _)| operands);
+        let mut sizes: Vec<(char, &Dim)> = Vec::new();
+        for (dims, letters) in self.all()?.into_iter().zip(operands.split(',')) {
+            let letters: Vec<char> = letters.chars().filter(|c| !c.is_whitespace()).collect();
+            if letters.len() != dims.len() || !letters.iter().all(char::is_ascii_alphabetic) {
+                return Err("has an equation that does not name each axis".into());
+            }
+            for (letter, size) in letters.into_iter().zip(dims) {
+                match sizes.iter().find(|(known, _)| *known == letter) {
+                    Some((_, known)) if !agree(std::slice::from_ref(*known), std::slice::from_ref(size)) => {
+                        return Err(format!(
+                            "would read sizes of one axis that do not fit: {known} and {size}"
+                        ));
+                    }
+                    Some(_) => {}
+                    None => sizes.push((letter, size)),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Keys and values are of as many tokens. The last two axes of all are tokens and channels, the first is the batch.

@@ -101,6 +101,8 @@ goldens! {
     sd15_freeu_dynamo: "sd15" / "golden-freeu", "dynamo", FP32;
     mini_freeu_fp16: "sd15-mini" / "golden-freeu-fp16", "torchscript-fp16", FP16;
     mini_mean_fp16: "sd15-mini" / "golden-attention-mean-fp16", "torchscript-fp16", FP16;
+    ldm_window_torchscript: "ldm" / "golden-attention-window", "torchscript", FP32;
+    ldm_window_dynamo: "ldm" / "golden-attention-window", "dynamo", FP32;
     mini_window_fp16: "sd15-mini" / "golden-attention-window-fp16", "torchscript-fp16", FP16;
     mini_shrink_torchscript: "sd15-mini" / "golden-shrink", "torchscript", FP32;
     mini_shrink_dynamo: "sd15-mini" / "golden-shrink", "dynamo", FP32;
@@ -108,6 +110,8 @@ goldens! {
     mini_shrink_simplified_dynamo: "sd15-mini" / "golden-shrink", "simplified-dynamo", FP32;
     mini_shrink_fp16: "sd15-mini" / "golden-shrink-fp16", "torchscript-fp16", FP16;
     sd15_shrink_torchscript: "sd15" / "golden-shrink", "torchscript", FP32;
+    ldm_shrink_torchscript: "ldm" / "golden-shrink", "torchscript", FP32;
+    ldm_shrink_dynamo: "ldm" / "golden-shrink", "dynamo", FP32;
     sdxl_shrink_dynamo: "sdxl" / "golden-shrink", "dynamo", FP32;
 }
 

@@ -10,3 +10,5 @@ mod properties;
 mod refused;
 mod support;
 mod whole_attentions;
+#[cfg(feature = "runner")]
+mod windows;
