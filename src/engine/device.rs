@@ -79,6 +79,9 @@ pub trait DeviceSession {
     /// [`EngineError::Run`] if the device has no such memory left, or doesn't know the type.
     fn allocate(&mut self, data_type: DataType, dims: &[usize]) -> Result<DeviceTensor, EngineError>;
 
+    /// Returns whether graphs can read and write tensors of this type on the device. A network takes others from the host.
+    fn computes_in(&mut self, data_type: DataType) -> bool;
+
     /// Runs the model from `inputs` into `outputs`, which are overwritten. Returns when both are free to be used.
     /// `capture` is for sessions that were loaded with CUDA graphs; others don't look at it.
     ///

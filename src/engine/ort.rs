@@ -182,7 +182,7 @@ impl OrtEngine {
             Origin::Memory(bytes) => builder.commit_from_memory(bytes),
         }
         .map_err(|e| match accelerators.first() {
-            Some(provider) => refused(*provider, explained(&plain(e.message()), &log.placement())),
+            Some(provider) => refused(*provider, explained(&plain(e.message()), &log)),
             None => failed(plain(e.message())),
         })?;
         let placement = log.placement();
@@ -381,11 +381,17 @@ impl Session for OrtSession {
 /// The run options with the number of a CUDA graph: of ONNX Runtime's own providers, and of NVIDIA's plug-in.
 const GRAPH_IDS: [&str; 2] = ["gpu_graph_id", "cuda_graph_annotation_id"];
 
-/// Returns ONNX Runtime's reason for refusing a model, and what to do where CUDA graphs are the reason.
-fn explained(reason: &str, placement: &[Placement]) -> String {
+/// Returns ONNX Runtime's reason for refusing a model: with the nodes that would go to the CPU where none may, and with what
+/// to do where CUDA graphs are the reason.
+fn explained(reason: &str, log: &Messages) -> String {
+    let without_kernel = log.without_kernel();
+    if reason.contains("assigned to the default CPU EP") && !without_kernel.is_empty() {
+        return format!("{reason}\nit has no kernels for {}", without_kernel.join(", "));
+    }
     if !reason.contains("graph capture") {
         return reason.to_string();
     }
+    let placement = log.placement();
     let nodes: Vec<_> = placement.iter().map(|p| format!("{} of {}", p.nodes, p.provider)).collect();
     let nodes =
         if nodes.is_empty() { String::new() } else { format!("\nnodes by provider: {}", nodes.join(", ")) };
@@ -428,16 +434,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refused_cuda_graphs_are_explained() {
-        let placement = [
-            Placement { provider: "CPUExecutionProvider".to_string(), nodes: 17 },
-            Placement { provider: "CUDAExecutionProvider".to_string(), nodes: 400 },
-        ];
+    fn refusals_are_explained() {
+        let log = Messages::default();
+        let kept = log.placement_logger();
+        for line in [
+            "Node(s) placed on [CPUExecutionProvider]. Number of nodes: 17",
+            "Node(s) placed on [CUDAExecutionProvider]. Number of nodes: 400",
+            "webgpu kernel not found in registries for Op type: Max node name: n1",
+            "webgpu kernel not found in registries for Op type: Max node name: n1",
+        ] {
+            kept(LogLevel::Info, "", "", "", line);
+        }
         let said = "This session cannot use the graph capture feature as requested by the user\n";
-        let explained = explained(said, &placement);
-        assert!(explained.contains("17 of CPUExecutionProvider, 400 of CUDA"), "{explained}");
-        assert!(explained.contains("dynamo"), "{explained}");
-        assert_eq!(super::explained("out of memory", &placement), "out of memory");
+        let cuda_graphs = explained(said, &log);
+        assert!(cuda_graphs.contains("17 of CPUExecutionProvider, 400 of CUDA"), "{cuda_graphs}");
+        assert!(cuda_graphs.contains("dynamo"), "{cuda_graphs}");
+        let said = "This session contains graph nodes that are assigned to the default CPU EP, but ...";
+        assert_eq!(explained(said, &log), format!("{said}\nit has no kernels for Max `n1`"));
+        assert_eq!(explained("out of memory", &log), "out of memory");
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub enum StepGraph {
     /// `out` is `in`, of this type and rank: a copy to, from or on the device.
     Copy(DataType, usize),
     /// A network's input: `sample` is `latents` times the coefficient, as often in a row as there are copies;
-    /// `timestep_out` is `timestep`.
+    /// `timestep_out` is `timestep`, where the device holds one.
     Input(Input),
     /// `output`, the prediction that a sampler sees, from what the networks returned.
     Combine(Combine),
@@ -31,10 +31,8 @@ pub struct Input {
     pub sample: DataType,
     /// How often the batch stands in the sample: twice where both branches of guidance run together.
     pub copies: usize,
-    /// The type of its timesteps.
-    pub timestep: DataType,
-    /// 0 for a scalar, 1 for a vector.
-    pub timestep_rank: usize,
+    /// The type and rank of its timesteps, 0 for a scalar and 1 for a vector; `None` where they come from the host.
+    pub timestep: Option<(DataType, usize)>,
 }
 
 /// Amplification branch by branch, then guidance. Coefficients: w, the guidance scale, the share of rescaling, 1
@@ -273,14 +271,16 @@ impl Builder {
 
     fn network_input(&mut self, input: &Input) {
         self.input("latents", DataType::FLOAT, LATENTS);
-        self.input("timestep", input.timestep, input.timestep_rank);
         self.input("coefficients", DataType::FLOAT, 1);
         let scaled = self.op("Mul", "coefficients", "latents");
         let scaled = self.cast(&scaled, DataType::FLOAT, input.sample);
         let copies = vec![scaled.as_str(); input.copies.max(1)];
         self.named("Concat", &copies, &["sample"], vec![int("axis", 0)]);
         self.graph.output.push(described("sample", input.sample, LATENTS));
-        self.output("Identity", &["timestep"], "timestep_out", input.timestep, input.timestep_rank);
+        if let Some((data_type, rank)) = input.timestep {
+            self.input("timestep", data_type, rank);
+            self.output("Identity", &["timestep"], "timestep_out", data_type, rank);
+        }
     }
 
     fn combine(&mut self, combine: &Combine) {
@@ -383,9 +383,12 @@ impl Builder {
             let output = self.op("Mul", &of_output, "output");
             prediction = self.op("Add", &sample, &output);
             if let Some(clip) = clip {
+                // WebGPU has neither Max nor Min.
                 let low = self.node("Neg", &[&clip], Vec::new());
-                let above = self.op("Max", &prediction, &low);
-                prediction = self.op("Min", &above, &clip);
+                let below = self.op("Less", &prediction, &low);
+                let raised = self.node("Where", &[&below, &low, &prediction], Vec::new());
+                let above = self.op("Greater", &raised, &clip);
+                prediction = self.node("Where", &[&above, &clip, &raised], Vec::new());
             }
         }
         if step.prediction == Prediction::Remembered {

@@ -17,13 +17,30 @@ use crate::{
 /// writes the output only.
 pub struct Placed {
     sample: DeviceTensor,
-    timestep: DeviceTensor,
-    extra: Vec<DeviceTensor>,
+    /// `None` where the device doesn't compute in its type, and the host gives each call its own.
+    timestep: Option<DeviceTensor>,
+    extra: Vec<Constant>,
     output: DeviceTensor,
     features: Features<DeviceTensor>,
     input: Input,
     capture: Capture,
     shallow_capture: Capture,
+}
+
+/// An input that is the same in each call.
+enum Constant {
+    OnDevice(DeviceTensor),
+    /// Of a type that the device doesn't compute in: the sizes of SDXL, never the text.
+    OnHost(HostTensor),
+}
+
+impl Constant {
+    fn feed(&self) -> Feed<'_> {
+        match self {
+            Self::OnDevice(tensor) => Feed::Device(tensor),
+            Self::OnHost(tensor) => Feed::Host(tensor),
+        }
+    }
 }
 
 impl Placed {
@@ -57,23 +74,26 @@ impl Unet {
         let types = (self.sample.data_type, self.timestep.data_type, self.output.data_type);
         let device = self.device()?;
         let extra = prepared.extra.iter().map(|tensor| {
+            if !device.computes_in(tensor.data_type()) {
+                return Ok(Constant::OnHost(tensor.clone()));
+            }
             let mut placed = device.allocate(tensor.data_type(), tensor.dims())?;
             graphs.upload(tensor, &mut placed)?;
-            Ok(placed)
+            Ok(Constant::OnDevice(placed))
         });
         let extra = extra.collect::<Result<_, PipelineError>>()?;
         let (sample_type, timestep_type, output_type) = types;
+        let timestep = device.computes_in(timestep_type).then_some(timestep);
         Ok(Placed {
             sample: device.allocate(sample_type, &dims)?,
-            timestep: device.allocate(timestep_type, timestep.dims())?,
+            timestep: timestep.as_ref().map(|t| device.allocate(timestep_type, t.dims())).transpose()?,
             extra,
             output: device.allocate(output_type, &dims)?,
             features,
             input: Input {
                 sample: sample_type,
                 copies,
-                timestep: timestep_type,
-                timestep_rank: timestep.dims().len(),
+                timestep: timestep.map(|t| (timestep_type, t.dims().len())),
             },
             capture: Capture::unique(),
             shallow_capture: Capture::unique(),
@@ -109,21 +129,19 @@ impl Unet {
         let batch = placed.sample.dims().first().copied().unwrap_or(1);
         let timestep = timestep_tensor(&self.timestep, timestep, batch)?;
         let scale = HostTensor::new([1], vec![scale])?;
-        graphs.run(
-            &StepGraph::Input(placed.input),
-            &[
-                ("latents", Feed::Device(latents)),
-                ("timestep", Feed::Host(&timestep)),
-                ("coefficients", Feed::Host(&scale)),
-            ],
-            &mut [("sample", &mut placed.sample), ("timestep_out", &mut placed.timestep)],
-        )?;
+        let mut inputs = vec![("latents", Feed::Device(latents)), ("coefficients", Feed::Host(&scale))];
+        let mut outputs = vec![("sample", &mut placed.sample)];
+        if let Some(held) = &mut placed.timestep {
+            inputs.push(("timestep", Feed::Host(&timestep)));
+            outputs.push(("timestep_out", held));
+        }
+        graphs.run(&StepGraph::Input(placed.input), &inputs, &mut outputs)?;
         let serves = placed.features.serve(call);
         let started = Instant::now();
-        let mut inputs =
-            vec![(SAMPLE, Feed::Device(&placed.sample)), (TIMESTEP, Feed::Device(&placed.timestep))];
+        let timestep = placed.timestep.as_ref().map_or(Feed::Host(&timestep), Feed::Device);
+        let mut inputs = vec![(SAMPLE, Feed::Device(&placed.sample)), (TIMESTEP, timestep)];
         let extra = self.extra.iter().zip(&placed.extra);
-        inputs.extend(extra.map(|((_, info), tensor)| (info.name.as_str(), Feed::Device(tensor))));
+        inputs.extend(extra.map(|((_, info), constant)| (info.name.as_str(), constant.feed())));
         let kind = self.session.kind();
         let Features { values, .. } = &mut placed.features;
         let kept = self.kept.iter().map(|info| info.name.as_str());

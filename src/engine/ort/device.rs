@@ -44,6 +44,17 @@ impl Memory {
         Ok(memory(number.ok_or_else(|| format!("`{option}` is `{device}`; it is a number from 0"))?))
     }
 
+    /// Returns whether its device has kernels for tensors of this type.
+    fn computes_in(self, data_type: DataType) -> bool {
+        match self {
+            Self::Host | Self::Cuda(_) => true,
+            // WebGPU's shading language has none but these, and a few kernels that read int64.
+            Self::WebGpu(_) => {
+                [DataType::FLOAT, DataType::FLOAT16, DataType::INT32, DataType::BOOL].contains(&data_type)
+            }
+        }
+    }
+
     fn info(self) -> ort::Result<MemoryInfo<'static>> {
         let (device, number) = match self {
             Self::Host => (AllocationDevice::CPU, 0),
@@ -104,6 +115,10 @@ impl DeviceSession for OrtSession {
         let shape: Vec<i64> = dims.iter().map(|dim| *dim as i64).collect();
         let value = DynTensor::new(&allocator, element, shape).map_err(failed)?;
         Ok(DeviceTensor { value, data_type, dims: dims.to_vec() })
+    }
+
+    fn computes_in(&mut self, data_type: DataType) -> bool {
+        self.memory.computes_in(data_type)
     }
 
     fn run_into(
@@ -167,6 +182,12 @@ mod tests {
         assert_eq!(Memory::of(&both), Ok(Memory::Cuda(1)));
         assert_eq!(Memory::of(&[provider(ProviderKind::OpenVino, Some("GPU"))]), Ok(Memory::Host));
         assert_eq!(Memory::of(&[provider(ProviderKind::WebGpu, None)]), Ok(Memory::WebGpu(0)));
+        for (data_type, on_webgpu) in
+            [(DataType::FLOAT, true), (DataType::INT64, false), (DataType::BFLOAT16, false)]
+        {
+            assert_eq!(Memory::WebGpu(0).computes_in(data_type), on_webgpu);
+            assert!(Memory::Cuda(0).computes_in(data_type));
+        }
         for device in ["first", "-1"] {
             let error = Memory::of(&[provider(ProviderKind::Cuda, Some(device))]).unwrap_err();
             assert!(error.contains(device), "{error}");

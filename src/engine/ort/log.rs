@@ -1,7 +1,7 @@
 //! The log of ONNX Runtime.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex},
 };
 
@@ -26,11 +26,11 @@ impl Messages {
         })
     }
 
-    /// Returns a logger that keeps the lines about which provider runs how many nodes.
+    /// Returns a logger that keeps the lines about which provider runs how many nodes, and has no kernels for which.
     pub(super) fn placement_logger(&self) -> LoggerFunction {
         let kept = self.clone();
         Arc::new(move |_, _, _, _, message| {
-            if message.contains("placed on [") {
+            if message.contains("placed on [") || message.contains(NO_KERNEL) {
                 kept.push(message);
             }
         })
@@ -54,11 +54,24 @@ impl Messages {
         messages.iter().map(|m| format!("\n{m}")).collect()
     }
 
+    /// Returns the nodes that a provider has no kernels for, each once: "Max `n3`".
+    pub(super) fn without_kernel(&self) -> Vec<String> {
+        let messages = lock(&self.0);
+        let node = |message: &String| {
+            let (operator, name) = message.split_once(NO_KERNEL)?.1.split_once(" node name: ")?;
+            Some(format!("{operator} `{name}`"))
+        };
+        messages.iter().filter_map(node).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     pub(super) fn placement(&self) -> Vec<Placement> {
         let messages = lock(&self.0);
         messages.iter().filter_map(|m| placement_line(m)).collect()
     }
 }
+
+/// The beginning of a message about a node that a provider leaves to others, after the provider's name.
+const NO_KERNEL: &str = "kernel not found in registries for Op type: ";
 
 /// Reads `Node(s) placed on [CUDAExecutionProvider]. Number of nodes: 35`.
 fn placement_line(line: &str) -> Option<Placement> {

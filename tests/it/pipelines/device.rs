@@ -209,6 +209,10 @@ impl DeviceSession for WatchedSession {
         self.session.device().unwrap().allocate(data_type, dims)
     }
 
+    fn computes_in(&mut self, data_type: DataType) -> bool {
+        self.session.device().unwrap().computes_in(data_type)
+    }
+
     fn run_into(
         &mut self,
         inputs: &[(&str, Feed<'_>)],

@@ -14,7 +14,8 @@ async function unpack() {
   process.env.TMPDIR = unpacked;
   const { inflate } = await import("@sparticuz/chromium");
   const packed = fileURLToPath(new URL("node_modules/@sparticuz/chromium/bin", import.meta.url));
-  for (const file of ["chromium.br", "al2023.tar.br", "fonts.tar.br"]) await inflate(join(packed, file));
+  const files = ["chromium.br", "al2023.tar.br", "fonts.tar.br", "swiftshader.tar.br"];
+  for (const file of files) await inflate(join(packed, file));
   writeFileSync(join(unpacked, "fonts", "fonts.conf"), '<fontconfig><dir prefix="relative">fonts</dir></fontconfig>');
 }
 

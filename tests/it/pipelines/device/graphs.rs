@@ -49,7 +49,7 @@ fn coefficients(values: &[f32]) -> (&'static str, HostTensor) {
 
 #[test]
 fn graphs_of_network_inputs() {
-    let input = Input { sample: DataType::FLOAT, copies: 2, timestep: DataType::INT64, timestep_rank: 0 };
+    let input = Input { sample: DataType::FLOAT, copies: 2, timestep: Some((DataType::INT64, 0)) };
     let scaled: Vec<f32> = values(1, COUNT).iter().map(|value| 0.25 * value).collect();
     let fed = [("latents", latents(1)), ("timestep", HostTensor::scalar(801i64)), coefficients(&[0.25])];
     check_graph(
@@ -57,8 +57,12 @@ fn graphs_of_network_inputs() {
         &fed,
         &[("sample", scaled.repeat(2)), ("timestep_out", vec![801.0])],
     );
+    // Where timesteps come from the host, the graph has none.
+    let without = Input { timestep: None, ..input };
+    let fed = [("latents", latents(1)), coefficients(&[0.25])];
+    check_graph(&StepGraph::Input(without), &fed, &[("sample", scaled.repeat(2))]);
     // A network in half precision is fed halves.
-    let half = Input { sample: DataType::FLOAT16, copies: 1, timestep: DataType::FLOAT16, timestep_rank: 1 };
+    let half = Input { sample: DataType::FLOAT16, copies: 1, timestep: Some((DataType::FLOAT16, 1)) };
     let mut session = ort().load_bytes(StepGraph::Input(half).model(), &SessionOptions::default()).unwrap();
     let timestep = HostTensor::new([2], vec![801f32; 2]).unwrap().cast(DataType::FLOAT16).unwrap();
     let (_, scale) = coefficients(&[0.25]);
