@@ -10,18 +10,20 @@ use super::{
     graph::Item, names::Names, symbol::Symbols,
 };
 use crate::onnx::{
-    OnnxError, Source, TensorHeader, ValueInfo, graph_field, model_field,
+    self, OnnxError, Source, TensorHeader, ValueInfo, graph_field, model_field,
     proto::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, ValueInfoProto},
     wire::{self, Field},
 };
 
 impl Graph {
-    /// Reads the graph of `source`: nodes, initializer headers, inputs and outputs. No weight is read.
+    /// Reads the graph of `source`: nodes, initializer headers, inputs and outputs. Calls of model-local functions are
+    /// read through: the bodies stand in their places. No weight is read.
     ///
     /// # Errors
     /// [`OnnxError`] if a message is broken, a name is defined twice, or a node reads a value that nothing before it
     /// defines.
-    pub fn load(source: Source) -> Result<Self, OnnxError> {
+    pub fn load(mut source: Source) -> Result<Self, OnnxError> {
+        onnx::read_through(&mut source)?;
         let source = Arc::new(source);
         let mut loader = Loader::new(&source)?;
         for field in source.graph.fields() {
@@ -46,6 +48,9 @@ impl Loader {
             let opset: OperatorSetIdProto = decode(field, "an opset_import")?;
             let domain = if opset.domain() == "ai.onnx" { "" } else { opset.domain() };
             opsets.insert(domain.to_string(), opset.version());
+        }
+        for (domain, version) in &source.calls.opsets {
+            opsets.entry(domain.clone()).or_insert(*version);
         }
         // Growing these a step at a time would copy a large model's nodes over and over.
         let count = |number| source.graph.fields_of(number).count();

@@ -4,6 +4,7 @@
 //! fields, and each field keeps the exact bytes it came in, so whatever is not edited goes out as it came:
 //! unknown fields, field order, formatting. Weights are never read here, only located.
 
+mod calls;
 mod check;
 mod error;
 mod external;
@@ -17,6 +18,8 @@ mod value_info;
 pub mod wire;
 mod write;
 
+pub use calls::Calls;
+pub(crate) use calls::read_through;
 pub use check::{Unknown, check};
 pub use error::OnnxError;
 

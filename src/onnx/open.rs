@@ -9,7 +9,7 @@ use bytes::Bytes;
 use memmap2::Mmap;
 
 use super::{
-    DataFiles, OnnxError, Unknown, check,
+    Calls, DataFiles, OnnxError, Unknown, check,
     external::{self, DataFile},
     foreign,
     wire::{self, Field},
@@ -25,6 +25,8 @@ pub mod model_field {
     pub const OPSET_IMPORT: u32 = 8;
     /// `repeated StringStringEntryProto metadata_props`
     pub const METADATA_PROPS: u32 = 14;
+    /// `repeated TrainingInfoProto training_info`
+    pub const TRAINING_INFO: u32 = 20;
     /// `repeated FunctionProto functions`
     pub const FUNCTIONS: u32 = 25;
 }
@@ -69,19 +71,28 @@ pub struct Source {
     pub data: Arc<DataFiles>,
     /// Fields that ONNX's schema doesn't have, wherever they are.
     pub unknown: Vec<Unknown>,
+    /// The calls of model-local functions in whose places the nodes of `graph` have the functions' bodies; none of them
+    /// before the graph is loaded.
+    pub calls: Calls,
 }
 
 /// A `GraphProto`, whose fields were found to fit when it was opened.
 #[derive(Debug)]
 pub struct GraphSource {
-    bytes: Bytes,
+    /// Stretches of whole fields.
+    parts: Vec<Bytes>,
 }
 
 impl GraphSource {
+    /// Returns a graph of these stretches of whole fields.
+    pub(crate) fn new(parts: Vec<Bytes>) -> Self {
+        Self { parts }
+    }
+
     /// Returns the fields, in order. They are found anew each time: a list of a large graph's would take a tenth of the
     /// memory that the graph itself takes.
     pub fn fields(&self) -> impl Iterator<Item = Field> + '_ {
-        wire::fields(&self.bytes).filter_map(Result::ok)
+        self.parts.iter().flat_map(wire::fields).filter_map(Result::ok)
     }
 
     /// Returns the fields with this number, in order.
@@ -153,6 +164,7 @@ pub fn open_bytes(bytes: Bytes, folder: impl Into<PathBuf>) -> Result<Source, On
     let mut graphs = fields.iter().filter(|f| f.number == model_field::GRAPH);
     let graph =
         graphs.next().ok_or_else(|| OnnxError::invalid(WHOLE, "it has no graph: is this an ONNX file?"))?;
-    let graph = GraphSource { bytes: graph.value() };
-    Ok(Source { bytes, fields, graph, file: None, data: Arc::new(DataFiles::new(folder)), unknown })
+    let graph = GraphSource::new(vec![graph.value()]);
+    let (data, calls) = (Arc::new(DataFiles::new(folder)), Calls::default());
+    Ok(Source { bytes, fields, graph, file: None, data, unknown, calls })
 }

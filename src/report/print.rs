@@ -8,8 +8,8 @@ use crate::{
     analysis::{modules, shapes},
     ir::Graph,
     onnx::{
-        OnnxError, Source,
-        proto::ModelProto,
+        OnnxError, Source, graph_field,
+        proto::{ModelProto, NodeProto},
         text::{PrintOptions, print_model_with},
     },
     plan::{Glob, join, nearest},
@@ -52,7 +52,21 @@ pub fn print(source: Source, module: Option<&str>, elements: usize) -> Result<St
             };
             return Err(PrintError::Module(format!("no module matches{hint}")));
         }
+        read_through(&mut model, &graph)?;
         model = slice(model, &graph, &shapes::shapes(&graph), &nodes);
     }
     Ok(print_model_with(&model, PrintOptions { max_elements: elements, one_a_line: true }))
+}
+
+/// Puts the nodes of `graph` into the model that it was loaded from: those of functions in the places of calls.
+fn read_through(model: &mut ModelProto, graph: &Graph) -> Result<(), PrintError> {
+    let source = graph.source();
+    let (Some(sliced), false) = (&mut model.graph, model.functions.is_empty()) else { return Ok(()) };
+    if source.calls.all {
+        model.functions.clear();
+    }
+    let nodes = source.graph.fields_of(graph_field::NODE);
+    let nodes = nodes.map(|field| NodeProto::decode(field.value()));
+    sliced.node = nodes.collect::<Result<_, _>>().map_err(|e| PrintError::Decode(e.to_string()))?;
+    Ok(())
 }

@@ -29,6 +29,8 @@ mod engine;
 #[cfg(feature = "runner")]
 mod engines_agree;
 mod filetests;
+#[cfg(feature = "runner")]
+mod functions;
 mod fuzzed;
 #[cfg(feature = "runner")]
 mod golden;

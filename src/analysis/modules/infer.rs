@@ -66,15 +66,21 @@ fn own_evidence(graph: &Graph, node: &Node, relative: bool) -> Option<(String, E
 }
 
 /// Returns the module of the first named parameter among the node's operands, as it is or behind what only turns it or
-/// changes its type.
+/// changes its type. Behind an Identity, which lets two modules share a parameter, the name is that of the result.
 fn parameter_path<'g>(graph: &'g Graph, node: &Node) -> Option<&'g str> {
     node.operands().find_map(|mut value| {
-        while let Some(view) = graph.producer(value).map(|p| graph.node(p))
-            && ["Transpose", "Identity", "Cast", "DequantizeLinear"].iter().any(|op| view.is(op))
-        {
+        let mut path = None;
+        loop {
+            path = path.or_else(|| paths::from_parameter(&graph.value(value).name));
+            if graph.initializer_of(value).is_some() {
+                return path;
+            }
+            let view = graph.node(graph.producer(value)?);
+            if !["Transpose", "Identity", "Cast", "DequantizeLinear"].iter().any(|op| view.is(op)) {
+                return None;
+            }
             value = view.input(0)?;
         }
-        graph.initializer_of(value).and_then(|(_, i)| paths::from_parameter(&i.header.name))
     })
 }
 

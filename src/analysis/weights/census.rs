@@ -81,10 +81,17 @@ impl Matrices {
             let reason = if operators::is_layer(node) {
                 format!("{} reads a weight that is computed at run time (`{name}`)", node.describe())
             } else {
-                format!(
-                    "its weight `{name}` goes into {}, which is no operator of a Linear or Conv layer",
-                    node.describe()
-                )
+                let called = (node.domain.to_string(), node.op_type.to_string());
+                match graph.source().calls.left.get(&called) {
+                    Some(why) => format!(
+                        "its weight `{name}` goes into {}, a call of a function that is not read through: {why}",
+                        node.describe()
+                    ),
+                    None => format!(
+                        "its weight `{name}` goes into {}, which is no operator of a Linear or Conv layer",
+                        node.describe()
+                    ),
+                }
             };
             found.push(Finding { node: id, inner: None, reason });
         }

@@ -14,7 +14,7 @@ use crate::{
     ir::{Graph, GraphIo, InitializerId, Item, NodeId, Origin, ValueId},
     onnx::{
         OnnxError, graph_field, model_field,
-        proto::StringStringEntryProto,
+        proto::{OperatorSetIdProto, StringStringEntryProto},
         wire::{self, Field},
     },
 };
@@ -40,10 +40,15 @@ pub fn model<'g>(
     for field in &graph.source().fields {
         match field.number {
             model_field::GRAPH => {
+                for (domain, version) in &graph.source().calls.opsets {
+                    let set = OperatorSetIdProto { domain: Some(domain.clone()), version: Some(*version) };
+                    out.push_field(model_field::OPSET_IMPORT, &set.encode_to_vec().into());
+                }
                 if let Some(body) = body.take() {
                     out.push_message(model_field::GRAPH, body);
                 }
             }
+            model_field::FUNCTIONS if graph.source().calls.all => {}
             model_field::METADATA_PROPS => {
                 let entry = StringStringEntryProto::decode(field.value()).map_err(|e| {
                     OnnxError::invalid("the model's metadata_props", format!("broken message: {e}"))

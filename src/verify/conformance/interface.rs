@@ -7,11 +7,11 @@ use bytes::Bytes;
 use prost::Message;
 use rayon::slice::ParallelSliceMut;
 
-use super::{Violation, explain::Names, kept::Kept, per_row::PerRow};
+use super::{Violation, calls, explain::Names, kept::Kept, per_row::PerRow};
 use crate::{
     ir::{Graph, GraphIo},
     onnx::{
-        DataType, Source, Unknown, ValueInfo, graph_field, model_field,
+        DataType, Unknown, ValueInfo, graph_field, model_field,
         proto::{StringStringEntryProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto},
         wire::Field,
     },
@@ -26,6 +26,7 @@ pub(super) const WEIGHT_INPUT: &str = "poa_weight";
 /// Compares everything of the two models that is not a node, a tensor, an input or an output.
 pub(super) fn compare_models(original: &Graph, compiled: &Graph, differences: &mut Vec<Violation>) {
     versions(original, compiled, differences);
+    calls::compare(original, compiled, differences);
     // `ModelProto` domain, model_version, training_info and configuration.
     for (number, what) in [(4, "domain"), (5, "version"), (20, "training info"), (26, "device configuration")]
     {
@@ -222,14 +223,6 @@ fn versions(original: &Graph, compiled: &Graph, differences: &mut Vec<Violation>
             ))),
             _ => {}
         }
-    }
-    let functions = |source: &Source| {
-        let mut functions: Vec<_> = source.fields_of(model_field::FUNCTIONS).map(Field::value).collect();
-        functions.sort_unstable();
-        functions
-    };
-    if functions(original.source()) != functions(compiled.source()) {
-        differences.push(Violation::first("the model's functions differ".into()));
     }
 }
 

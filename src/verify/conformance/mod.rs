@@ -11,6 +11,7 @@
 //! other doc strings, operands of Add and Mul that change places (both operators give the same bits either way,
 //! IEEE 754; where they differ by nothing but the elements of tensors, only if values kept their names), masks made by operators in front of a weight, and lost metadata of exporters (`pkg.`).
 
+mod calls;
 mod classes;
 mod error;
 mod explain;

@@ -36,6 +36,7 @@ goldens! {
     mini_dynamo_opset21: "sd15-mini" / "golden", "dynamo-opset21", FP32;
     mini_dynamo_opset23: "sd15-mini" / "golden", "dynamo-opset23", FP32;
     mini_nofold: "sd15-mini" / "golden", "nofold", FP32;
+    mini_functions: "sd15-mini" / "golden", "functions", FP32;
     mini_wrapped: "sd15-mini" / "golden", "wrapped", FP32;
     mini_wrapped_dynamo: "sd15-mini" / "golden", "wrapped-dynamo", FP32;
     mini_slim: "sd15-mini" / "golden", "slim", FP32;
@@ -146,6 +147,7 @@ fn every_module_that_torch_can_bypass_is_bypassable_and_no_other() {
         ("sd15-mini", "simplified"),
         ("sd15-mini", "simplified-dynamo"),
         ("sd15-mini", "ort-basic"),
+        ("sd15-mini", "functions"),
         ("sd21", "dynamo"),
         ("sdxl", "torchscript"),
         ("sdxl", "dynamo"),

@@ -65,7 +65,16 @@ fn a_rewritten_model_differs_only_in_what_was_set() {
         let mut out = with_elements(&output);
         let added = out.metadata_props.pop().unwrap();
         assert_eq!((added.key.as_str(), added.value.as_str()), ("crdiff.test", "1"));
-        assert!(out == with_elements(&source), "{}", model.display());
+        let mut expected = with_elements(&source);
+        if !expected.functions.is_empty() {
+            // Bodies stand in the places of calls: which, is tested in `functions`.
+            assert!(out.functions.is_empty(), "{}", model.display());
+            expected.functions.clear();
+            for model in [&mut out, &mut expected] {
+                model.graph.mut_or_insert_default().node.clear();
+            }
+        }
+        assert!(out == expected, "{}", model.display());
     }
 }
 

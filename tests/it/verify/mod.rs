@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod command;
+mod functions;
 mod goldens;
 #[cfg(feature = "runner")]
 mod mutants;
