@@ -48,7 +48,7 @@ impl ValueInfo {
     /// Returns the dimensions, those of unknown size as `None`; `None` if not even their number is stated.
     pub fn dims(&self) -> Option<Vec<Option<Dimension>>> {
         let dims = &self.tensor_type()?.shape.as_ref()?.dim;
-        Some(dims.iter().map(|dim| dim.value.clone().map(Dimension::from)).collect())
+        Some(dims.iter().map(|dim| dim.value.as_ref().map(stated)).collect())
     }
 
     fn tensor_type(&self) -> Option<&type_proto::Tensor> {
@@ -59,12 +59,10 @@ impl ValueInfo {
     }
 }
 
-impl From<dimension::Value> for Dimension {
-    fn from(value: dimension::Value) -> Self {
-        match value {
-            dimension::Value::DimValue(size) => Self::Size(size),
-            dimension::Value::DimParam(name) => Self::Name(name),
-        }
+fn stated(dim: &dimension::Value) -> Dimension {
+    match dim {
+        dimension::Value::DimValue(size) => Dimension::Size(*size),
+        dimension::Value::DimParam(name) => Dimension::Name(name.clone()),
     }
 }
 

@@ -178,15 +178,17 @@ fn only_the_command_line_prints() {
     assert_eq!(printing, [""; 0]);
 }
 
-/// Returns the public items and fields of `code`, functions as far as their signatures.
+/// Returns the public items and fields of `code`, functions as far as their signatures, and the heads of `impl`.
 fn public(code: &str) -> Vec<&str> {
-    let starts = code.match_indices("pub ").filter(|(at, _)| {
+    let starts = code.match_indices("pub ").chain(code.match_indices("impl")).filter(|(at, what)| {
         let line = code[..*at].rfind('\n').map_or(0, |end| end + 1);
-        code[line..*at].trim().is_empty()
+        // Traits are implemented at the left.
+        code[line..*at].trim().is_empty() && (*what == "pub " || line == *at)
     });
     let item = |(at, _): (usize, &str)| {
         let rest = &code[at..];
-        let is_function = rest.lines().next().is_some_and(|line| line.contains("fn "));
+        let is_function =
+            rest.starts_with("impl") || rest.lines().next().is_some_and(|line| line.contains("fn "));
         let ends: &[char] = if is_function { &['{', ';'] } else { &['\n'] };
         &rest[..rest.find(ends).unwrap_or(rest.len())]
     };
@@ -197,11 +199,13 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
 }
 
-/// Returns the types that `code` takes from the crate prost.
+/// Returns the types that `code` takes from the crate prost, and from what it makes of the schema.
 fn of_prost(code: &str) -> Vec<&str> {
     let uses = code.split("use prost::").skip(1).map(|rest| rest.split(';').next().unwrap());
-    let named = uses.filter(|list| !list.ends_with(" as _")).flat_map(words);
-    named.filter(|word| word.starts_with(char::is_uppercase)).collect()
+    let uses = uses.filter(|list| !list.ends_with(" as _"));
+    let made = code.split("proto::{").skip(1).map(|rest| rest.split('}').next().unwrap());
+    let is_type = |word: &&str| word.starts_with(char::is_uppercase) || *word == "dimension";
+    uses.chain(made).flat_map(words).filter(is_type).collect()
 }
 
 /// Returns whether an item names a message of protobuf or one of the types `of_prost`, other than in a field that only the
@@ -215,9 +219,9 @@ fn names_protobuf(item: &str, of_prost: &[&str]) -> bool {
 
 #[test]
 fn protobuf_in_signatures_is_found() {
-    let text = "impl A {\n    pub fn f(\n        a: &[NodeProto],\n    ) {}\n    pub fn g() -> A {}\n}\npub struct A(pub(crate) NodeProto);\n// pub fn\npub type B = proto::Node;\n    pub c: Vec<GraphProto>,\nuse prost::{encoding::{WireType, encode_key}};\nuse prost::Message as _;\n    pub w: WireType,\npub fn m(m: Message) {}\n";
+    let text = "impl A {\n    pub fn f(\n        a: &[NodeProto],\n    ) {}\n    pub fn g() -> A {}\n}\npub struct A(pub(crate) NodeProto);\n// pub fn\npub type B = proto::Node;\n    pub c: Vec<GraphProto>,\nuse prost::{encoding::{WireType, encode_key}};\nuse prost::Message as _;\nuse crate::onnx::{\n    proto::{NodeProto, shape::dimension},\n    Dim,\n};\nimpl From<dimension::Value> for Dim {\n    pub w: WireType,\npub fn m(m: Message) {}\n";
     let prost = of_prost(text);
-    assert_eq!(prost, ["WireType"]);
+    assert_eq!(prost, ["WireType", "NodeProto", "dimension"]);
     let found: Vec<_> = public(text).into_iter().filter(|item| names_protobuf(item, &prost)).collect();
     assert_eq!(
         found,
@@ -225,7 +229,8 @@ fn protobuf_in_signatures_is_found() {
             "pub fn f(\n        a: &[NodeProto],\n    ) ",
             "pub type B = proto::Node;",
             "pub c: Vec<GraphProto>,",
-            "pub w: WireType,"
+            "pub w: WireType,",
+            "impl From<dimension::Value> for Dim ",
         ]
     );
 }
