@@ -222,3 +222,27 @@ fn the_doctor_tells_what_works_and_what_is_missing() {
     assert!(!ort.works && ort.problem.as_ref().unwrap().contains("crdiff doctor --fetch"), "{ort:?}");
     assert_eq!(report.preferred().unwrap().engine, EngineKind::Rten);
 }
+
+/// The tables of options, against the names that the providers take: `tests/engine/provider_options.py` asked them.
+#[test]
+fn options_are_those_that_the_providers_take() {
+    let taken: serde_json::Value =
+        serde_json::from_str(include_str!("../../engine/provider_options.json")).unwrap();
+    for kind in [ProviderKind::Cuda, ProviderKind::TensorRt] {
+        let taken: Vec<&str> =
+            taken[kind.to_string()].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        for name in kind.options() {
+            assert!(taken.contains(name), "{kind} has no {name}");
+        }
+        let mut addresses = 0;
+        for name in &taken {
+            let mut provider = Provider::from(kind);
+            provider.options.insert(name.to_string(), "0".to_string());
+            if let Err(error) = provider.check() {
+                assert!(error.to_string().contains("the address of something in memory"), "{error}");
+                addresses += 1;
+            }
+        }
+        assert_eq!(addresses + kind.options().len(), taken.len(), "{kind}");
+    }
+}
