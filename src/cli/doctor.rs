@@ -79,6 +79,16 @@ fn text(report: &Report) -> String {
             let _ = writeln!(out, "       {} ({})", library.path.display(), library.origin);
         }
     }
+    if !report.provider_libraries.is_empty() {
+        out.push_str("\nPlug-in libraries of execution providers\n");
+    }
+    for library in &report.provider_libraries {
+        let devices = library.devices.iter();
+        let devices = devices.map(|device| format!("{} on {}", device.provider, device.hardware));
+        let said: Vec<String> = devices.chain(library.problem.clone()).collect();
+        let title = format!("{:<14} {}", library.name, library.path.display());
+        line(&mut out, library.problem.is_none(), &title, Some(&said.join("\n")));
+    }
     if !report.providers.is_empty() {
         out.push_str("\nONNX Runtime's execution providers\n");
         for provider in &report.providers {
@@ -124,6 +134,7 @@ mod tests {
                 },
             ],
             library: None,
+            provider_libraries: Vec::new(),
             providers: vec![ProviderReport {
                 provider: ProviderKind::Cuda,
                 works: false,

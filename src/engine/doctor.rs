@@ -18,6 +18,9 @@ pub struct Report {
     pub engines: Vec<EngineReport>,
     /// The ONNX Runtime library; `None` if there is none that loads.
     pub library: Option<LibraryReport>,
+    /// The plug-in libraries of providers that were named.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub provider_libraries: Vec<ProviderLibraryReport>,
     /// ONNX Runtime's execution providers; empty without a library.
     pub providers: Vec<ProviderReport>,
 }
@@ -45,6 +48,29 @@ pub struct LibraryReport {
     pub origin: Origin,
 }
 
+/// A plug-in library of execution providers.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ProviderLibraryReport {
+    /// The name that it was given.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// The devices that it found.
+    pub devices: Vec<ProviderDevice>,
+    /// Why nothing can run by it, and what would be right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A device that a provider runs on.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ProviderDevice {
+    /// The provider's name in ONNX Runtime.
+    pub provider: String,
+    /// The kind of device, and who made it: `GPU (NVIDIA)`.
+    pub hardware: String,
+}
+
 /// An execution provider.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct ProviderReport {
@@ -70,16 +96,16 @@ impl Report {
 /// Looks for the engines and has each one, and each of ONNX Runtime's execution providers, run a small model.
 /// `libraries` are plug-in libraries of providers, each with its name.
 pub fn examine(places: &Places, libraries: &[(&str, &Path)]) -> Report {
-    let mut report = Report { engines: Vec::new(), library: None, providers: Vec::new() };
+    let mut report =
+        Report { engines: Vec::new(), library: None, provider_libraries: Vec::new(), providers: Vec::new() };
     let opened = locate(places)
-        .and_then(|located| OrtEngine::open(&located.path).map(|engine| (located.origin, engine)))
-        .and_then(|(origin, engine)| {
-            libraries.iter().try_for_each(|(name, path)| engine.add_provider_library(name, path))?;
-            Ok((origin, engine))
-        });
+        .and_then(|located| OrtEngine::open(&located.path).map(|engine| (located.origin, engine)));
     match opened {
         Ok((origin, engine)) => {
             report.engines.push(examine_engine(&engine));
+            let libraries = libraries.iter();
+            report.provider_libraries =
+                libraries.map(|(name, path)| examine_provider_library(&engine, name, path)).collect();
             report.library = Some(LibraryReport { path: engine.path().to_path_buf(), origin });
             report.providers = ProviderKind::ALL.map(|kind| examine_provider(&engine, kind)).into();
         }
@@ -105,6 +131,31 @@ fn examine_engine(engine: &dyn Engine) -> EngineReport {
         works: problem.is_none(),
         problem,
     }
+}
+
+fn examine_provider_library(engine: &OrtEngine, name: &str, path: &Path) -> ProviderLibraryReport {
+    let before = engine.devices();
+    let added = engine.add_provider_library(name, path);
+    let mut devices = engine.devices();
+    devices.retain(|device| !before.contains(device));
+    let is_known =
+        |device: &ProviderDevice| ProviderKind::ALL.iter().any(|kind| kind.ort_name() == device.provider);
+    let problem = match added {
+        Err(EngineError::ProviderLibrary { what, .. }) => Some(what),
+        Err(error) => Some(error.to_string()),
+        Ok(()) if devices.is_empty() => Some("it found no device here that it runs on".to_string()),
+        Ok(()) if !devices.iter().any(is_known) => {
+            let known = ProviderKind::ALL.map(ProviderKind::ort_name).join(", ");
+            let takes_the_name = devices.iter().any(|device| device.provider == name);
+            let hint = match takes_the_name {
+                true => "; this one has the name of its library: if it is one of these, name the library so",
+                false => "",
+            };
+            Some(format!("crdiff runs no provider of this name; it runs {known}{hint}"))
+        }
+        Ok(()) => None,
+    };
+    ProviderLibraryReport { name: name.to_string(), path: path.to_path_buf(), devices, problem }
 }
 
 fn examine_provider(engine: &OrtEngine, provider: ProviderKind) -> ProviderReport {

@@ -29,7 +29,9 @@ use self::{
 };
 use super::{
     CpuFallback, DeviceSession, Engine, EngineError, EngineKind, HostTensor, MemoryMode, Optimization,
-    Placement, Provider, ProviderKind, Session, SessionOptions, Signature, TensorInfo, providers,
+    Placement, Provider, ProviderKind, Session, SessionOptions, Signature, TensorInfo,
+    doctor::ProviderDevice,
+    providers,
     signature::{match_inputs, match_outputs, named_dims},
     tensorrt,
 };
@@ -93,6 +95,18 @@ impl OrtEngine {
         &self.path
     }
 
+    /// Returns the devices that providers with an interface for plug-ins run on, the CPU among them.
+    pub(super) fn devices(&self) -> Vec<ProviderDevice> {
+        let device = |device: ort::device::Device<'_>| {
+            let hardware = device.hardware_device();
+            Some(ProviderDevice {
+                provider: device.ep().ok()?.to_string(),
+                hardware: format!("{:?} ({})", hardware.ty(), hardware.vendor().unwrap_or("unknown maker")),
+            })
+        };
+        self.environment.devices().filter_map(device).collect()
+    }
+
     /// Returns whether a plug-in library brought this provider and found a device for it.
     fn is_plugged_in(&self, provider: ProviderKind) -> bool {
         self.environment.devices().any(|device| device.ep().is_ok_and(|name| name == provider.ort_name()))
@@ -143,10 +157,13 @@ impl OrtEngine {
                 refused(provider.kind, format!("{reason}{said}\nit needs {needs}"))
             };
             if !self.has_provider(provider.kind) {
-                return Err(cannot(
-                    "this build of ONNX Runtime doesn't have it",
-                    &format!(" ({})", self.path.display()),
-                ));
+                let reason = match lock(&self.libraries).is_empty() {
+                    true => "this build of ONNX Runtime doesn't have it",
+                    false => {
+                        "neither this build of ONNX Runtime has it nor a plug-in library that found a device for it"
+                    }
+                };
+                return Err(cannot(reason, &format!(" ({})", self.path.display())));
             }
             let mut provider = provider.clone();
             let cache = options.engine_cache.as_deref();
@@ -250,6 +267,7 @@ impl Engine for OrtEngine {
             Some(other) => return Err(refused(format!("{name} is {} already", other.display()))),
             None => {}
         }
+        nvidia::preload_beside(&path);
         let added = self.environment.register_ep_library(name, &path);
         added.map_err(|e| refused(plain(e.message())))?;
         known.insert(name.to_string(), path);
