@@ -293,4 +293,4 @@ def compare(
         "atol": atol,
         "rtol": rtol,
     }
-    return CompareReport(_crdiff.compare(a, b, asked, engine=engine_options(engine, library, None, "fast", None)))
+    return CompareReport(_crdiff.compare(a, b, asked, engine=engine_options(engine, library)))

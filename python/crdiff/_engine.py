@@ -16,9 +16,12 @@ Compiled = Literal["cache", "beside"]
 def engine_options(
     engine: str | None,
     library: str | os.PathLike[str] | None,
-    providers: Sequence[Provider] | None,
-    memory: Memory,
-    threads: int | None,
+    providers: Sequence[Provider] | None = None,
+    memory: Memory = "fast",
+    threads: int | None = None,
+    device: str | None = None,
+    provider_options: Mapping[str, Any] | None = None,
+    provider_libraries: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> dict[str, Any]:
     """Returns the arguments that choose an engine."""
     look_for_onnxruntime()
@@ -29,8 +32,21 @@ def engine_options(
     named = None
     if providers is not None:
         pairs = [(provider, {}) if isinstance(provider, str) else provider for provider in providers]
-        named = [(name, {key: str(value) for key, value in options.items()}) for name, options in pairs]
-    return {"engine": engine, "library": library, "providers": named, "memory": memory, "threads": threads}
+        named = [(name, dict(_texts(options))) for name, options in pairs]
+    return {
+        "engine": engine,
+        "library": library,
+        "device": device,
+        "providers": named,
+        "provider_options": _texts(provider_options or {}),
+        "provider_libraries": list((provider_libraries or {}).items()),
+        "memory": memory,
+        "threads": threads,
+    }
+
+
+def _texts(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, str(value)) for key, value in options.items()]
 
 
 def array(value: Any, what: str) -> tuple[list[int], bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from crdiff import _crdiff
@@ -71,7 +71,10 @@ class _Networks:
         path: str | os.PathLike[str],
         plan: PlanLike | None = None,
         *,
+        device: str | None = None,
         providers: Sequence[Provider] | None = None,
+        provider_options: Mapping[str, Any] | None = None,
+        provider_libraries: Mapping[str, str | os.PathLike[str]] | None = None,
         engine: str | None = None,
         library: str | os.PathLike[str] | None = None,
         memory: Memory = "fast",
@@ -82,7 +85,9 @@ class _Networks:
         self._native = self._open(
             path,
             None if plan is None else as_plan(plan),
-            engine=engine_options(engine, library, providers, memory, threads),
+            engine=engine_options(
+                engine, library, providers, memory, threads, device, provider_options, provider_libraries
+            ),
             compiled=compiled,
             listener=_loading(progress),
         )
@@ -104,8 +109,13 @@ class Pipeline(_Networks):
     Args:
         path: the pipeline's folder: Stable Diffusion 1 and 2, SDXL, and their turbo and consistency descendants.
         plan: a file, a YAML text, or a dict; `None` runs the pipeline as it is. It is compiled on first use.
+        device: a word that stands for a provider and its options: `"cpu"`, `"gpu"`, `"npu"`, or a provider's name. What is not
+            there is an error.
         providers: ONNX Runtime's execution providers, the preferred one first, by its names (`"CUDAExecutionProvider"`) or
-            short ones (`"cuda"`), or pairs of a name and options. By default those of the plan's `runtime`.
+            short ones (`"cuda"`), or pairs of a name and options. By default those of the plan's `runtime`, whose options
+            count for each provider that runs, after those that are given.
+        provider_options: options of providers, of the first one unless the key names another: `{"cuda.device_id": 1}`.
+        provider_libraries: plug-in libraries of providers, files by names of your choice.
         engine: `"ort"` or `"rten"`; by default ONNX Runtime where it is found, else rten, which is compiled in.
         library: the ONNX Runtime library, or its folder. By default that of the installed `onnxruntime`.
         memory: `"low"` has both networks share their weights in memory, and branches run in turn; slower.

@@ -61,7 +61,7 @@ class Trials:
         space: as for `crdiff search`: a file, a YAML text, or a dict. Its strategy and budget don't matter here. Paths in a
             text or a dict start from the working folder.
         prompts: draw these instead of the space's prompts.
-        providers, engine, library, memory, threads: as in `Pipeline`.
+        device, providers, provider_options, provider_libraries, engine, library, memory, threads: as in `Pipeline`.
 
     Raises:
         SpaceError: the space is wrong.
@@ -75,7 +75,10 @@ class Trials:
         space: Space,
         *,
         prompts: Sequence[str] = (),
+        device: str | None = None,
         providers: Sequence[Provider] | None = None,
+        provider_options: Mapping[str, Any] | None = None,
+        provider_libraries: Mapping[str, str | os.PathLike[str]] | None = None,
         engine: str | None = None,
         library: str | os.PathLike[str] | None = None,
         memory: Memory = "fast",
@@ -85,7 +88,9 @@ class Trials:
             pipeline,
             _place(space),
             prompts=list(prompts),
-            engine=engine_options(engine, library, providers, memory, threads),
+            engine=engine_options(
+                engine, library, providers, memory, threads, device, provider_options, provider_libraries
+            ),
         )
 
     def __call__(self, values: Mapping[str, Any]) -> Trial:

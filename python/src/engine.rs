@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf};
 
 use crdiff::{
     engine::{
-        Chosen, EngineError, EngineRequest, MemoryMode, Provider, ProviderKind, SessionOptions, choose,
-        fetch::user_cache,
+        Chosen, Engine, EngineError, EngineRequest, MemoryMode, Provider, ProviderRequest, SessionOptions,
+        choose, fetch::user_cache,
     },
     passes::MaskForm,
     plan::Runtime,
@@ -22,8 +22,14 @@ pub struct EngineOptions {
     engine: Option<String>,
     /// The ONNX Runtime library, or its folder.
     library: Option<PathBuf>,
-    /// Execution providers with their options; `None` leaves them to the plan.
+    /// A word for a device.
+    device: Option<String>,
+    /// Execution providers with their options; `None` leaves them to the device or the plan.
     providers: Option<Vec<(String, BTreeMap<String, String>)>>,
+    /// Further options, `KEY` or `PROVIDER.KEY` with a value.
+    provider_options: Vec<(String, String)>,
+    /// Plug-in libraries of providers, each with a name.
+    provider_libraries: Vec<(String, PathBuf)>,
     /// `fast` or `low`.
     memory: String,
     /// Threads within an operator.
@@ -44,7 +50,8 @@ impl EngineOptions {
     /// The engine.
     pub fn choose(&self) -> Result<Chosen, EngineError> {
         let kind = self.engine.as_deref().map(str::parse).transpose()?;
-        choose(&EngineRequest { kind, library: self.library.clone() })
+        let provider_libraries = self.provider_libraries.clone();
+        choose(&EngineRequest { kind, library: self.library.clone(), provider_libraries })
     }
 
     /// The engine, and how it is to load models.
@@ -54,23 +61,21 @@ impl EngineOptions {
         let options = SessionOptions::default()
             .intra_threads(self.threads.and_then(NonZeroUsize::new))
             .memory(if self.is_low() { MemoryMode::Low } else { MemoryMode::Fast })
-            .providers(self.providers(runtime).map_err(failed)?)
+            .providers(self.providers(runtime, &*chosen.engine).map_err(failed)?)
             .engine_cache(user_cache().map(|folder| folder.join("engines")));
         Ok((chosen, options))
     }
 
-    fn providers(&self, runtime: &Runtime) -> Result<Vec<Provider>, EngineError> {
-        let of_plan = || {
-            let named = runtime.providers.iter().map(|name| name.value.clone());
-            named
-                .map(|name| (name.clone(), runtime.options.get(&name).cloned().unwrap_or_default()))
-                .collect()
+    fn providers(&self, runtime: &Runtime, engine: &dyn Engine) -> Result<Vec<Provider>, EngineError> {
+        let provider = |(name, options): &(String, BTreeMap<String, String>)| {
+            Ok(Provider { kind: name.parse()?, options: options.clone() })
         };
-        let named: Vec<(String, BTreeMap<String, String>)> = self.providers.clone().unwrap_or_else(of_plan);
-        let provider = |(name, options): (String, BTreeMap<String, String>)| {
-            let provider = Provider { kind: name.parse::<ProviderKind>()?, options };
-            provider.check().map(|()| provider)
+        let request = ProviderRequest {
+            device: self.device.as_deref().map(str::parse).transpose()?,
+            providers: self.providers.iter().flatten().map(provider).collect::<Result<_, EngineError>>()?,
+            options: self.provider_options.clone(),
         };
-        named.into_iter().map(provider).collect()
+        let names: Vec<&str> = runtime.providers.iter().map(|name| name.value.as_str()).collect();
+        request.resolve(engine, &names, &runtime.options)
     }
 }

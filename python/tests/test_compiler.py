@@ -286,6 +286,7 @@ import crdiff.search
 report: crdiff.CompileReport = crdiff.compile("unet.onnx", {"version": 1})
 proven: bool = crdiff.verify("unet.onnx", report.outputs[0].path, "plan.yaml").proven
 pipe = crdiff.Pipeline("sd15-onnx", providers=["cpu"])
+pipe = crdiff.Pipeline("sd15-onnx", device="gpu", provider_options={"device_id": 1}, provider_libraries={"rtx": "rtx.so"})
 made: crdiff.PipelineOutput = pipe(["a", "b"], negative_prompt="c", output_type="np")
 net = crdiff.Interleave("unet.onnx", engine="rten")
 score: float = crdiff.search.trial("sd15-onnx", "space.yaml", {"w": 1.5}).score

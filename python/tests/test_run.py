@@ -182,6 +182,38 @@ def test_mistakes_of_a_call(fixtures, tmp_path):
         crdiff.Pipeline(fixtures / "pipelines/sd15", {"version": 1, "rules": [{"bypass": "nothing"}]})
 
 
+def test_devices_and_providers(sd15, tmp_path):
+    case = next(case for case in sd15.index["cases"] if case["kind"] == "prune")
+    plan = {**case["plan"], "amplify": {"weight": 1.8}}
+    inputs = sd15.inputs().values()
+    for asked in [{"device": "cpu"}, {"providers": ["cpu"]}]:
+        net = crdiff.Interleave(sd15.model, plan, engine="ort", **asked)
+        assert np.abs(net(*inputs) - sd15.amplified(case["name"], 1.8)).max() < 5e-4
+
+    missing = {"x": tmp_path / "missing.so"}
+    no_library = {"x": tmp_path / "text.so"}
+    no_library["x"].write_text("no library")
+    of_plan = {**plan, "runtime": {"options": {"cuda": {"device_id": 1}}}}
+    for plan_given, asked, said in [
+        (plan, {"device": "vpu"}, "unknown device `vpu`"),
+        (plan, {"device": "npu"}, "no execution provider for device `npu`"),
+        (plan, {"device": "cpu", "providers": ["cpu"]}, "not both"),
+        (plan, {"device": "cuda", "provider_options": {"device": 0}}, "did you mean `device_id`"),
+        (plan, {"providers": [("tensorrt", {}), "cuda"], "provider_options": {"cuda.tf32": 0}}, "of the cuda provider"),
+        (plan, {"provider_options": {"device_id": 0}}, "a provider that isn't run"),
+        (plan, {"provider_libraries": missing}, "provider library x=.*missing.so"),
+        (plan, {"provider_libraries": no_library}, "provider library x=.*text.so"),
+        (plan, {"provider_libraries": missing, "engine": "rten"}, "rten has no execution providers"),
+        (of_plan, {}, "cuda, which is not in its `providers`"),
+    ]:
+        with pytest.raises(crdiff.EngineError, match=said):
+            crdiff.Interleave(sd15.model, plan_given, **asked)
+    # Loading tells what the library lacks, with the plan's options and those that are given.
+    net = crdiff.Interleave(sd15.model, of_plan, device="cuda", provider_options={"use_tf32": 0})
+    with pytest.raises(crdiff.EngineError, match="on cuda: this build of ONNX Runtime doesn't have it"):
+        net(*inputs)
+
+
 @pytest.mark.parametrize("engine", ["ort", "rten"])
 def test_a_loop_of_ones_own(sd15, engine):
     case = next(case for case in sd15.index["cases"] if case["kind"] == "prune")

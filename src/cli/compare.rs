@@ -97,7 +97,11 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let first = open(&args.a)?;
     let second = args.b.as_deref().map(open).transpose()?;
     let cases = cases(args, &first)?;
-    let Chosen { engine, why } = choose(&EngineRequest { kind: args.engine, library: args.ort_lib.clone() })?;
+    let Chosen { engine, why } = choose(&EngineRequest {
+        kind: args.engine,
+        library: args.ort_lib.clone(),
+        ..EngineRequest::default()
+    })?;
     let precision = numeric::precision(&first);
     let tolerances = Tolerances {
         absolute: args.atol,

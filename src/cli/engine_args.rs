@@ -8,7 +8,7 @@ use super::Failure;
 use crate::{
     engine::{
         Chosen, DeviceWord, Engine, EngineKind, EngineRequest, MemoryMode, Provider, ProviderKind,
-        SessionOptions, choose, fetch::user_cache,
+        ProviderRequest, SessionOptions, choose, fetch::user_cache,
     },
     passes::MaskForm,
     plan::Runtime,
@@ -100,10 +100,12 @@ impl EngineArgs {
 
     /// Returns the engine, and how it is to load models; what the command line doesn't say, the plan does.
     pub fn open(&self, runtime: &Runtime) -> Result<(Chosen, SessionOptions), Failure> {
-        let chosen = choose(&EngineRequest { kind: self.engine, library: self.ort_lib.clone() })?;
-        for library in &self.provider_library {
-            chosen.engine.add_provider_library(&library.name, &library.path)?;
-        }
+        let libraries = self.provider_library.iter();
+        let chosen = choose(&EngineRequest {
+            kind: self.engine,
+            library: self.ort_lib.clone(),
+            provider_libraries: libraries.map(|one| (one.name.clone(), one.path.clone())).collect(),
+        })?;
         let options = self.options(runtime, &*chosen.engine)?;
         Ok((chosen, options))
     }
@@ -122,44 +124,16 @@ impl EngineArgs {
     }
 
     fn providers(&self, runtime: &Runtime, engine: &dyn Engine) -> Result<Vec<Provider>, Failure> {
-        let chosen = self.device.is_some() || !self.provider.is_empty();
-        let mut providers: Vec<Provider> = if let Some(device) = self.device {
-            device.providers(engine)?
-        } else if chosen {
-            self.provider.iter().map(|kind| (*kind).into()).collect()
-        } else {
-            let named = runtime.providers.iter().map(|name| name.value.parse::<ProviderKind>());
-            named.map(|kind| Ok(kind?.into())).collect::<Result<_, Failure>>()?
+        let option = |text: &String| match text.split_once('=') {
+            Some((name, value)) => Ok((name.to_string(), value.to_string())),
+            None => Err(Failure::Message(format!("`{text}` is no provider option: write KEY=VALUE"))),
         };
-        for (name, options) in &runtime.options {
-            let kind: ProviderKind = name.parse()?;
-            match providers.iter_mut().find(|provider| provider.kind == kind) {
-                Some(provider) => provider.options.extend(options.clone()),
-                // The command line chose others than the plan.
-                None if chosen => {}
-                None => {
-                    let what = format!(
-                        "the plan's `runtime.options` are for {kind}, which is not in its `providers`"
-                    );
-                    return Err(Failure::Message(what));
-                }
-            }
-        }
-        for option in &self.provider_option {
-            let usage = || Failure::Message(format!("`{option}` is no provider option: write KEY=VALUE"));
-            let (key, value) = option.split_once('=').ok_or_else(usage)?;
-            let prefix =
-                key.split_once('.').and_then(|(name, key)| Some((name.parse::<ProviderKind>().ok()?, key)));
-            let (kind, key) = prefix.map_or((None, key), |(kind, key)| (Some(kind), key));
-            let provider =
-                providers.iter_mut().find(|p| kind.is_none_or(|kind| p.kind == kind)).ok_or_else(|| {
-                    Failure::Message(format!(
-                        "`--provider-option {option}` is for a provider that isn't run; see --provider and --device"
-                    ))
-                })?;
-            provider.options.insert(key.to_string(), value.to_string());
-        }
-        providers.iter().try_for_each(Provider::check)?;
-        Ok(providers)
+        let request = ProviderRequest {
+            device: self.device,
+            providers: self.provider.iter().map(|kind| (*kind).into()).collect(),
+            options: self.provider_option.iter().map(option).collect::<Result<_, _>>()?,
+        };
+        let names: Vec<&str> = runtime.providers.iter().map(|name| name.value.as_str()).collect();
+        Ok(request.resolve(engine, &names, &runtime.options)?)
     }
 }

@@ -14,6 +14,8 @@ pub struct EngineRequest {
     pub kind: Option<EngineKind>,
     /// The ONNX Runtime library, or the folder that it is in.
     pub library: Option<PathBuf>,
+    /// Plug-in libraries of providers to add to it, each with a name.
+    pub provider_libraries: Vec<(String, PathBuf)>,
 }
 
 /// The engine that was taken.
@@ -31,7 +33,11 @@ pub struct Chosen {
 /// # Errors
 /// [`EngineError`] if what was named cannot be had.
 pub fn choose(request: &EngineRequest) -> Result<Chosen, EngineError> {
-    choose_among(request.kind, &Places::from_environment(request.library.clone()))
+    let chosen = choose_among(request.kind, &Places::from_environment(request.library.clone()))?;
+    for (name, path) in &request.provider_libraries {
+        chosen.engine.add_provider_library(name, path)?;
+    }
+    Ok(chosen)
 }
 
 /// Chooses as [`choose`] does, with the places to look for ONNX Runtime spelled out.

@@ -74,6 +74,24 @@ pub enum EngineError {
         /// The providers that would run on it.
         tried: Vec<ProviderKind>,
     },
+    /// A device and providers were asked for.
+    #[error("device `{device}` stands for a provider and its options: name it or providers, not both")]
+    DeviceAndProviders {
+        /// The device.
+        device: super::DeviceWord,
+    },
+    /// An option is for a provider that is not among those that run.
+    #[error("provider option `{option}` is for a provider that isn't run: name its provider, or a device")]
+    NoProviderOfOption {
+        /// The option, as it was given.
+        option: String,
+    },
+    /// A plan has options for a provider that it doesn't name.
+    #[error("the plan's `runtime.options` are for {provider}, which is not in its `providers`")]
+    PlanOptions {
+        /// The provider.
+        provider: ProviderKind,
+    },
     /// A plug-in library of execution providers cannot be used.
     #[error("provider library {name}={}: {what}", path.display())]
     ProviderLibrary {
