@@ -67,8 +67,12 @@ impl ProviderRequest {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use bytes::Bytes;
+
     use super::*;
-    use crate::engine::RtenEngine;
+    use crate::engine::{EngineKind, RtenEngine, Session, SessionOptions};
 
     fn plan(options: &[(&str, &str, &str)]) -> PlanOptions {
         let mut found = PlanOptions::new();
@@ -102,15 +106,40 @@ mod tests {
         asked.options = vec![("cuda.device_id".into(), "3".into()), ("use_tf32".into(), "1".into())];
         let found = asked.resolve(&RtenEngine, &names, &of_plan).unwrap();
         assert_eq!(options(&found[0]), [("device_id", "3"), ("use_tf32", "1")]);
+    }
 
-        // A plan's options don't move a device.
-        let device = "openvino".parse().ok();
+    /// An engine with OpenVINO, which loads nothing.
+    struct WithOpenVino;
+
+    impl Engine for WithOpenVino {
+        fn kind(&self) -> EngineKind {
+            EngineKind::Ort
+        }
+
+        fn version(&self) -> &str {
+            "0"
+        }
+
+        fn load(&self, _: &Path, _: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
+            Err(EngineError::NotBuilt { engine: self.kind() })
+        }
+
+        fn load_bytes(&self, _: Bytes, _: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
+            Err(EngineError::NotBuilt { engine: self.kind() })
+        }
+
+        fn has_provider(&self, provider: ProviderKind) -> bool {
+            provider == ProviderKind::OpenVino
+        }
+    }
+
+    #[test]
+    fn a_plan_does_not_move_a_device() {
+        let device = "npu".parse().ok();
         let asked = ProviderRequest { device, ..ProviderRequest::default() };
-        let of_plan = plan(&[("openvino", "precision", "FP32")]);
-        assert_eq!(
-            options(&asked.resolve(&RtenEngine, &names, &of_plan).unwrap()[0]),
-            [("precision", "FP32")]
-        );
+        let of_plan = plan(&[("openvino", "precision", "FP32"), ("openvino", "device_type", "CPU")]);
+        let found = asked.resolve(&WithOpenVino, &[], &of_plan).unwrap();
+        assert_eq!(options(&found[0]), [("device_type", "NPU"), ("precision", "FP32")]);
     }
 
     #[test]
