@@ -334,7 +334,9 @@ impl Entry<'_> {
             .weights(WeightPolicy::Share)
             .masks(self.cache.masks);
         job.cached = self.plan.cache.is_some();
-        compile_file(&job, self.cache.observer)?;
+        for note in compile_file(&job, self.cache.observer)?.notes {
+            self.cache.observer.tell(Event::Warning(&note)).map_err(OnnxError::from)?;
+        }
         Ok(())
     }
 }

@@ -51,6 +51,9 @@ impl Observer for Told<'_> {
             Event::Notice(what) if self.visibility == Visibility::Shown => {
                 anstream::eprintln!("{what} (`--compiled beside`); `crdiff cache` lists what is kept");
             }
+            Event::Warning(what) if self.visibility == Visibility::Shown => {
+                anstream::eprintln!("note: {what}");
+            }
             event => self.bars.hear(event),
         }
     }

@@ -195,7 +195,8 @@ pub fn compare(
                         }
                         Some(_) => None,
                     };
-                    (metrics, tolerances.between(tensor.data_type(), other.data_type()), problem)
+                    let tolerance = tolerances.between(tensor.data_type(), other.data_type());
+                    (metrics.filter(|_| problem.is_none()), tolerance, problem)
                 }
             };
             let within = problem.is_none() && metrics.is_some_and(|m| tolerance.allows(&m));

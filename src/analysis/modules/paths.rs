@@ -48,7 +48,18 @@ fn join(segments: &[&str]) -> String {
         }
         path.push_str(segment);
     }
-    path
+    through_processor(path)
+}
+
+/// Adds the processor to the path of an IP-Adapter's layer: TorchScript, which does not call the processor as a module,
+/// leaves it out (`attn2/to_k_ip.0` for `attn2.processor.to_k_ip.0`).
+fn through_processor(path: String) -> String {
+    match [".to_k_ip", ".to_v_ip"].into_iter().find_map(|layer| path.find(layer)) {
+        Some(at) if !path[..at].ends_with("processor") => {
+            format!("{}.processor{}", &path[..at], &path[at..])
+        }
+        _ => path,
+    }
 }
 
 /// Returns the path in dynamo's `pkg.torch.onnx.name_scopes`: the last but one entry of a Python list of strings.
@@ -174,6 +185,10 @@ mod tests {
         );
         let nested = "/input_blocks.1/input_blocks.1.1/attn1/to_out/to_out.0/MatMul";
         assert_eq!(from_node_name(nested).as_deref(), Some("input_blocks.1.1.attn1.to_out.0"));
+        let adapter = "/mid_block/attn2/to_k_ip.0/MatMul";
+        assert_eq!(from_node_name(adapter).as_deref(), Some("mid_block.attn2.processor.to_k_ip.0"));
+        let whole = "/mid_block/attn2/processor/to_v_ip.0/MatMul";
+        assert_eq!(from_node_name(whole).as_deref(), Some("mid_block.attn2.processor.to_v_ip.0"));
         assert_eq!(from_node_name("/Shape").as_deref(), Some(""));
         assert_eq!(from_node_name("Constant_634"), None);
     }

@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::{
     common::{
         compiled::compiled,
-        edit::{changed, fixture, nudge},
+        edit::{changed, fixture, nudge, save},
+        onnx_text::parse_model,
     },
     compare::{crdiff, engines, golden},
 };
@@ -184,4 +185,22 @@ fn changed_output(more: &[&str]) -> std::process::Output {
     let args: Vec<&str> =
         [MODEL, &other, "--size", "8x8", "--engine", "rten"].iter().chain(more).copied().collect();
     crdiff(&args)
+}
+
+/// Two networks that give nothing but NaN are not equal, and no distance between them is a number.
+#[test]
+fn nothing_to_compare() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = parse_model(
+        r#"<ir_version: 10, opset_import: ["" : 18]> m (float[1,4,8,8] sample) => (float[1,4,8,8] out) <float k = {-1.0}> {
+  a = Exp(sample) b = Mul(a, k) out = Sqrt(b)
+}"#,
+    );
+    let path = save(&model.unwrap(), folder.path(), "nan.onnx").display().to_string();
+    let found = crdiff(&[&path, &path, "--size", "8x8", "--engine", "rten"]);
+    let text = String::from_utf8(found.stdout).unwrap();
+    assert_eq!(found.status.code(), Some(1), "{text}");
+    assert!(text.contains("no element that was expected is a number"), "{text}");
+    let row = text.lines().find(|line| line.contains("FAIL")).unwrap();
+    assert_eq!(row.split_whitespace().filter(|cell| *cell == "-").count(), 5, "{text}");
 }

@@ -4,11 +4,17 @@
 mod family;
 mod prune;
 
+use std::{fs, path::Path};
+
 use crdiff::{
+    analysis::Analysis,
     compile::Target,
     engine::{Engine, OrtEngine, RtenEngine},
+    ir::Graph,
+    onnx,
 };
 use family::{Case, Family};
+use serde_json::{Value, json};
 
 use crate::common::ort::ort_library;
 
@@ -48,6 +54,8 @@ goldens! {
     mini_tied: "sd15-mini" / "golden-tied", "tied", FP32;
     mini_tied_dynamo: "sd15-mini" / "golden-tied", "tied-dynamo", FP32;
     mini_output_scale: "sd15-mini" / "golden-output-scale", "output-scale", FP32;
+    ip_adapter_torchscript: "ip-adapter" / "golden", "torchscript", FP32;
+    ip_adapter_dynamo: "ip-adapter" / "golden", "dynamo", FP32;
     sd21_torchscript: "sd21" / "golden", "torchscript", FP32;
     sd21_dynamo: "sd21" / "golden", "dynamo", FP32;
     sdxl_torchscript: "sdxl" / "golden", "torchscript", FP32;
@@ -148,6 +156,8 @@ fn every_module_that_torch_can_bypass_is_bypassable_and_no_other() {
         ("sd15-mini", "simplified-dynamo"),
         ("sd15-mini", "ort-basic"),
         ("sd15-mini", "functions"),
+        ("ip-adapter", "torchscript"),
+        ("ip-adapter", "dynamo"),
         ("sd21", "dynamo"),
         ("sdxl", "torchscript"),
         ("sdxl", "dynamo"),
@@ -158,6 +168,41 @@ fn every_module_that_torch_can_bypass_is_bypassable_and_no_other() {
     ] {
         family::check_bypassable(&Family::load(name, "golden"), export);
     }
+}
+
+/// The layers that both exporters' graphs have are torch's.
+#[test]
+fn an_ip_adapter_has_the_same_layers_in_both_exports() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/ip-adapter");
+    let modules = fs::read_to_string(folder.join("golden/modules.json")).unwrap();
+    let modules: Value = serde_json::from_str(&modules).unwrap();
+    let layers = modules.as_array().unwrap().iter();
+    let layers = layers.filter(|m| ["Linear", "Conv2d"].contains(&m["class"].as_str().unwrap()));
+    let mut expected: Vec<&str> = layers.map(|m| m["path"].as_str().unwrap()).collect();
+    expected.sort_unstable();
+    assert_eq!(expected.iter().filter(|path| path.contains(".processor.to_k_ip.0")).count(), 4);
+    for export in ["torchscript", "dynamo"] {
+        let graph = Graph::load(onnx::open(folder.join(export).join("unet.onnx")).unwrap()).unwrap();
+        let analysis = Analysis::of(&graph);
+        let mut found: Vec<&str> = analysis.weights.editable.iter().map(|w| w.path.as_str()).collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "{export}");
+    }
+}
+
+/// The authors' result, whose `mid` a network without a middle lacks, is torch's rule for the other two.
+#[test]
+fn the_authors_result_without_a_middle() {
+    let mut family = Family::load("bk-sdm", "golden");
+    for case in family.cases.iter_mut().filter(|case| case.is_prune()) {
+        let crdiff = &case.json["plan"]["crdiff"];
+        let ratios = json!({ "down_ratio": crdiff["down"], "mid_ratio": 0.4, "up_ratio": crdiff["up"] });
+        case.json["plan"] = json!({ "best_avg_score": 0.8, "best_global_params_ratio": ratios });
+    }
+    family::check(&family, "torchscript", FP32);
+    let case = family.cases.iter().find(|case| case.is_prune()).unwrap();
+    let notes = family.compile(case, "torchscript", Target::Pruned).report.notes;
+    assert!(notes.iter().any(|note| note.contains("no attention or feed-forward in `mid`")), "{notes:?}");
 }
 
 impl Case {

@@ -429,3 +429,19 @@ fn bench_times_each_kind() {
     assert_eq!(runs, expected.map(|(name, dense, pruned)| (name, Some(dense), Some(pruned))));
     assert!(kinds.iter().all(|kind| kind["steps_per_second"].as_f64().unwrap() > 0.0));
 }
+
+/// The authors' result for a network without a middle block: the rest of it is done, and a note says so.
+#[test]
+fn the_authors_result_without_a_middle() {
+    let prepared = prepare("sd15");
+    let folder = prepared.pipeline.parent().unwrap();
+    let unet = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/bk-sdm/torchscript/unet.onnx");
+    fs::copy(unet, prepared.pipeline.join("unet/model.onnx")).unwrap();
+    let ratios = r#"{ "down_ratio": 0.3, "mid_ratio": 0.4, "up_ratio": 0.2 }"#;
+    fs::write(folder.join("config.json"), format!("{{ \"best_global_params_ratio\": {ratios} }}")).unwrap();
+    let done = run(&prepared, "--plan config.json -o image.png");
+    assert!(done.status.success(), "{}", stderr(&done));
+    let note = "note: `crdiff.mid`: the network has no attention or feed-forward in `mid`";
+    assert!(stderr(&done).contains(note), "{}", stderr(&done));
+    assert!(folder.join("image.png").is_file());
+}

@@ -19,6 +19,26 @@ pub fn graph(reached: bool) -> String {
         .replace("int64[1] start", "int64[3] row = {1, -1, 4}, int64[1] start")
 }
 
+/// The graph with its layers, and two of its other nodes, in functions.
+pub fn with_functions() -> String {
+    let functions = r#"
+<domain: "own", opset_import: ["" : 21]> Linear (x, w) => (y) { y = MatMul(x, w) }
+<domain: "own", opset_import: ["" : 21, "own" : 1]> Between <low, high: float = 0.5> (a, b) => (y) {
+  l = Constant <value_float: float = @low> ()
+  h = Constant <value_float: float = @high> ()
+  s = own.Less(a, b)
+  t = Mul(s, l)
+  y = Add(t, h)
+}
+<domain: "own", opset_import: ["" : 21]> Less (a, b) => (y) { y = Sub(a, b) }
+"#;
+    let calls = GRAPH
+        .replace("MatMul(", "own.Linear(")
+        .replace("p = Sub(e, f)", "p = own.Between <low = 1.5> (e, f)")
+        .replace("[\"\" : 21]", "[\"\" : 21, \"own\" : 1]");
+    format!("{calls}{functions}")
+}
+
 /// Float32, inline weights.
 const GRAPH: &str = r#"<ir_version: 10, opset_import: ["" : 21], producer_name: "hand">
 g (float[1,4,H,W] sample, float[3] scale, bool flag) => (float[1,4,H,W] out, float[3] side)
@@ -161,3 +181,7 @@ pub const MASKS: &str = "version: 1\nrules:\n  - prune: { weights: \"**.attn1.**
 pub const CACHE: &str = "version: 1\nrules:\n  - attention: { modules: \"**.attn1\", map: identity }\n  - prune: { weights: \"up_blocks.**\", ratio: 0.4 }\ncache: { at: up_blocks.0.resnets.0 }\n";
 /// Nodes between values and what reads them.
 pub const TEMPLATES: &str = "version: 1\nalways:\n  - freeu: { backbone: [1.5], skip: [0.25] }\nrules:\n  - temperature: { modules: \"**.attn1\", factor: 2.25, output_factor: 0.75 }\n";
+/// LoRAs merged into both networks and into one, below masks; `FILE` is the file.
+pub const MERGED: &str = "version: 1\nalways:\n  - lora: { file: 'FILE', scale: 0.75 }\nrules:\n  - lora: { file: 'FILE', scale: -0.5 }\n  - prune: { weights: \"**.attn1.**\", ratio: 0.4 }\n";
+/// The same, cut for a cache.
+pub const MERGED_CACHE: &str = "version: 1\nalways:\n  - lora: { file: 'FILE', scale: 0.75 }\nrules:\n  - lora: { file: 'FILE', scale: -0.5 }\n  - prune: { weights: \"up_blocks.**\", ratio: 0.4 }\ncache: { at: up_blocks.0.resnets.0 }\n";

@@ -26,6 +26,7 @@ use crdiff::{
 };
 use prost::{Message, encoding::WireType};
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+use safetensors::{Dtype, tensor::TensorView};
 
 use self::tree::{Entry, Path as Way, Value};
 use super::support::plan;
@@ -242,16 +243,19 @@ struct Made {
     half: bool,
     /// With an element for each row of a batch.
     rows: bool,
+    /// The graph with functions.
+    functions: bool,
 }
 
 impl Subject {
     fn new(engine: &OrtEngine, name: &'static str, text: &str, made: Made) -> Self {
-        let Made { target, masks, external, denoiser, skip, depth, half, rows } = made;
+        let Made { target, masks, external, denoiser, skip, depth, half, rows, functions } = made;
         let folder = tempfile::tempdir().unwrap();
         let original = folder.path().join("original.onnx");
         let mut model = parse_model(&match (denoiser, skip) {
             (true, true) => graphs::with_skip(),
             (true, false) => graphs::denoiser(),
+            (false, _) if functions => graphs::with_functions(),
             (false, _) => graphs::graph(!target.is_fused()),
         })
         .unwrap();
@@ -262,7 +266,9 @@ impl Subject {
             halve(&mut model);
         }
         fs::write(&original, model.encode_to_vec()).unwrap();
-        let plan = plan(text);
+        let lora = folder.path().join("lora.safetensors");
+        write_lora(&lora);
+        let plan = plan(&text.replace("FILE", &lora.display().to_string()));
         let mut compiled = folder.path().join("compiled.onnx");
         let weights = if external { WeightPolicy::Share } else { WeightPolicy::Copy };
         let job = Job::new(&original, &plan).target(target).output(&compiled).weights(weights).masks(masks);
@@ -286,6 +292,26 @@ impl Subject {
         assert!(verdict.is_proven() && verdict.form.target == target, "{name}: {verdict:#?}");
         Self { name, plan, original, compiled, expected, folder }
     }
+}
+
+/// Writes a LoRA for two layers of the denoiser's attention.
+fn write_lora(path: &Path) {
+    let elements = |seed: f32| -> Vec<u8> {
+        (0..8).flat_map(|i| ((i as f32 + seed) * 0.913).sin().to_le_bytes()).collect()
+    };
+    let layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1";
+    let parts: Vec<(String, [usize; 2], Vec<u8>)> = ["to_q", "to_out_0"]
+        .iter()
+        .zip([1.0, 2.0])
+        .flat_map(|(name, seed)| {
+            let part = |part: &str| format!("{layer}_{name}.lora_{part}.weight");
+            [(part("down"), [2, 4], elements(seed)), (part("up"), [4, 2], elements(seed + 0.5))]
+        })
+        .collect();
+    let views = parts.iter().map(|(name, shape, bytes)| {
+        (name.clone(), TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap())
+    });
+    fs::write(path, safetensors::serialize(views, &None).unwrap()).unwrap();
 }
 
 /// Makes float16 of all float32.
@@ -390,6 +416,12 @@ fn no_mutant_is_proven_that_computes_something_else() {
         ("full beside", graphs::CACHE, Made { target: Fused, depth: full, ..skip }),
         ("shallow", graphs::CACHE, Made { depth: shallow, ..skip }),
         ("shallow beside", graphs::CACHE, Made { target: Fused, depth: shallow, ..skip }),
+        ("merged", graphs::MERGED, denoiser),
+        ("merged beside", graphs::MERGED, Made { target: Fused, ..denoiser }),
+        ("merged, full", graphs::MERGED_CACHE, Made { depth: full, ..skip }),
+        ("merged, shallow", graphs::MERGED_CACHE, Made { target: Fused, depth: shallow, ..skip }),
+        ("functions kept", "version: 1\n", Made { functions: true, ..Made::default() }),
+        ("functions read", graphs::BOTH, Made { functions: true, ..Made::default() }),
         ("templates", graphs::TEMPLATES, skip),
         ("templates beside", graphs::TEMPLATES, Made { target: FusedWithInput, ..skip }),
     ]
