@@ -20,24 +20,32 @@ fn latents_are_those_of_diffusers() {
     let fixtures = pipelines().parent().unwrap().join("lora");
     let (golden, dense) = (Golden::in_folder(&fixtures), Golden::open("sd15"));
     let prepared = prepare("sd15");
-    fs::copy(fixtures.join("pipeline.safetensors"), prepared.pipeline.join("style.safetensors")).unwrap();
+    for (file, name) in [("pipeline", "style"), ("kohya-text", "text")] {
+        let (file, name) = (format!("{file}.safetensors"), format!("{name}.safetensors"));
+        fs::copy(fixtures.join(file), prepared.pipeline.join(name)).unwrap();
+    }
     let latents = |rules: &str| -> Vec<f32> {
         let path = prepared.pipeline.join("plan.yaml");
         fs::write(&path, format!("version: 1\n{rules}")).unwrap();
         let plan = plan::load(&path).unwrap();
         draw(&prepared.pipeline, &plan, &dense)
     };
-    let expected = golden.tensor("pipeline/latents").to_f32();
-    let apart = |latents: &[f32]| {
+    let apart = |latents: &[f32], name: &str| {
+        let expected = golden.tensor(name).to_f32();
         let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
         latents.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs() / largest))
     };
     let merged = latents("always: [{ lora: { file: style.safetensors, scale: 0.8 } }]");
-    assert!(apart(&merged) <= 1e-5, "{}", apart(&merged));
+    let both = "pipeline/latents";
+    assert!(apart(&merged, both) <= 1e-5, "{}", apart(&merged, both));
+    // Of this file the UNet gets nothing.
+    let text = latents("always: [{ lora: { file: text.safetensors, scale: 0.8 } }]");
+    let (alone, dense) = ("text_encoder/latents", latents(""));
+    assert!(apart(&text, alone) <= 1e-5 && apart(&dense, alone) > 1e-2, "{}", apart(&text, alone));
     // Under `rules`, with w = 1, the UNet alone has it.
     let unet =
         latents("rules: [{ lora: { file: style.safetensors, scale: 0.8 } }]\namplify: { weight: 1.0 }");
-    assert!(apart(&unet) > 1e-3, "{}", apart(&unet));
+    assert!(apart(&unet, both) > 1e-3, "{}", apart(&unet, both));
 }
 
 /// Draws the goldens' image with DDIM, compiled as `crdiff run` compiles.
