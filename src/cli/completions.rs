@@ -1,11 +1,13 @@
 //! `crdiff completions` and `crdiff man`: shell completions and manual pages, made from the options themselves.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{collections::BTreeMap, io::Write, path::PathBuf};
 
 use clap::{CommandFactory, ValueEnum};
 use clap_complete::Shell;
+use clap_mangen::Man;
 
-use super::{Cli, DONE, Failure, about, compile};
+use super::{Cli, DONE, Failure, compile};
+use crate::onnx::{OnnxError, Pending, Taken, place};
 
 /// Print the completions of a shell.
 #[derive(Debug, clap::Args)]
@@ -65,16 +67,36 @@ pub fn completions(args: &CompletionsArgs) -> Result<u8, Failure> {
     Ok(DONE)
 }
 
-/// Runs `crdiff man`.
+/// Runs `crdiff man`. All pages appear or none.
 ///
 /// # Errors
-/// [`Failure::Message`] if the folder or a page in it cannot be written.
+/// [`Failure`] if the folder cannot be made, or a page in it not be written.
 pub fn man(args: &ManArgs) -> Result<u8, Failure> {
-    fs::create_dir_all(&args.output).map_err(|e| Failure::Message(about(&args.output, &e)))?;
     // `crdiff-compile` is the page of `crdiff compile` too: the two take the same options.
+    let mut pages = BTreeMap::new();
     for program in [Program::Crdiff, Program::CrdiffCompile] {
-        clap_mangen::generate_to(program.command(), &args.output)
-            .map_err(|e| Failure::Message(about(&args.output, &e)))?;
+        let mut command = program.command().disable_help_subcommand(true);
+        command.build();
+        add_pages(&command, &mut pages);
     }
+    let (mut taken, mut written) = (Taken::default(), Vec::new());
+    for (name, page) in pages {
+        let path = args.output.join(name);
+        let pending = Pending::create(&path, &mut taken)?;
+        let mut text = Vec::new();
+        let done = page.render(&mut text).and_then(|()| (&pending.file).write_all(&text));
+        done.map_err(|e| OnnxError::io("write", &path, e))?;
+        written.push((Vec::new(), pending));
+    }
+    place(written)?;
     Ok(DONE)
+}
+
+/// Adds the page of a command, and those of its subcommands, by the names of their files.
+fn add_pages(command: &clap::Command, pages: &mut BTreeMap<String, Man>) {
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        add_pages(subcommand, pages);
+    }
+    let page = Man::new(command.clone());
+    pages.insert(page.get_filename(), page);
 }

@@ -29,7 +29,10 @@ pub use tensor::{DataType, ExternalRange, Payload, TensorHeader};
 pub(crate) use value_info::stated_shape;
 pub use value_info::{Dimension, ValueInfo};
 pub use write::{WeightPolicy, WriteOptions, Written, can_share, external_files, write, write_all};
-pub(crate) use write::{files::Taken, temporary};
+pub(crate) use write::{
+    files::{Pending, Taken, place},
+    temporary,
+};
 
 /// Messages of the ONNX schema (`proto/onnx.proto`), as prost makes them; byte fields are slices of the map.
 /// They are no part of the API.

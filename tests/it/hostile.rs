@@ -119,13 +119,14 @@ fn a_disk_that_fills() {
     let folder = work();
     let folder = folder.path();
     let before = names(folder);
-    let commands: [(&[&str], &str); 6] = [
+    let commands: [(&[&str], &str); 7] = [
         (&["compile", "unet.onnx", "plan.yaml", "--weights", "copy", "-o", "a.onnx"], "a.onnx"),
         (&["compile", "unet.onnx", "plan.yaml", "--emit", "fused", "-o", "a.onnx"], "a.onnx"),
         (&["inspect", "unet.onnx", "--html", "i.html"], "i.html"),
         (&["diff", "unet.onnx", "unet.onnx", "--html", "d.html"], "d.html"),
         (&["export", "web", "unet.onnx", "-o", "new/web"], "new/web/unet.onnx"),
         (&["export", "triton", "unet.onnx", "-o", "new/models"], "new/models/unet/1/model.onnx"),
+        (&["man", "-o", "new/pages"], "new/pages/crdiff-bench.1"),
     ];
     for (command, file) in commands {
         let mut limited = Command::new("sh");
