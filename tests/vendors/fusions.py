@@ -25,7 +25,8 @@ def sized(path):
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         named = {0: 2} if len(dims) else {}
-        if value.name == "sample":
+        # What the full graph keeps has the size of the sample.
+        if value.name == "sample" or value.name.startswith("cache"):
             named |= {2: 16, 3: 24}
         elif len(dims) == 3:
             named |= {1: 7}

@@ -29,7 +29,7 @@ use std::{
 };
 
 use crdiff::{
-    compile::{Job, Target, compile_file},
+    compile::{Job, Target, cached_outputs, compile_file},
     onnx::WeightPolicy,
     plan,
 };
@@ -48,6 +48,15 @@ fn compiled(model: &str, plan: &str, target: Target, folder: &Path, name: &str) 
     let job = Job::new(&model, &plan).target(target).output(&output).weights(WeightPolicy::Copy);
     compile_file(&job, &()).unwrap();
     output
+}
+
+/// Does the same for the full and the shallow graph of a plan with a cache.
+fn compiled_pair(model: &str, plan: &str, target: Target, folder: &Path, name: &str) -> [PathBuf; 2] {
+    let plan = plan::parse("plan.yaml", plan).unwrap();
+    let (model, output) = (root().join("fixtures").join(model), folder.join(format!("{name}.onnx")));
+    let job = Job::new(&model, &plan).target(target).cached().output(&output).weights(WeightPolicy::Copy);
+    compile_file(&job, &()).unwrap();
+    cached_outputs(&output)
 }
 
 /// Returns what a command prints, which must succeed.
