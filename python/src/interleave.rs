@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use crdiff::{
@@ -25,7 +25,7 @@ use crate::{
     failure::Failure,
     input::Plan,
     pipeline::{networks, place},
-    work::work,
+    work::{lock, work},
 };
 
 /// One or two networks, loaded.
@@ -145,7 +145,7 @@ impl Interleave {
             keep: None,
             next: Vec::new(),
         };
-        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut networks = lock(&self.networks);
         let interleave =
             interleave::Interleave::new(&mut networks, vec![mix], On::Both, guidance, &branches, dims);
         let input = sample.to_f32();

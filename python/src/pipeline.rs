@@ -3,7 +3,7 @@
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use crdiff::{
@@ -29,7 +29,7 @@ use crate::{
     engine::EngineOptions,
     failure::Failure,
     input::Plan,
-    work::work,
+    work::{lock, work},
 };
 
 /// A request to a pipeline.
@@ -205,7 +205,7 @@ impl Pipeline {
     ) -> PyResult<Bound<'py, PyDict>> {
         let request = self.request(&asked).map_err(|failure| failure.into_py(py))?;
         let output = work(py, listener.as_ref(), |observer| {
-            let mut pipeline = self.pipeline.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pipeline = lock(&self.pipeline);
             pipeline.run(&request, observer).map_err(Failure::pipeline)
         })?;
         let made = PyDict::new(py);

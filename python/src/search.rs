@@ -3,7 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
@@ -28,7 +28,11 @@ use crdiff::{
 use pyo3::prelude::*;
 use serde_json::Value;
 
-use crate::{engine::EngineOptions, failure::Failure, work::work};
+use crate::{
+    engine::EngineOptions,
+    failure::Failure,
+    work::{lock, work},
+};
 
 /// Bytes of dense outputs that are kept.
 const MEMORY: usize = 1 << 30;
@@ -98,7 +102,7 @@ impl Trials {
             let (answer, answered) = mpsc::channel();
             let stop = Arc::new(AtomicBool::new(false));
             let asked = Asked { values, stop: Arc::clone(&stop), answer };
-            self.asked.lock().unwrap_or_else(PoisonError::into_inner).send(asked).map_err(Failure::other)?;
+            lock(&self.asked).send(asked).map_err(Failure::other)?;
             loop {
                 match answered.recv_timeout(Duration::from_millis(50)) {
                     Ok(answer) => return answer,

@@ -3,6 +3,7 @@
 use std::{
     panic,
     sync::{
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{self, RecvTimeoutError, Sender},
     },
@@ -14,6 +15,11 @@ use crdiff::observer::{Event, Observer};
 use pyo3::{prelude::*, types::PyBytes};
 
 use crate::failure::Failure;
+
+/// Takes a lock, whoever panicked while holding it: what it guards is whole after each statement.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// How long a signal may wait.
 const PATIENCE: Duration = Duration::from_millis(50);
