@@ -1,7 +1,12 @@
 //! Cuts: places at which a network falls into a deep part and a shallow one, which reads the other's result at one
 //! operand alone. DeepCache keeps that result for some steps.
 
-use super::{Analysis, modules::ModuleId, shapes::Dim, skip::Illegal};
+use super::{
+    Analysis,
+    modules::ModuleId,
+    shapes::Dim,
+    skip::{Illegal, SkipConcat},
+};
 use crate::{
     ir::{NodeId, ValueId},
     onnx::{DataType, Dimension, ValueInfo},
@@ -48,12 +53,31 @@ impl Analysis<'_> {
         let unknown = || Illegal::at(self.graph, concat.node, "joins values of no known size or type");
         let shape = self.shapes.of(value).filter(|_| self.shapes.is_known(value)).ok_or_else(unknown)?;
         let data_type = shape.data_type.ok_or_else(unknown)?;
-        let cut = Cut { module, node: concat.node, slot, value, data_type, dims: shape.dims.to_vec() };
+        let dims = self.simplest(&concat, &shape.dims);
+        let cut = Cut { module, node: concat.node, slot, value, data_type, dims };
         let near = self.near_side(&cut);
         match self.graph.producer(value).filter(|node| !near.get(node.index()).copied().unwrap_or(true)) {
             Some(_) => Ok(cut),
             None => Err(Illegal::new("other parts of the network read what is below it too")),
         }
+    }
+
+    /// Returns `dims` of what comes from below, but those that must be the skip connection's for the Concat to run as that
+    /// has them, where it has them simpler: a latent's height, where they are twice the half of it.
+    fn simplest(&self, concat: &SkipConcat, dims: &[Dim]) -> Vec<Dim> {
+        let skip = self.shapes.of(concat.skip.1).filter(|_| self.shapes.is_known(concat.skip.1));
+        let rank = dims.len() as i64;
+        let axis =
+            self.graph.node(concat.node).int("axis").map(|axis| if axis < 0 { axis + rank } else { axis });
+        let (Some(skip), Some(axis)) = (skip.filter(|skip| skip.dims.len() == dims.len()), axis) else {
+            return dims.to_vec();
+        };
+        let simpler = |(at, (own, other)): (i64, (&Dim, &Dim))| {
+            let is_simpler = other.constant().is_some() || other.to_string().len() < own.to_string().len();
+            let takes = at != axis && own.constant().is_none() && is_simpler;
+            if takes { other.clone() } else { own.clone() }
+        };
+        (0..).zip(dims.iter().zip(skip.dims.iter())).map(simpler).collect()
     }
 
     /// Returns all cuts, in the order of the modules.
