@@ -106,6 +106,13 @@ pub(super) struct Meaning {
 
 fn document(root: &Node, problems: &mut Vec<Problem>) -> Option<Meaning> {
     let plan = fields(root, "the plan", &KEYS, problems)?;
+    for problem in problems.iter_mut() {
+        if let Problem::UnknownKey { key, help, .. } = problem
+            && let Some(misplaced) = rules::misplaced(key)
+        {
+            *help = misplaced;
+        }
+    }
     version(&plan, problems);
     let mut section = |section: Section, key: &'static str, what: &'static str| {
         let node = given(&plan, key);

@@ -317,12 +317,30 @@ pub(crate) fn read(section: Section, node: &Node, problems: &mut Vec<Problem>) -
             });
             None
         }
-        Some(kind) => (kind.read)(key.span, value, problems),
+        Some(kind) => {
+            let known = problems.len();
+            let rule = (kind.read)(key.span, value, problems);
+            for problem in problems.iter_mut().skip(known) {
+                if let Problem::WrongType { help: help @ None, at, .. } = problem
+                    && *at == value.span
+                {
+                    *help = Some(format!("write it as in `{}`", kind.example));
+                }
+            }
+            rule
+        }
         None => {
             problems.push(unknown_key(key, "a rule", &section.names()));
             None
         }
     }
+}
+
+/// Returns the help for a key of the plan that is the word of a rule, if it is one.
+pub(crate) fn misplaced(word: &str) -> Option<String> {
+    let kind = KINDS.iter().find(|kind| kind.name == word)?;
+    let lists = if kind.always { "`rules:` or `always:`" } else { "`rules:`" };
+    Some(format!("it is a rule, an item of {lists}: `- {}`", kind.example))
 }
 
 /// Refuses a key beside the word of a rule, most likely one that belongs inside.
