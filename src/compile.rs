@@ -8,14 +8,14 @@ use std::{
 
 use crate::{
     analysis::{Analysis, Findings, cut::Cut, macs, magnitude::MagnitudeError, shapes, splice::Splice},
-    ir::Graph,
+    ir::{Graph, WeightReader},
     observer::Observer,
     onnx::{self, OnnxError, WeightPolicy, WriteOptions},
     passes::{self, MaskForm, Outcome, PassError, Recipe, Sharing, Stamp, WeightOutcome},
     plan::{self, Plan, PlanError},
     report::{
         CacheReport, CompileReport, OutputReport, PlanSummary,
-        compile::{Census, Made, files, report, zeros},
+        compile::{Census, Made, files, norms, report, zeros},
     },
     rules::{Change, EditSet, Edits},
 };
@@ -30,6 +30,8 @@ pub struct Compilation {
     pub edits: Edits,
     /// The result of each edit of weights, in the order of [`Edits::weights`].
     pub weights: Vec<WeightOutcome>,
+    /// The elements of merged weights as they came, in the order of the merges.
+    pub originals: Vec<WeightReader>,
     /// The nodes that a fused graph computes once.
     pub sharing: Sharing,
     /// The analysis of the model as it came.
@@ -39,8 +41,8 @@ pub struct Compilation {
 impl Compilation {
     /// Returns what a report tells of it.
     pub fn made(&self) -> Made<'_> {
-        let Self { edits, weights, sharing, findings } = self;
-        Made { edits, weights, sharing, modules: &findings.modules }
+        let Self { edits, weights, originals, sharing, findings } = self;
+        Made { edits, weights, originals, sharing, modules: &findings.modules }
     }
 }
 
@@ -128,6 +130,7 @@ struct Resolved {
     edits: Edits,
     w: Option<f64>,
     cut: Option<Cut>,
+    originals: Vec<WeightReader>,
     findings: Arc<Findings>,
     /// SHA-256 of the model's structure.
     source: String,
@@ -146,7 +149,12 @@ impl Resolved {
             (Target::Dense, _) => edits.other = EditSet::default(),
             _ => {}
         }
-        Ok(Self { edits, w, cut, findings, source })
+        let originals = edits.changes().flat_map(Change::merges).filter_map(|merge| {
+            let initializer = graph.initializer(merge.weight.initializer)?;
+            Some(graph.weight_reader(&initializer.header))
+        });
+        let originals = originals.collect::<Result<_, _>>()?;
+        Ok(Self { edits, w, cut, originals, findings, source })
     }
 
     fn recipe<'a>(&'a self, plan: &'a Plan, target: Target, masks: MaskForm) -> Recipe<'a> {
@@ -156,7 +164,8 @@ impl Resolved {
 
     fn compilation(self, outcome: Outcome) -> Compilation {
         let Outcome { weights, sharing, .. } = outcome;
-        Compilation { edits: self.edits, weights, sharing, findings: self.findings }
+        let Self { edits, originals, findings, .. } = self;
+        Compilation { edits, weights, originals, sharing, findings }
     }
 }
 
@@ -277,6 +286,7 @@ pub fn compile_file(job: &Job<'_>, observer: &dyn Observer) -> Result<CompileRep
     if let (Some(cache), [_, shallow]) = (&job.plan.cache, graphs.as_slice()) {
         report.cache = Some(CacheReport { at: cache.at.value.clone(), shallow: report_of(shallow).graph });
     }
+    norms(&mut report, &made)?;
     let Some(output) = job.output else {
         zeros(&mut report, &made, &[])?;
         return Ok(report);

@@ -126,6 +126,9 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     let folder = Folder::open(pipeline)?;
     let mut compiler = Compiler::open(&folder.unet())?;
     let bound = bound(&space, &compiler)?;
+    if !args.quiet {
+        say_notes(&bound);
+    }
     let shots = shots(&space, &folder);
     let engines = Engines { engine: &args.engine, devices: &args.devices, jobs: args.jobs };
     if args.dry_run {
@@ -182,6 +185,13 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         out!("{}\n{}\n{}\n", args.output.display(), plot.display(), journal.display());
     }
     Ok(DONE)
+}
+
+/// Says what is worth knowing of the space's plan.
+fn say_notes(bound: &Bound<'_>) {
+    for note in &bound.notes {
+        anstream::eprintln!("note: {note}");
+    }
 }
 
 fn dense(found: &Found) -> Option<f64> {

@@ -165,7 +165,7 @@ struct Product {
 
 impl LowRank {
     fn load(&self, layout: MatrixLayout) -> Result<Product, OnnxError> {
-        let (down, up) = (singles(&self.down)?, singles(&self.up)?);
+        let (down, up) = (self.down.singles()?, self.up.singles()?);
         let rank = self.rank;
         let (left, right) = match layout {
             MatrixLayout::OutputFirst => (up, down),
@@ -173,12 +173,6 @@ impl LowRank {
         };
         Ok(Product { left, right, rank })
     }
-}
-
-fn singles(factor: &Factor) -> Result<Vec<f32>, OnnxError> {
-    let mut bytes = vec![0; usize::try_from(factor.reader.len()).unwrap_or_default()];
-    factor.reader.read_at(0, &mut bytes)?;
-    Ok(factor.element.singles(&bytes))
 }
 
 /// Returns the transpose of a matrix with `rows` rows.
@@ -196,11 +190,7 @@ impl Elements for MergedWeight {
         self.original.read_at(at, buffer)?;
         let size = self.float.size();
         let (first, columns) = (at as usize / size, self.columns.max(1));
-        let mut elements: Vec<f32> = match self.float {
-            FloatType::F32 => buffer.as_chunks::<4>().0.iter().map(|e| f32::from_le_bytes(*e)).collect(),
-            FloatType::F16 => halves(buffer).map(|bits| f16::from_bits(bits).to_f32()).collect(),
-            FloatType::Bf16 => halves(buffer).map(|bits| bf16::from_bits(bits).to_f32()).collect(),
-        };
+        let mut elements = self.float.singles(buffer);
         let mut product = vec![0.0; columns];
         for sum in &self.sums {
             let Product { left, right, rank } = sum.load(self.layout)?;
@@ -226,10 +216,6 @@ impl Elements for MergedWeight {
         }
         Ok(())
     }
-}
-
-fn halves(bytes: &[u8]) -> impl Iterator<Item = u16> {
-    bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes))
 }
 
 fn write<const N: usize>(buffer: &mut [u8], elements: impl Iterator<Item = [u8; N]>) {

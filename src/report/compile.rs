@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::{
     ChangeReport, CompileReport, FileReport, FusedReport, GraphReport, LoraReport, MagnitudeReport,
-    PruneReport, TensorReport,
+    MergedReport, PruneReport, TensorReport,
 };
 use crate::{
     analysis::{
@@ -17,7 +17,7 @@ use crate::{
         magnitude::{MagnitudeError, MagnitudeHistogram, PoolTensor},
         modules::{ModuleId, Modules},
     },
-    ir::{Graph, InitializerId, NodeId, count_masked},
+    ir::{Graph, InitializerId, NodeId, WeightReader, count_masked},
     onnx::{OnnxError, WeightPolicy, Written, model_field, proto::StringStringEntryProto},
     passes::{MaskForm, REPORTED_BINS, Sharing, WeightOutcome},
     plan::PlanSource,
@@ -92,11 +92,15 @@ pub struct Made<'a> {
     pub edits: &'a Edits,
     /// The result of each edit of weights, in the order of [`Edits::weights`].
     pub weights: &'a [WeightOutcome],
+    /// The elements of merged weights as they came, in the order of [`Change::merges`](crate::rules::Change::merges).
+    pub originals: &'a [WeightReader],
     /// The nodes that a fused graph computes once.
     pub sharing: &'a Sharing,
     /// The modules of the model as it came.
     pub modules: &'a Modules,
 }
+
+pub use super::norms::norms;
 
 /// Makes the report of the compilation `made` of `graph`, by the plan `source`, without the files: those are added by
 /// [`files`].
@@ -125,11 +129,9 @@ pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSour
         report.fused = Some(fused(graph, made, census));
     }
     let modules = made.modules;
+    report.notes.extend(made.edits.notes());
     for change in made.edits.changes() {
-        let Some(module) = change.module else {
-            report.notes.extend(change.note.iter().map(|note| format!("`{}`: {note}", change.subject)));
-            continue;
-        };
+        let Some(module) = change.module else { continue };
         let nodes: Vec<NodeId> = modules.nodes(module).into_iter().filter(|id| gone(*id)).collect();
         report.changes.push(ChangeReport {
             rule: change.rule,
@@ -154,7 +156,15 @@ pub fn report(graph: &Graph, made: &Made<'_>, census: &Census, source: &PlanSour
             scale: first.scale,
             tensors: change.merges().count(),
             weights: change.merges().map(|merge| merge.weight.elements()).sum(),
-            modules: change.merges().map(|merge| merge.weight.path.clone()).collect(),
+            change: None,
+            per_tensor: change
+                .merges()
+                .map(|merge| MergedReport {
+                    module: merge.weight.path.clone(),
+                    weights: merge.weight.elements(),
+                    change: None,
+                })
+                .collect(),
             note: change.note.clone(),
         });
     }

@@ -7,6 +7,7 @@ pub mod cuts;
 pub mod diff;
 pub mod html;
 pub mod inspect;
+mod norms;
 pub mod outcome;
 pub mod print;
 mod slice;
@@ -166,11 +167,26 @@ pub struct LoraReport {
     pub tensors: usize,
     /// Number of weights in them.
     pub weights: u64,
-    /// The modules that they are the weights of.
-    pub modules: Vec<String>,
+    /// How large the change of all of them is: the Frobenius norm of what is added over that of the weights as they came;
+    /// none where those are all 0.
+    pub change: Option<f64>,
+    /// Each tensor.
+    pub per_tensor: Vec<MergedReport>,
     /// Layers that are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+}
+
+/// A weight tensor that a LoRA is merged into.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct MergedReport {
+    /// Path of the module whose weight it is.
+    pub module: String,
+    /// Number of weights.
+    pub weights: u64,
+    /// The Frobenius norm of what is added over that of the weight as it came; none if that is 0.
+    pub change: Option<f64>,
 }
 
 /// A prune rule.

@@ -19,7 +19,7 @@ pub fn compile(report: &CompileReport, view: View) -> String {
     let mut text = String::new();
     change_tables(&mut text, report, view);
     if !report.lora.is_empty() {
-        lora_table(&mut text, &report.lora, view);
+        lora_tables(&mut text, &report.lora, view);
     }
     if !report.prune.is_empty() {
         prune_tables(&mut text, &report.prune, view);
@@ -72,12 +72,22 @@ fn change_table(text: &mut String, changes: &[&ChangeReport], gone: bool, view: 
     }
 }
 
-fn lora_table(text: &mut String, rules: &[LoraReport], view: View) {
+fn lora_tables(text: &mut String, rules: &[LoraReport], view: View) {
+    let change = |change: Option<f64>| change.map_or_else(|| "-".into(), |c| format!("{:.2} %", 100.0 * c));
     let rows = rules.iter().map(|rule| {
-        vec![rule.file.clone(), rule.scale.to_string(), rule.tensors.to_string(), count(rule.weights)]
+        let (tensors, weights) = (rule.tensors.to_string(), count(rule.weights));
+        vec![rule.file.clone(), rule.scale.to_string(), tensors, weights, change(rule.change)]
     });
-    let header = ["merged", "scale", "tensors", "weights"];
-    let cells = Cells { header: &header, rows: rows.collect(), spare: &[2] };
+    let header = ["merged", "scale", "tensors", "weights", "change"];
+    let cells = Cells { header: &header, rows: rows.collect(), spare: &[2, 3] };
+    let _ = writeln!(text, "{}", cells.table(1, view.width));
+    if !view.verbose {
+        return;
+    }
+    let rows = rules.iter().flat_map(|rule| &rule.per_tensor);
+    let rows = rows.map(|tensor| vec![tensor.module.clone(), count(tensor.weights), change(tensor.change)]);
+    let header = ["merged tensor", "weights", "change"];
+    let cells = Cells { header: &header, rows: rows.collect(), spare: &[1] };
     let _ = writeln!(text, "{}", cells.table(1, view.width));
 }
 
@@ -188,7 +198,6 @@ fn totals(text: &mut String, report: &CompileReport) {
 /// Returns the gains and costs, as plain sentences.
 fn honest(report: &CompileReport) -> Vec<&'static str> {
     let mut lines = Vec::new();
-    let emit = report.outputs.first().map(|output| output.emit);
     if report.cache.is_some() {
         lines.push(
             "Two graphs for one loop: the full one each few steps, the shallow one with what that kept in between. The \
@@ -206,7 +215,7 @@ fn honest(report: &CompileReport) -> Vec<&'static str> {
         );
         return lines;
     }
-    if emit == Some(Target::Amplified) {
+    if report.emit == Target::Amplified {
         lines.push(
             "An approximation: to first order in the masked weights it is what the fused graph computes, at the cost of \
              one network. `crdiff compare` against the fused graph tells how far it is off.",

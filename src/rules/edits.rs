@@ -9,6 +9,7 @@ use super::{LoraFile, prune::Mask};
 use crate::{
     analysis::{modules::ModuleId, skip::Redirect, splice::Splice, weights::Weight},
     ir::{Attribute, NodeId, ValueId},
+    onnx::OnnxError,
 };
 
 /// The edits of a plan.
@@ -34,6 +35,12 @@ impl Edits {
             splices: self.changes().flat_map(Change::splices).cloned().collect(),
             merges: [&self.always, &self.other].map(|set| set.merges().cloned().collect()),
         }
+    }
+
+    /// Returns the notes of rules that change no module by itself, such as layers that a LoRA has for other networks.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        let rules = self.changes().filter(|change| change.module.is_none());
+        rules.filter_map(|change| Some(format!("`{}`: {}", change.subject, change.note.as_ref()?)))
     }
 
     /// Returns whether nothing is changed in either network.
@@ -214,6 +221,16 @@ impl Merge {
     /// Returns what tells two sums of one weight apart, in the order in which they are added.
     pub fn key(&self) -> (&str, usize, u64, u64) {
         (self.file.digest(), self.layer, self.scale.to_bits(), self.alpha.to_bits())
+    }
+
+    /// Returns the square of the Frobenius norm of the sum.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if the file cannot be read.
+    pub fn squared_norm(&self) -> Result<f64, OnnxError> {
+        let Some(layer) = self.file.layers().get(self.layer) else { return Ok(0.0) };
+        let factor = self.alpha / layer.rank as f64 * self.scale;
+        Ok(factor * factor * layer.squared_norm()?)
     }
 }
 

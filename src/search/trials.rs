@@ -37,10 +37,10 @@ pub struct Answer {
 /// # Errors
 /// [`SpaceError`] if one doesn't fit.
 pub fn bound<'a>(space: &'a Space, compiler: &Compiler) -> Result<Bound<'a>, SpaceError> {
-    let bound = Bound::new(space, &compiler.analysis())?;
+    let mut bound = Bound::new(space, &compiler.analysis())?;
     for probe in bound.probes() {
         let plan = bound.plan(&bound.settings(&probe))?;
-        compiler.resolve(&plan)?;
+        bound.notes.extend(compiler.resolve(&plan)?.notes());
     }
     Ok(bound)
 }

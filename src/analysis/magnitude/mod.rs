@@ -195,6 +195,16 @@ impl FloatType {
         }
     }
 
+    /// Returns the elements in `bytes` as float32, which holds those of each type.
+    pub(crate) fn singles(self, bytes: &[u8]) -> Vec<f32> {
+        let halves = || bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
+        match self {
+            Self::F32 => bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            Self::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
+            Self::Bf16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
+        }
+    }
+
     /// Returns the float32 bits of the magnitude that has these bits in this type.
     pub(crate) fn single_bits(self, bits: u32) -> u32 {
         match self {

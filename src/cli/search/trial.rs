@@ -14,7 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{CACHED, DONE, Engines, Failure};
+use super::{CACHED, DONE, Engines, Failure, say_notes};
 use crate::{
     cli::{engine_args::EngineArgs, progress::interruptible},
     diffusion::{pipeline::Folder, prediction_cache::PredictionCache},
@@ -66,6 +66,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let folder = Folder::open(&args.pipeline)?;
     let mut compiler = Compiler::open(&folder.unet())?;
     let bound = bound(&space, &compiler)?;
+    say_notes(&bound);
     let shots = shots(&space, &folder);
     let devices: Vec<u32> = args.device_id.into_iter().collect();
     let engines = Engines { engine: &args.engine, devices: &devices, jobs: NonZeroUsize::MIN };

@@ -26,7 +26,7 @@ function showDetails(panel, view, index, select) {
   filled(panel, {}, [
     crumbs(model, index, select),
     element("h3", { id: "chosen" }, element("span", { class: "path" }, module.path)),
-    done(view, state),
+    done(view, state, module),
     element("dl", { class: "pairs" }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
       .map(([name, value]) => [element("dt", {}, name), element("dd", { "data-value": name }, value)])),
     innerOf(view, index, select),
@@ -46,7 +46,7 @@ function crumbs(model, index, select) {
 }
 
 /** What was done to it, by which rule. */
-function done(view, state) {
+function done(view, state, module) {
   const { report } = view;
   const said = [];
   if (state.bypass !== undefined) {
@@ -61,8 +61,10 @@ function done(view, state) {
     if (note) said.push([`It is ${note}.`]);
   }
   for (const index of state.bypass === undefined ? state.lora ?? [] : []) {
-    const { file, scale, line } = report.lora[index];
-    said.push(["A LoRA is merged into its weight: ", element("span", { class: "path" }, file), `, scale ${scale} (`, planLine(line), ")."]);
+    const { file, scale, line, per_tensor: tensors } = report.lora[index];
+    const change = tensors.find((tensor) => tensor.module === module.path)?.change;
+    const large = typeof change === "number" ? `. What is added has ${percent(change, 1)} of its norm` : "";
+    said.push(["A LoRA is merged into its weight: ", element("span", { class: "path" }, file), `, scale ${scale} (`, planLine(line), `)${large}.`]);
   }
   if (state.masked && state.bypass === undefined) {
     const rules = state.rules.map((rule) => report.prune[rule]).sort((a, b) => a.line - b.line);

@@ -20,6 +20,7 @@ function show(index, chosen) {
     DATA.diff ? differencesSection(view, select) : null,
     view.report ? rulesSection(view) : null,
     view.report ? weightsSection(view, select) : null,
+    view.report ? mergedSection(view, select) : null,
     modulesSection(view, select),
     view.report ? filesSection(view) : null,
     DATA.plan ? planSection() : null,

@@ -76,6 +76,20 @@ function weightsSection(view, select) {
     { caption: "Masked weights", columns, rows, search: (r) => r.module });
 }
 
+function mergedSection(view, select) {
+  const rows = view.report.lora.flatMap((rule) => rule.per_tensor.map((tensor) => ({ ...tensor, rule })));
+  if (rows.length === 0) return null;
+  const columns = [
+    { name: "Module", kind: "long", value: (r) => r.module, show: (r) => pathCell(view, r.module, select) },
+    { name: "LoRA", kind: "long", value: (r) => r.rule.file, show: (r) => element("span", { class: "path" }, r.rule.file) },
+    { name: "Line", kind: "number", value: (r) => r.rule.line, show: (r) => planLine(r.rule.line, r.rule.line) },
+    { name: "n", kind: "number", value: (r) => r.weights, show: (r) => count(r.weights) },
+    { name: "Change", kind: "number", value: (r) => r.change, show: (r) => (r.change === null ? "–" : percent(r.change, 1)) },
+  ];
+  return tableSection("Merged weights", "The change is the Frobenius norm of what is added over that of the weight as it came.",
+    { caption: "Merged weights", columns, rows, search: (r) => r.module });
+}
+
 function differencesSection(view, select) {
   const { rows, all } = DATA.diff;
   if (all === 0) return element("section", {}, element("h2", {}, "Differences"), element("p", { class: "soft" }, "None: the models compute the same in the same way."));
@@ -94,6 +108,7 @@ function filesSection({ report }) {
   const notes = [
     ...report.outputs.map((output) => `Wrote ${output.path} (${output.identical ? "identical to the input" : output.emit}, ${count(output.nodes)} nodes).`),
     ...report.weights.files.map((file) => `${file.path}: ${bytes(file.bytes)}.`),
+    ...report.outputs.flatMap((output) => (output.reads ?? []).map((file) => `Keep ${file} beside ${output.path}: its changed weights are read from there.`)),
     ...report.weights.shared_with.map((file) => `Keep ${file} beside the output: weights are read from there.`),
     ...report.notes.map((note) => `${note}.`),
   ];

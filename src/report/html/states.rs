@@ -127,8 +127,8 @@ pub(super) fn compiled(model: &Anatomy, report: &CompileReport) -> Vec<State> {
     }
     let mut merged: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, rule) in report.lora.iter().enumerate() {
-        for module in &rule.modules {
-            merged.entry(module).or_default().push(index);
+        for tensor in &rule.per_tensor {
+            merged.entry(&tensor.module).or_default().push(index);
         }
     }
     for path in merged.keys().flat_map(|module| with_parents(module).skip(1)) {
@@ -148,7 +148,7 @@ pub(super) fn compiled(model: &Anatomy, report: &CompileReport) -> Vec<State> {
             (State { bypass: Some(_), .. }, _) => What::Bypassed,
             (State { masked: 1.., .. }, _) => What::Masked,
             (State { change: Some(_), .. }, _) => What::Changed,
-            (State { lora, .. }, None) if !lora.is_empty() => What::Changed,
+            (State { lora, .. }, _) if !lora.is_empty() => What::Changed,
             (_, Some(_)) if is_shared() => What::Shared,
             (_, Some(_)) => What::Twice,
             (State { bypassed_inside: 1.., .. } | State { changed_inside: 1.., .. }, None) => What::Partly,
@@ -196,7 +196,9 @@ fn with_parents(path: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{ChangeReport, FusedReport, LoraReport, PruneReport, TensorReport, html::Part};
+    use crate::report::{
+        ChangeReport, FusedReport, LoraReport, MergedReport, PruneReport, TensorReport, html::Part,
+    };
 
     fn model(paths: &[&str]) -> Anatomy {
         let part = |path: &&str| Part { path: path.to_string(), ..Part::default() };
@@ -232,10 +234,13 @@ mod tests {
         report.prune.clear();
         report.fused = None;
         assert_eq!(is(&report)[0], Partly);
-        let modules = vec!["a.z".into(), "c".into()];
-        report.lora = vec![LoraReport { modules, ..LoraReport::default() }];
+        let merged = |module: &str| MergedReport { module: module.into(), ..MergedReport::default() };
+        let per_tensor = vec![merged("a.z"), merged("c")];
+        report.lora = vec![LoraReport { per_tensor, ..LoraReport::default() }];
         assert_eq!(is(&report), [Partly, Bypassed, Bypassed, Changed, Untouched, Changed]);
         let states = compiled(&model, &report);
         assert_eq!((states[0].changed_inside, &states[3].lora), (1, &vec![0]));
+        report.fused = Some(FusedReport { modules_shared: vec!["c".into()], ..FusedReport::default() });
+        assert_eq!(is(&report), [Twice, Bypassed, Bypassed, Changed, Twice, Changed]);
     }
 }

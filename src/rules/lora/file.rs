@@ -2,13 +2,17 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use half::{bf16, f16};
 use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::keys::{self, Part, Role};
-use crate::{hex::hex, ir::WeightReader, onnx::DataFile};
+use crate::{
+    analysis::magnitude::FloatType,
+    hex::hex,
+    ir::WeightReader,
+    onnx::{DataFile, OnnxError},
+};
 
 /// The most bytes that the header of a file may have, as for others that read safetensors.
 const MAX_HEADER: u64 = 100_000_000;
@@ -73,6 +77,48 @@ pub struct Factor {
     pub reader: WeightReader,
 }
 
+impl Factor {
+    /// Reads its elements as float32, which holds those of each type.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if the file cannot be read.
+    pub(crate) fn singles(&self) -> Result<Vec<f32>, OnnxError> {
+        let mut bytes = vec![0; usize::try_from(self.reader.len()).unwrap_or_default()];
+        self.reader.read_at(0, &mut bytes)?;
+        Ok(self.element.singles(&bytes))
+    }
+}
+
+impl LoraLayer {
+    /// Returns the square of the Frobenius norm of `up * down`: the trace of the product of the factors' Gram matrices,
+    /// which are as small as the rank.
+    ///
+    /// # Errors
+    /// [`OnnxError`] if the file cannot be read.
+    pub(crate) fn squared_norm(&self) -> Result<f64, OnnxError> {
+        let rank = usize::try_from(self.rank).unwrap_or_default();
+        let up = gram(self.up.singles()?.chunks_exact(rank.max(1)), rank);
+        let down = self.down.singles()?;
+        let inputs = down.len() / rank.max(1);
+        let columns = (0..inputs).map(|column| down.iter().skip(column).step_by(inputs).copied().collect());
+        let down = gram(columns.collect::<Vec<Vec<f32>>>().iter().map(Vec::as_slice), rank);
+        Ok(up.iter().zip(&down).map(|(a, b)| a * b).sum())
+    }
+}
+
+/// Returns the sum of the outer products of `rows` with themselves.
+fn gram<'a>(rows: impl Iterator<Item = &'a [f32]>, rank: usize) -> Vec<f64> {
+    let mut sum = vec![0.0; rank * rank];
+    for row in rows {
+        for (sums, factor) in sum.chunks_exact_mut(rank.max(1)).zip(row) {
+            for (sum, element) in sums.iter_mut().zip(row) {
+                *sum += f64::from(*factor) * f64::from(*element);
+            }
+        }
+    }
+    sum
+}
+
 /// The type of a factor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FactorType {
@@ -87,12 +133,12 @@ pub enum FactorType {
 impl FactorType {
     /// Returns the elements in `bytes` as float32, which holds those of each type.
     pub(crate) fn singles(self, bytes: &[u8]) -> Vec<f32> {
-        let halves = || bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
-        match self {
-            Self::F32 => bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-            Self::F16 => halves().map(|bits| f16::from_bits(bits).to_f32()).collect(),
-            Self::Bf16 => halves().map(|bits| bf16::from_bits(bits).to_f32()).collect(),
-        }
+        let float = match self {
+            Self::F32 => FloatType::F32,
+            Self::F16 => FloatType::F16,
+            Self::Bf16 => FloatType::Bf16,
+        };
+        float.singles(bytes)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A space for one model: its sets have the model's modules in them, and points have a meaning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
@@ -47,6 +47,8 @@ pub struct Bound<'a> {
     pub space: &'a Space,
     /// The directions in which it can be searched.
     pub axes: Vec<Axis>,
+    /// What is worth knowing of the plan's rules on this model, once each option was tried.
+    pub notes: BTreeSet<String>,
     variables: Vec<BoundVariable<'a>>,
 }
 
@@ -80,7 +82,8 @@ impl<'a> Bound<'a> {
         match SpaceError::of(&space.source, problems) {
             Some(error) => Err(error),
             None => {
-                Ok(Self { space, axes: variables.iter().flat_map(BoundVariable::axes).collect(), variables })
+                let axes = variables.iter().flat_map(BoundVariable::axes).collect();
+                Ok(Self { space, axes, notes: BTreeSet::new(), variables })
             }
         }
     }

@@ -103,6 +103,31 @@ fn in_half_precision_within_a_step() {
     assert_eq!(compared, 12);
 }
 
+/// The change in a report, which is computed from the factors alone, is that of the merged weights, which are diffusers'.
+#[test]
+fn a_report_says_how_large_changes_are() {
+    let folder = Folder::of("sd15-mini/torchscript/unet.onnx");
+    let plan = folder.always(&format!("file: {}, scale: 0.8", lora("kohya.safetensors").display()));
+    let (output, report) = folder.compile(&plan, Target::Dense);
+    let [rule] = report.lora.as_slice() else { panic!("{:?}", report.lora) };
+    assert_eq!(rule.per_tensor.len(), 12);
+    let mut all = (0.0, 0.0);
+    for tensor in &rule.per_tensor {
+        let [before, after] = [&folder.model, &output].map(|path| -> Vec<f64> {
+            let bytes = in_torch_order(path, &tensor.module);
+            bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes).into()).collect()
+        });
+        let change: f64 = before.iter().zip(&after).map(|(before, after)| (after - before).powi(2)).sum();
+        let weight: f64 = before.iter().map(|element| element.powi(2)).sum();
+        let (found, expected) = (tensor.change.unwrap(), (change / weight).sqrt());
+        assert!((found / expected - 1.0).abs() < 1e-5, "{}: {found}, not {expected}", tensor.module);
+        assert_eq!(tensor.weights, before.len() as u64);
+        all = (all.0 + change, all.1 + weight);
+    }
+    let (found, expected) = (rule.change.unwrap(), (all.0 / all.1).sqrt());
+    assert!((found / expected - 1.0).abs() < 1e-5, "{found}, not {expected}");
+}
+
 /// A weight of which nothing is said is where it was.
 #[test]
 fn only_what_is_merged_is_written() {

@@ -167,8 +167,10 @@ fn a_lora_is_a_rule_of_its_own() {
         "version": 1, "always": [{ "lora": { "file": file, "scale": 0.8 } }], "crdiff": { "mid": 0.2 }
     });
     let model = fixture("sd15-mini/torchscript/unet.onnx");
-    let page = compile(&model, &plan.to_string(), &["--dry-run", "--quiet"], folder.path());
+    let page =
+        compile(&model, &plan.to_string(), &["--dry-run", "--quiet", "--emit", "fused"], folder.path());
     let module = "down_blocks.0.attentions.0";
+    let merged = "section:has(table[aria-label=\"Merged weights\"])";
     let answers = look(
         &page,
         &[
@@ -176,14 +178,32 @@ fn a_lora_is_a_rule_of_its_own() {
             json!({ "step": "click", "selector": format!("[aria-label^=\"{module},\"]") }),
             json!({ "step": "texts", "selector": "#done" }),
             json!({ "step": "texts", "selector": "[data-figure]" }),
+            json!({ "step": "table", "caption": "Merged weights" }),
+            json!({ "step": "click", "selector": format!("{merged} tbody button") }),
+            json!({ "step": "texts", "selector": "#chosen, #done" }),
         ],
+    );
+    let changes = &data(&page)["views"][0]["report"]["lora"][0];
+    let shown = column(&answers[4], "Module").into_iter().zip(column(&answers[4], "Change"));
+    let shown: Vec<(String, String)> = shown.map(|(module, change)| (module.into(), change.into())).collect();
+    let percent = |change: &Value| format!("{:.2} %", 100.0 * change.as_f64().unwrap());
+    let tensors = changes["per_tensor"].as_array().unwrap().iter();
+    let expected =
+        tensors.map(|tensor| (tensor["module"].as_str().unwrap().to_string(), percent(&tensor["change"])));
+    assert_eq!(shown, expected.collect::<Vec<_>>());
+    // In a fused graph too, a merged module is marked as changed.
+    let said = strings(&answers[6]);
+    assert!(
+        said[1].contains("A LoRA is merged into its weight")
+            && said[1].contains(&format!("{} of its norm", shown[0].1)),
+        "{said:?}"
     );
     let rows = column(&answers[0], "Rule");
     let index = rows.iter().position(|rule| *rule == "lora, × 0.8").unwrap_or_else(|| panic!("{rows:?}"));
     assert_eq!(column(&answers[0], "Selects")[index], file.display().to_string());
     assert_eq!(column(&answers[0], "Items")[index], "12 weight tensors");
     assert_eq!(column(&answers[0], "Share")[index], "–");
-    assert_eq!(strings(&answers[2]), ["6 modules in it changed."]);
+    assert!(strings(&answers[2])[0].starts_with("6 modules in it changed."), "{:?}", answers[2]);
     assert!(strings(&answers[3]).iter().any(|figure| figure.contains("12 weights")), "{:?}", answers[3]);
 }
 

@@ -248,6 +248,23 @@ fn a_dry_run_counts() {
     assert!(!folder.path().join("plan.journal.jsonl").exists());
 }
 
+/// Layers of a LoRA that a search leaves out are said, as a compilation says them.
+#[test]
+fn layers_that_are_left_out_are_said() {
+    let space = SPACE.replace("rules: [", "always: [{ lora: { file: style.safetensors } }]\n  rules: [");
+    let folder = prepared(&space);
+    let lora = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lora/pipeline.safetensors");
+    fs::copy(lora, folder.path().join("style.safetensors")).unwrap();
+    let note = "`style.safetensors`: 9 layers of the first text encoder are left out";
+    let plan = "version: 1\nalways: [{ lora: { file: style.safetensors } }]\n";
+    fs::write(folder.path().join("plan.yaml"), plan).unwrap();
+    let compiled = crdiff(&folder, "compile sd15/unet/model.onnx plan.yaml --emit dense --dry-run").output();
+    assert!(done(compiled.unwrap()).contains(&format!("note: {note}\n")));
+    let said = run(&folder, "--dry-run");
+    assert_eq!(stderr(&said), format!("note: {note}\n"));
+    assert_eq!(stderr(&run(&folder, "--dry-run -q")), "");
+}
+
 /// Places of the plan, its plot and the journal are looked at before anything is drawn, and a pipe is not waited for.
 #[cfg(unix)]
 #[test]
