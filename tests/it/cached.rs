@@ -7,9 +7,10 @@ use crdiff::{
     compile::{CompileError, Job, Target, cached_outputs, compile_file},
     engine::{Engine, HostTensor, RtenEngine, SessionOptions, io},
     ir::Graph,
-    onnx::{self, WeightPolicy},
+    onnx::{self, Dimension, WeightPolicy},
     plan,
     report::{CompileReport, cuts},
+    verify::conformance::verify,
 };
 use safetensors::{Dtype, tensor::TensorView};
 
@@ -197,6 +198,27 @@ fn shared_weights_take_no_room() {
         assert_eq!(written(&report), [full, shallow], "{export}: no data file");
         // Tensors below 1 KiB stay in the model; none of the 145 kB of the others is written again.
         assert!(report.weights.bytes_shared > 130_000, "{export}: {}", report.weights.bytes_shared);
+    }
+}
+
+/// The network that this pipeline was exported from doubles halves, so a height from below is twice the half of the
+/// latent's, rounded up. The Concat runs only where that is the latent's, which servers know the sizes of.
+#[test]
+fn what_is_kept_has_the_sizes_of_the_skip() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pipelines/sd15/unet/model.onnx");
+    let plan = plan::parse("plan", "version: 1\ncache: { at: up_blocks.1.resnets.1 }").unwrap();
+    let output = folder.path().join("unet.onnx");
+    compile_file(&Job::new(&model, &plan).cached().output(&output), &()).unwrap();
+    let original = Graph::load(onnx::open(&model).unwrap()).unwrap();
+    for path in cached_outputs(&output) {
+        let graph = Graph::load(onnx::open(&path).unwrap()).unwrap();
+        let cache = graph.inputs().chain(graph.outputs()).find(|io| io.info.name() == "cache").unwrap();
+        let name = |name: &str| Some(Dimension::Name(name.to_string()));
+        let expected = vec![name("batch_size"), Some(Dimension::Size(16)), name("height"), name("width")];
+        assert_eq!(cache.info.dims(), Some(expected));
+        let verdict = verify(&original, &graph, &plan, None, &()).unwrap();
+        assert!(verdict.is_proven(), "{:#?}", verdict.differences);
     }
 }
 
