@@ -19,6 +19,7 @@ mod cli;
 mod clients;
 #[cfg(feature = "runner")]
 mod compare;
+mod dependencies;
 #[cfg(feature = "runner")]
 mod deploy;
 mod diff;
