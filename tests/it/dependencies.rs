@@ -70,9 +70,7 @@ fn dependencies_are_as_deny_toml_has_them() {
 
 #[test]
 fn what_deny_toml_forbids_is_found() {
-    let package = |source: &str, licence: &str| {
-        json!({ "name": "some", "source": source, "license": licence, "dependencies": [] })
-    };
+    let package = |source: &str, licence: &str| json!({ "name": "some", "source": source, "license": licence, "dependencies": [] });
     let found = |package: Value| faults(&rules(), &[package]).len();
     assert_eq!(found(package("registry+somewhere", "MIT OR GPL-3.0-only")), 0);
     assert_eq!(found(package("registry+somewhere", "MIT AND GPL-3.0-only")), 1);
