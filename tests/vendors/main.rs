@@ -9,9 +9,11 @@ mod node;
 mod ort;
 #[path = "../it/common/outputs.rs"]
 mod outputs;
+#[path = "../it/common/watched.rs"]
+mod watched;
 /// The parts of the other tests that these need, by the names that they have there.
 mod common {
-    pub(crate) use crate::{node, ort, outputs};
+    pub(crate) use crate::{node, ort, outputs, watched};
 }
 
 mod browser;

@@ -6,7 +6,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bytes::Bytes;
 use crdiff::{
     compile::{Job, Target, cached_outputs, compile_file},
     diffusion::{
@@ -14,10 +13,7 @@ use crdiff::{
         interleave::NetworkTime,
         pipeline::{Place, Request, Unets},
     },
-    engine::{
-        Capture, DeviceSession, DeviceTensor, Engine, EngineError, EngineKind, Feed, HostTensor, OrtEngine,
-        Placement, Provider, ProviderKind, Session, SessionOptions, TensorInfo,
-    },
+    engine::{DeviceTensor, Feed, OrtEngine, Provider, ProviderKind, Session, SessionOptions},
     onnx::{
         DataType, WeightPolicy,
         proto::{AttributeProto, NodeProto, attribute_proto::AttributeType, type_proto::Value},
@@ -37,7 +33,11 @@ use support::{Prepared, compile, prepare};
 use super::{
     alone,
     browser::swiftshader,
-    common::{ort::ort_library, outputs::of_range},
+    common::{
+        ort::ort_library,
+        outputs::of_range,
+        watched::{Watch, WatchedEngine},
+    },
     onnxruntime, packages, passes,
 };
 
@@ -71,87 +71,17 @@ struct Crossed {
     network_runs: usize,
 }
 
-/// ONNX Runtime, counting what crosses.
-struct Counted(OrtEngine, Arc<Mutex<Crossed>>);
-
-struct CountedSession {
-    session: Box<dyn Session>,
-    network: bool,
-    crossed: Arc<Mutex<Crossed>>,
-}
-
-impl Counted {
-    fn watch(&self, session: Box<dyn Session>, network: bool) -> Box<dyn Session> {
-        Box::new(CountedSession { session, network, crossed: Arc::clone(&self.1) })
-    }
-}
-
-impl Engine for Counted {
-    fn kind(&self) -> EngineKind {
-        self.0.kind()
-    }
-
-    fn version(&self) -> &str {
-        self.0.version()
-    }
-
-    fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
-        Ok(self.watch(self.0.load(path, options)?, true))
-    }
-
-    fn load_bytes(&self, model: Bytes, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
-        Ok(self.watch(self.0.load_bytes(model, options)?, false))
-    }
-}
-
-impl Session for CountedSession {
-    fn kind(&self) -> EngineKind {
-        self.session.kind()
-    }
-
-    fn inputs(&self) -> &[TensorInfo] {
-        self.session.inputs()
-    }
-
-    fn outputs(&self) -> &[TensorInfo] {
-        self.session.outputs()
-    }
-
-    fn run(
-        &mut self,
-        inputs: &[(&str, &HostTensor)],
-        outputs: Option<&[&str]>,
-    ) -> Result<Vec<(String, HostTensor)>, EngineError> {
-        self.session.run(inputs, outputs)
-    }
-
-    fn placement(&self) -> &[Placement] {
-        self.session.placement()
-    }
-
-    fn device(&mut self) -> Option<&mut dyn DeviceSession> {
-        Some(self)
-    }
-}
-
-impl DeviceSession for CountedSession {
-    fn allocate(&mut self, data_type: DataType, dims: &[usize]) -> Result<DeviceTensor, EngineError> {
-        self.session.device().unwrap().allocate(data_type, dims)
-    }
-
-    fn computes_in(&mut self, data_type: DataType) -> bool {
-        self.session.device().unwrap().computes_in(data_type)
-    }
-
+impl Watch for Mutex<Crossed> {
     fn run_into(
-        &mut self,
+        &self,
+        session: &dyn Session,
+        is_network: bool,
         inputs: &[(&str, Feed<'_>)],
-        outputs: &mut [(&str, &mut DeviceTensor)],
-        capture: Option<Capture>,
-    ) -> Result<(), EngineError> {
-        let mut crossed = self.crossed.lock().unwrap();
-        if self.network {
-            let placed = self.session.placement();
+        _: &[(&str, &mut DeviceTensor)],
+    ) {
+        let mut crossed = self.lock().unwrap();
+        if is_network {
+            let placed = session.placement();
             assert!(placed.iter().all(|p| p.provider == "WebGpuExecutionProvider"), "{placed:?}");
         }
         let before = crossed.network_runs;
@@ -159,14 +89,11 @@ impl DeviceSession for CountedSession {
             Feed::Host(tensor) => Some((name.to_string(), tensor.dims().iter().product(), before)),
             Feed::Device(_) => None,
         }));
-        crossed.network_runs += usize::from(self.network);
-        drop(crossed);
-        self.session.device().unwrap().run_into(inputs, outputs, capture)
+        crossed.network_runs += usize::from(is_network);
     }
 
-    fn run_to_host(&mut self, inputs: &[(&str, Feed<'_>)]) -> Result<Vec<(String, HostTensor)>, EngineError> {
-        self.crossed.lock().unwrap().down += 1;
-        self.session.device().unwrap().run_to_host(inputs)
+    fn run_to_host(&self) {
+        self.lock().unwrap().down += 1;
     }
 }
 
@@ -211,7 +138,7 @@ impl Both {
         let engine = OrtEngine::open(&ort_library()).unwrap();
         let crossed = Arc::new(Mutex::new(Crossed::default()));
         let on_webgpu = SessionOptions::default().providers(vec![Provider::from(ProviderKind::WebGpu)]);
-        let counted = Box::new(Counted(engine.clone(), Arc::clone(&crossed)));
+        let counted = Box::new(WatchedEngine(engine.clone(), Arc::clone(&crossed)));
         let mut device = Pipeline::open(pipeline, counted, on_webgpu, unets()).unwrap();
         let mut host =
             Pipeline::open(pipeline, Box::new(engine), SessionOptions::default(), unets()).unwrap();

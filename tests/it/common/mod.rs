@@ -11,6 +11,8 @@ pub mod onnx_text;
 pub mod ort;
 #[cfg(feature = "runner")]
 pub mod outputs;
+#[cfg(feature = "runner")]
+pub mod watched;
 
 /// Fails a test that fetches something, or loads ONNX Runtime, though `cargo quick` runs it.
 pub fn not_quick() {

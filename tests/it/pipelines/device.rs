@@ -16,16 +16,15 @@ use crdiff::{
         interleave::Batching,
         pipeline::{Place, Request, Unets},
     },
-    engine::{
-        Capture, DeviceSession, DeviceTensor, Engine, EngineError, EngineKind, Feed, HostTensor, OrtEngine,
-        Session, SessionOptions, TensorInfo,
-    },
-    onnx::DataType,
+    engine::{DeviceTensor, Engine, EngineError, EngineKind, Feed, OrtEngine, Session, SessionOptions},
     plan,
 };
 
 use crate::{
-    common::ort::ort_library,
+    common::{
+        ort::ort_library,
+        watched::{Watch, WatchedEngine},
+    },
     pipelines::support::{Runner, prepare},
 };
 
@@ -141,96 +140,27 @@ struct Run {
     wrote: Vec<(String, Range<usize>)>,
 }
 
-type Log = Arc<Mutex<Vec<Run>>>;
-
-/// ONNX Runtime, writing down which buffers are read and written.
-struct Watched(OrtEngine, Log);
-
-struct WatchedSession {
-    session: Box<dyn Session>,
-    network: bool,
-    log: Log,
-}
-
-impl Engine for Watched {
-    fn kind(&self) -> EngineKind {
-        self.0.kind()
-    }
-
-    fn version(&self) -> &str {
-        self.0.version()
-    }
-
-    fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
-        let session = self.0.load(path, options)?;
-        Ok(Box::new(WatchedSession { session, network: true, log: Arc::clone(&self.1) }))
-    }
-
-    fn load_bytes(&self, model: Bytes, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
-        let session = self.0.load_bytes(model, options)?;
-        Ok(Box::new(WatchedSession { session, network: false, log: Arc::clone(&self.1) }))
-    }
-}
-
-impl Session for WatchedSession {
-    fn kind(&self) -> EngineKind {
-        self.session.kind()
-    }
-
-    fn inputs(&self) -> &[TensorInfo] {
-        self.session.inputs()
-    }
-
-    fn outputs(&self) -> &[TensorInfo] {
-        self.session.outputs()
-    }
-
-    fn run(
-        &mut self,
-        inputs: &[(&str, &HostTensor)],
-        outputs: Option<&[&str]>,
-    ) -> Result<Vec<(String, HostTensor)>, EngineError> {
-        self.session.run(inputs, outputs)
-    }
-
-    fn device(&mut self) -> Option<&mut dyn DeviceSession> {
-        Some(self)
-    }
-}
-
 fn place(tensor: &DeviceTensor) -> Range<usize> {
     let bytes = usize::try_from(tensor.data_type().bits().unwrap() / 8).unwrap();
     let start = tensor.address();
     start..start + bytes * tensor.dims().iter().product::<usize>()
 }
 
-impl DeviceSession for WatchedSession {
-    fn allocate(&mut self, data_type: DataType, dims: &[usize]) -> Result<DeviceTensor, EngineError> {
-        self.session.device().unwrap().allocate(data_type, dims)
-    }
-
-    fn computes_in(&mut self, data_type: DataType) -> bool {
-        self.session.device().unwrap().computes_in(data_type)
-    }
-
+impl Watch for Mutex<Vec<Run>> {
     fn run_into(
-        &mut self,
+        &self,
+        _: &dyn Session,
+        network: bool,
         inputs: &[(&str, Feed<'_>)],
-        outputs: &mut [(&str, &mut DeviceTensor)],
-        capture: Option<Capture>,
-    ) -> Result<(), EngineError> {
+        outputs: &[(&str, &mut DeviceTensor)],
+    ) {
         let read = inputs.iter().filter_map(|(name, feed)| match feed {
             Feed::Device(tensor) => Some((name.to_string(), place(tensor))),
             Feed::Host(_) => None,
         });
         let wrote = outputs.iter().map(|(name, tensor)| (name.to_string(), place(tensor)));
-        let run = Run { network: self.network, read: read.collect(), wrote: wrote.collect() };
-        self.log.lock().unwrap().push(run);
-        self.session.device().unwrap().run_into(inputs, outputs, capture)
-    }
-
-    fn run_to_host(&mut self, inputs: &[(&str, Feed<'_>)]) -> Result<Vec<(String, HostTensor)>, EngineError> {
-        self.session.device().unwrap().run_to_host(inputs)
+        let run = Run { network, read: read.collect(), wrote: wrote.collect() };
+        self.lock().unwrap().push(run);
     }
 }
 
@@ -248,8 +178,8 @@ fn no_buffer_is_read_after_it_was_overwritten() {
         ("{weight: 2, every: 2, on: cond}", Batching::Together),
         ("{weight: 2, every: 2}", Batching::InTurn),
     ] {
-        let log = Log::default();
-        let engine = Box::new(Watched(ort(), Arc::clone(&log)));
+        let log = Arc::new(Mutex::new(Vec::<Run>::new()));
+        let engine = Box::new(WatchedEngine(ort(), Arc::clone(&log)));
         let unets = Unets::WithPruned(prepared.pruned.clone());
         let mut pipeline =
             Pipeline::open(&prepared.pipeline, engine, SessionOptions::default(), unets).unwrap();
