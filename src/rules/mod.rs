@@ -25,7 +25,7 @@ pub use bypass::BypassRule;
 pub use dilate::DilateRule;
 pub use edits::{Attributes, Change, Edit, EditSet, Edits, Fate, Merge, Skips, Structure, WeightEdit};
 pub use freeu::FreeuRule;
-pub use lora::{Factor, FactorType, LoraFile, LoraLayer, LoraRule, Missing};
+pub use lora::{Factor, LoraFile, LoraLayer, LoraRule, Missing};
 pub use prune::{Mask, Pattern, Pool, PruneRule, Ratio, Ties};
 pub use shrink::ShrinkRule;
 pub use size::Size;

@@ -70,7 +70,7 @@ pub struct Factor {
     /// The name of the tensor.
     pub name: String,
     /// Its type.
-    pub element: FactorType,
+    element: FloatType,
     /// Its dimensions.
     pub dims: Vec<u64>,
     /// Its elements.
@@ -119,29 +119,6 @@ fn gram<'a>(rows: impl Iterator<Item = &'a [f32]>, rank: usize) -> Vec<f64> {
     sum
 }
 
-/// The type of a factor's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FactorType {
-    /// float32
-    F32,
-    /// float16
-    F16,
-    /// bfloat16
-    Bf16,
-}
-
-impl FactorType {
-    /// Returns the elements in `bytes` as float32, which holds those of each type.
-    pub(crate) fn singles(self, bytes: &[u8]) -> Vec<f32> {
-        let float = match self {
-            Self::F32 => FloatType::F32,
-            Self::F16 => FloatType::F16,
-            Self::Bf16 => FloatType::Bf16,
-        };
-        float.singles(bytes)
-    }
-}
-
 /// Tensors of one layer, as they are found.
 #[derive(Default)]
 struct Found {
@@ -180,19 +157,18 @@ impl LoraFile {
                 continue;
             }
             let element = match info.dtype {
-                Dtype::F32 => FactorType::F32,
-                Dtype::F16 => FactorType::F16,
-                Dtype::BF16 => FactorType::Bf16,
+                Dtype::F32 => FloatType::F32,
+                Dtype::F16 => FloatType::F16,
+                Dtype::BF16 => FloatType::Bf16,
                 other => {
                     return Err(format!(
                         "`{name}` has type {other:?}; factors are float32, float16 or bfloat16"
                     ));
                 }
             };
-            let size = if element == FactorType::F32 { 4 } else { 2 };
             let dims: Vec<u64> = info.shape.iter().map(|dim| *dim as u64).collect();
             let (from, to) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
-            let bytes = dims.iter().try_fold(size, |n: u64, dim| n.checked_mul(*dim));
+            let bytes = dims.iter().try_fold(element.size() as u64, |n, dim| n.checked_mul(*dim));
             let inside = to.checked_add(len + 8).is_some_and(|end| end <= data.len);
             if to.checked_sub(from) != bytes || !inside {
                 return Err(format!("the elements of `{name}` are not all there: is the file whole?"));

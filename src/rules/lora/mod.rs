@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-pub use file::{Factor, FactorType, LoraFile, LoraLayer};
+pub use file::{Factor, LoraFile, LoraLayer};
 
 use self::keys::Part;
 use super::{Change, Edit, Fate, Merge, Model, RuleKind, Syntax};
