@@ -33,7 +33,7 @@ use crate::{
         outcome::{plan_file, summary},
         plot::svg,
         run::{Found, Search},
-        space::{self, Bound, OnnxSpec, StrategySpec},
+        space::{self, Bound, Noises, OnnxSpec, StrategySpec},
         strategy::Grid,
         trial::{Shot, Worker, shots},
         trials::bound,
@@ -292,12 +292,15 @@ fn described(bound: &Bound<'_>, shots: &[Shot]) -> String {
         sizes.dedup();
         sizes
     };
+    let noises = match &space.sampling.noises {
+        Noises::Shared(seeds) => format!("{} seeds", seeds.len()),
+        Noises::Own(count) => format!("{count} noises each"),
+    };
     lines.push(format!(
-        "a trial: {} images ({} prompts, sizes {}, {} seeds), {} steps",
+        "a trial: {} images ({} prompts, sizes {}, {noises}), {} steps",
         shots.len(),
         space.prompts.len(),
         sizes.join(", "),
-        space.sampling.seeds.len(),
         space.sampling.steps
     ));
     let points = match space.strategy {

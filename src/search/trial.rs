@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::{
     SearchError, Space,
     objective::{Drawn, Objective, OpenGraph, Scored, open},
-    space::Over,
+    space::{Noises, Over},
 };
 use crate::{
     diffusion::{
@@ -45,8 +45,19 @@ pub struct Shot {
     pub seed: u64,
 }
 
-/// Returns the images of each trial: every prompt at every size with every seed.
+/// Returns the images of each trial: every prompt at every size, from every noise.
 pub fn shots(space: &Space, folder: &Folder) -> Vec<Shot> {
+    match &space.sampling.noises {
+        Noises::Shared(seeds) => {
+            let seed = |image: usize| seeds.get(image % seeds.len()).copied().unwrap_or_default();
+            drawn(space, folder, seeds.len(), seed)
+        }
+        Noises::Own(noises) => drawn(space, folder, *noises, |image| image as u64),
+    }
+}
+
+/// Returns every prompt at every size, `noises` times. `seed` is asked with an image's place among them.
+fn drawn(space: &Space, folder: &Folder, noises: usize, seed: impl Fn(usize) -> u64) -> Vec<Shot> {
     let sizes = match space.sampling.sizes.as_slice() {
         [] => vec![folder.default_size],
         sizes => sizes.to_vec(),
@@ -54,8 +65,9 @@ pub fn shots(space: &Space, folder: &Folder) -> Vec<Shot> {
     let mut shots = Vec::new();
     for prompt in &space.prompts {
         for (height, width) in &sizes {
-            for seed in &space.sampling.seeds {
-                shots.push(Shot { prompt: prompt.clone(), height: *height, width: *width, seed: *seed });
+            for _ in 0..noises {
+                let seed = seed(shots.len());
+                shots.push(Shot { prompt: prompt.clone(), height: *height, width: *width, seed });
             }
         }
     }

@@ -38,7 +38,7 @@ pub use objective::{
     TextSpec,
 };
 pub use read::{json_schema, load, load_objective, parse};
-pub use sampling::Sampling;
+pub use sampling::{Noises, Sampling};
 pub use strategy::{Budget, StrategySpec};
 pub use template::Template;
 pub use variables::{Choose, Member, Variable, VariableKind};

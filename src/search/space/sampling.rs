@@ -28,13 +28,25 @@ pub struct Sampling {
     pub guidance: f64,
     /// The negative prompt.
     pub negative_prompt: Option<String>,
-    /// An image for each of them, of each prompt and size.
-    pub seeds: Vec<u64>,
+    /// The noises that images begin with.
+    #[serde(flatten)]
+    pub noises: Noises,
     /// The scheduler, if it is not the pipeline's.
     #[serde(serialize_with = "name_of")]
     pub scheduler: Option<Class>,
     /// Settings of the scheduler to change.
     pub scheduler_options: Vec<(String, Json)>,
+}
+
+/// The noises that images begin with. In the search's digest they are a key of [`Sampling`], as in a space.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Noises {
+    /// Noises of these seeds, the same for every prompt and size.
+    #[serde(rename = "seeds")]
+    Shared(Vec<u64>),
+    /// So many for each prompt at each size, no two alike.
+    #[serde(rename = "noises")]
+    Own(usize),
 }
 
 fn name_of<S: Serializer>(class: &Option<Class>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -49,7 +61,7 @@ impl Default for Sampling {
             steps: 30,
             guidance: 7.5,
             negative_prompt: None,
-            seeds: vec![0],
+            noises: Noises::Shared(vec![0]),
             scheduler: None,
             scheduler_options: Vec::new(),
         }
@@ -57,6 +69,8 @@ impl Default for Sampling {
 }
 
 const STEPS: Range = Range::whole("a whole number from 1", 1.0, 10_000.0);
+/// The number of noises of a prompt.
+pub(super) const NOISES: Range = Range::whole("a whole number from 1 to 10000", 1.0, 10_000.0);
 const SEED: Range = Range::whole("a whole number from 0", 0.0, 9e15);
 const SIDE: Form = Form::Number(Range::whole("a whole number from 1", 1.0, 1_048_576.0));
 const SIZE: Form = Form::OneOf(&[Form::Text, SIDE, Form::Exactly(2, &SIDE)]);
@@ -74,7 +88,10 @@ section! {
     guidance: Number(Range::FINITE), "Classifier-free guidance [default: 7.5].";
     negative_prompt: Text, "The negative prompt.";
     seeds: List(&Number(SEED), "at least one seed"),
-        "An image for each of them, of each prompt and size [default: 0].";
+        "The noises that all prompts are drawn from, at each size [default: 0].";
+    noises: Number(NOISES),
+        "Instead of `seeds`: so many noises for each prompt at each size, no two alike. Images are numbered from 0 by \
+         prompt, size and noise, and an image's number is its seed.";
     scheduler: Text, "A scheduler of diffusers [default: the pipeline's].";
     scheduler_options: Named(&Scalar), "Settings of the scheduler to change.";
 }
@@ -106,13 +123,16 @@ pub(super) fn prompts(
 
 pub(super) fn sampling(reader: &Reader<'_>, problems: &mut Vec<Problem>) -> Sampling {
     let mut sampling = Sampling::default();
-    match (reader.fields.entry("size"), reader.fields.entry("sizes")) {
-        (Some((one, _)), Some((many, _))) => {
-            let message = "`size` is one size, `sizes` several: give one of the two";
-            problems.push(Problem::conflict(message, None, one.span, many.span));
+    let mut either = |one, other, message| {
+        if let (Some((one, _)), Some((other, _))) = (reader.fields.entry(one), reader.fields.entry(other)) {
+            problems.push(Problem::conflict(message, None, one.span, other.span));
         }
-        (Some((_, node)), None) => sampling.sizes.extend(size(node, problems)),
-        (None, _) => {
+    };
+    either("size", "sizes", "`size` is one size, `sizes` several: give one of the two");
+    either("seeds", "noises", "`seeds` are for all prompts, `noises` for each its own: give one of the two");
+    match reader.get("size") {
+        Some(node) => sampling.sizes.extend(size(node, problems)),
+        None => {
             let items = reader.list("sizes", problems).unwrap_or_default();
             sampling.sizes = items.iter().filter_map(|item| size(item, problems)).collect();
         }
@@ -122,7 +142,10 @@ pub(super) fn sampling(reader: &Reader<'_>, problems: &mut Vec<Problem>) -> Samp
     sampling.negative_prompt = reader.text("negative_prompt", problems);
     if let Some(items) = reader.list("seeds", problems) {
         let mut seed = |node| SEED.read(node, "a seed", problems).map(|seed| seed as u64);
-        sampling.seeds = items.iter().filter_map(&mut seed).collect();
+        sampling.noises = Noises::Shared(items.iter().filter_map(&mut seed).collect());
+    }
+    if let Some(count) = reader.count("noises", problems) {
+        sampling.noises = Noises::Own(count);
     }
     if let (Some(name), Some(node)) = (reader.text("scheduler", problems), reader.get("scheduler")) {
         match name.parse::<Preset>() {

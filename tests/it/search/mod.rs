@@ -3,6 +3,7 @@
 
 mod command;
 mod fed;
+mod noises;
 mod objectives;
 mod optuna;
 pub mod python;
