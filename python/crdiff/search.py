@@ -58,8 +58,8 @@ class Trials:
 
     Args:
         pipeline: the pipeline's folder.
-        space: as for `crdiff search`: a file, a YAML text, or a dict. Its strategy and budget don't matter here. Paths in a
-            text or a dict start from the working folder.
+        space: as for `crdiff search`: a file, a YAML text, or a dict. Its strategy, budget and confirmation don't matter
+            here. Paths in a text or a dict start from the working folder.
         prompts: draw these instead of the space's prompts.
         device, providers, provider_options, provider_libraries, engine, library, memory, threads: as in `Pipeline`.
 

@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::events::Reporter;
 use super::{
@@ -29,13 +29,14 @@ use crate::{
     search::{
         SearchError,
         compile::Compiler,
+        confirmed::Confirmed,
         objective::{Objective, check, open_graph},
         outcome::{plan_file, summary},
         plot::svg,
-        run::{Found, Search},
+        run::Search,
         space::{self, Bound, Noises, OnnxSpec, StrategySpec},
         strategy::Grid,
-        trial::{Shot, Worker, shots},
+        trial::{Shot, Worker, fresh_shots, shots},
         trials::bound,
     },
 };
@@ -129,7 +130,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     if !args.quiet {
         say_notes(&bound);
     }
-    let shots = shots(&space, &folder);
+    let (shots, fresh) = (shots(&space, &folder), fresh_shots(&space, &folder));
     let engines = Engines { engine: &args.engine, devices: &args.devices, jobs: args.jobs };
     if args.dry_run {
         shots.iter().try_for_each(|shot| folder.check_size(shot.height, shot.width))?;
@@ -139,7 +140,7 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
                 engines.scorer(spec, &space.folder, &SessionOptions::default())
             })?;
         }
-        out!("{}", described(&bound, &shots));
+        out!("{}", described(&bound, &shots, &fresh));
         return Ok(DONE);
     }
     let beside = |ending: &str| args.output.with_extension(ending);
@@ -156,15 +157,16 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
     let cache = Arc::new(PredictionCache::new(CACHED));
     let worker = |number: usize| engines.worker(number, &bound, &folder, &cache);
     let visibility = if args.quiet || args.json.is_asked() { Visibility::Hidden } else { Visibility::Shown };
-    let reporter = Reporter::new(args.json.is_asked(), visibility, &space, shots.len());
     let mut search = Search {
         bound: &bound,
         shots: &shots,
+        fresh: &fresh,
         compiler: &mut compiler,
         worker: &worker,
         jobs: args.jobs.get(),
         observer: interruptible(),
     };
+    let reporter = Reporter::new(args.json.is_asked(), visibility, &search);
     let found = search.run(&journal, |event| reporter.tell(&event));
     reporter.finish();
     let found = found.map_err(|error| match error {
@@ -175,10 +177,11 @@ fn search(args: &Args, pipeline: &Path, space: &Path) -> Result<u8, Failure> {
         other => other.into(),
     })?;
     write(&args.output, &plan_file(&bound, &found)?)?;
-    write(&plot, &svg(&found.records, dense(&found)))?;
-    let best = found.records.iter().map(|record| record.scores.score).reduce(f64::max);
+    write(&plot, &svg(&found))?;
+    let dense = found.dense.failed.is_none().then_some(found.dense.score);
     reporter.print(&json!({
-        "event": "done", "score": best, "dense": dense(&found), "plan": args.output, "plot": plot, "journal": journal,
+        "event": "done", "score": found.best().map(|best| best.scores.score), "dense": dense,
+        "confirmed": found.confirmed.as_ref().and_then(confirmed), "plan": args.output, "plot": plot, "journal": journal,
     }));
     if visibility == Visibility::Shown {
         out!("{}", summary(&found));
@@ -194,8 +197,14 @@ fn say_notes(bound: &Bound<'_>) {
     }
 }
 
-fn dense(found: &Found) -> Option<f64> {
-    found.dense.failed.is_none().then_some(found.dense.score)
+/// Returns how the plan's trial was confirmed, as JSON.
+fn confirmed(confirmed: &Confirmed) -> Option<Value> {
+    let best = confirmed.best()?;
+    let error = best.difference.and_then(|difference| difference.error);
+    Some(json!({
+        "trial": best.trial, "score": best.scores.score, "difference": best.difference.map(|difference| difference.mean),
+        "standard_error": error.map(|error| error.value), "is_clear": best.difference.map(|found| found.is_clear()),
+    }))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
@@ -281,7 +290,7 @@ fn runtime(bound: &Bound<'_>) -> Runtime {
 }
 
 /// Returns the text of `--dry-run`.
-fn described(bound: &Bound<'_>, shots: &[Shot]) -> String {
+fn described(bound: &Bound<'_>, shots: &[Shot], fresh: &[Shot]) -> String {
     let space = bound.space;
     let mut lines: Vec<String> =
         bound.describe().into_iter().map(|(name, what)| format!("{name}: {what}")).collect();
@@ -321,6 +330,13 @@ fn described(bound: &Bound<'_>, shots: &[Shot]) -> String {
         (None, Some(time)) => format!("{name}, seed {seed}: {time:?}"),
         (None, None) => format!("{name}, seed {seed}: more points than can be counted"),
     });
+    if let Some(confirm) = space.confirm {
+        let best = trials.map_or(confirm.best as u64, |trials| trials.min(confirm.best as u64));
+        let (noises, images) = (confirm.noises, best.saturating_add(1).saturating_mul(fresh.len() as u64));
+        lines.push(format!(
+            "then the best {best} and the dense pipeline, from {noises} fresh noises each: {images} images"
+        ));
+    }
     lines.push(format!("the plan it begins with: {}", bound.plan_json(&bound.settings(&bound.start()))));
     lines.join("\n") + "\n"
 }

@@ -67,6 +67,17 @@ pub enum SearchError {
         /// Why the last one did.
         what: String,
     },
+    /// None of the best trials could be confirmed.
+    #[error(
+        "none of the best {trials} trials could be drawn from fresh noises; the first: {what}; to try again, remove the \
+         lines with \"confirmed\" from the journal, or change `noises` of `confirm`"
+    )]
+    Unconfirmed {
+        /// How many.
+        trials: usize,
+        /// Why the first one could not.
+        what: String,
+    },
     /// The observer said stop.
     #[error("stopped")]
     Stopped,

@@ -1,7 +1,8 @@
 //! The journal: a line of JSON for each trial, written when it ends, from which a killed search goes on.
 //!
-//! The first line says which search it is, the second what the dense pipeline scores. There are no times in it: a
-//! search that was killed and went on leaves the same journal as one that was not.
+//! The first line says which search it is, the second what the dense pipeline scores. Confirmations stand behind the
+//! trials of which they are the best. There are no times in it: a search that was killed and went on leaves the same
+//! journal as one that was not.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -9,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 
 use super::{SearchError, trial::Scores};
@@ -62,6 +66,28 @@ pub struct Record {
     pub seconds: Option<f64>,
 }
 
+/// The network that a confirmation is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// The dense network.
+    Dense,
+    /// The plan of the trial with this number.
+    Trial(u64),
+}
+
+/// The scores of images from noises that no trial began with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Confirmation {
+    /// The network that drew them.
+    pub confirmed: Subject,
+    /// How many noises each prompt had. Those of another number are others.
+    pub noises: usize,
+    /// Its result.
+    #[serde(flatten)]
+    pub scores: Scores,
+}
+
 /// An open journal, locked.
 #[derive(Debug)]
 pub struct Journal {
@@ -76,6 +102,14 @@ pub struct Kept {
     pub dense: Option<Scores>,
     /// The trials that ended.
     pub records: Vec<Record>,
+    /// The confirmations, of each number of noises.
+    pub confirmations: Vec<Confirmation>,
+}
+
+/// The key by which a line is known to be a confirmation.
+#[derive(Deserialize)]
+struct Kind {
+    confirmed: Option<IgnoredAny>,
 }
 
 impl Journal {
@@ -121,6 +155,10 @@ impl Journal {
             kept.dense = Some(journal.line::<Dense>(number, line)?.dense);
         }
         for (number, line) in lines {
+            if journal.line::<Kind>(number, line)?.confirmed.is_some() {
+                kept.confirmations.push(journal.line(number, line)?);
+                continue;
+            }
             let record: Record = journal.line(number, line)?;
             if record.trial != kept.records.len() as u64 {
                 let what =

@@ -1,10 +1,10 @@
-//! A search as an image: the score of each trial and the best so far, and the score by each variable.
+//! A search as an image: the score of each trial, the best so far and what was confirmed, and the score by each variable.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::journal::Record;
+use super::{confirmed::Confirmed, journal::Record, run::Found, trial::Scores};
 
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 240.0;
@@ -13,13 +13,19 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 28.0;
 const BOTTOM: f64 = 34.0;
 const COLUMNS: usize = 3;
+/// The colour of what was confirmed.
+const FRESH: &str = "#283";
 
-/// Trials that worked, drawn as SVG; `dense` is the dense pipeline's score.
-pub fn svg(records: &[Record], dense: Option<f64>) -> String {
-    let worked: Vec<&Record> = records.iter().filter(|record| record.scores.failed.is_none()).collect();
-    let scores = worked.iter().map(|record| record.scores.score).chain(dense);
-    let (low, high) = padded(scores);
-    let mut panels = vec![by_trial(&worked, dense, (low, high))];
+/// Draws the trials that worked, the dense pipeline and those that were confirmed as SVG.
+pub fn svg(found: &Found) -> String {
+    let worked: Vec<&Record> = found.records.iter().filter(|record| record.scores.failed.is_none()).collect();
+    let fresh = found.confirmed.iter().flat_map(|confirmed| {
+        let trials = confirmed.trials.iter().filter_map(|trial| known(&trial.scores));
+        trials.chain(known(&confirmed.dense))
+    });
+    let scores = worked.iter().map(|record| record.scores.score).chain(known(&found.dense));
+    let (low, high) = padded(scores.chain(fresh));
+    let mut panels = vec![by_trial(&worked, found, (low, high))];
     let names: Vec<&String> = worked
         .first()
         .and_then(|record| record.values.as_object())
@@ -41,21 +47,16 @@ pub fn svg(records: &[Record], dense: Option<f64>) -> String {
     svg
 }
 
-fn by_trial(records: &[&Record], dense: Option<f64>, range: (f64, f64)) -> String {
+/// Returns the score, if there is one.
+fn known(scores: &Scores) -> Option<f64> {
+    scores.failed.is_none().then_some(scores.score)
+}
+
+fn by_trial(records: &[&Record], found: &Found, range: (f64, f64)) -> String {
     let last = records.last().map_or(1.0, |record| (record.trial as f64).max(1.0));
     let mut panel = frame("score by trial", (0.0, last), range);
-    if let Some(dense) = dense {
-        let y = down(dense, range);
-        add(
-            &mut panel,
-            format_args!(
-                "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#999\" stroke-dasharray=\"4 3\"/>\n\
-                 <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#777\">dense</text>\n",
-                WIDTH - RIGHT,
-                WIDTH - RIGHT - 2.0,
-                y - 3.0
-            ),
-        );
+    if let Some(dense) = known(&found.dense) {
+        level(&mut panel, "dense", "#777", down(dense, range));
     }
     let mut best = f64::NEG_INFINITY;
     let mut line = String::new();
@@ -72,7 +73,43 @@ fn by_trial(records: &[&Record], dense: Option<f64>, range: (f64, f64)) -> Strin
         &mut panel,
         format_args!("<polyline points=\"{line}\" fill=\"none\" stroke=\"#c33\" stroke-width=\"1.5\"/>\n"),
     );
+    if let Some(confirmed) = &found.confirmed {
+        fresh(&mut panel, confirmed, last, range);
+    }
     panel
+}
+
+/// Draws confirmed scores as rings.
+fn fresh(panel: &mut String, confirmed: &Confirmed, last: f64, range: (f64, f64)) {
+    if let Some(dense) = known(&confirmed.dense) {
+        level(panel, "dense, fresh noises", FRESH, down(dense, range));
+    }
+    for trial in &confirmed.trials {
+        let Some(score) = known(&trial.scores) else { continue };
+        let (x, y) = (across(trial.trial as f64, (0.0, last)), down(score, range));
+        add(
+            panel,
+            format_args!(
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"none\" stroke=\"{FRESH}\" stroke-width=\"1.5\">\
+                 <title>trial {} on fresh noises: {score:.4}</title></circle>\n",
+                trial.trial
+            ),
+        );
+    }
+}
+
+/// Draws a score that is not a trial's, as a dashed line.
+fn level(panel: &mut String, name: &str, colour: &str, y: f64) {
+    add(
+        panel,
+        format_args!(
+            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-dasharray=\"4 3\"/>\n\
+             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{colour}\">{name}</text>\n",
+            WIDTH - RIGHT,
+            WIDTH - RIGHT - 2.0,
+            y - 3.0
+        ),
+    );
 }
 
 fn by_variable(records: &[&Record], name: &str, range: (f64, f64)) -> String {

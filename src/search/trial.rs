@@ -56,6 +56,14 @@ pub fn shots(space: &Space, folder: &Folder) -> Vec<Shot> {
     }
 }
 
+/// Returns the images by which trials are confirmed; none where the space asks for none. Their seeds go on above those of
+/// [`shots`].
+pub fn fresh_shots(space: &Space, folder: &Folder) -> Vec<Shot> {
+    let noises = space.confirm.map_or(0, |confirm| confirm.noises);
+    let first = shots(space, folder).iter().map(|shot| shot.seed + 1).max().unwrap_or_default();
+    drawn(space, folder, noises, |image| first + image as u64)
+}
+
 /// Returns every prompt at every size, `noises` times. `seed` is asked with an image's place among them.
 fn drawn(space: &Space, folder: &Folder, noises: usize, seed: impl Fn(usize) -> u64) -> Vec<Shot> {
     let sizes = match space.sampling.sizes.as_slice() {

@@ -12,7 +12,10 @@ use crate::{
         print,
         progress::{Counter, Visibility},
     },
-    search::{run::Event, space::Space},
+    search::{
+        journal::Subject,
+        run::{Event, Search},
+    },
 };
 
 /// A listener that reports the events of a search.
@@ -22,17 +25,22 @@ pub(super) struct Reporter {
     trials: Option<u64>,
     /// Images of a trial.
     images: usize,
+    /// Images of a confirmation.
+    fresh: usize,
     started: Instant,
     drawn: Cell<usize>,
     best: Cell<Option<f64>>,
+    /// How many networks are confirmed.
+    confirmed: Cell<u64>,
 }
 
 impl Reporter {
-    pub(super) fn new(json: bool, visibility: Visibility, space: &Space, images: usize) -> Self {
-        let trials = space.budget.trials;
+    pub(super) fn new(json: bool, visibility: Visibility, search: &Search<'_>) -> Self {
+        let trials = search.bound.space.budget.trials;
+        let (images, fresh) = (search.shots.len(), search.fresh.len());
         let counter = Counter::new(visibility, "trials", trials);
-        let (drawn, best) = (Cell::new(0), Cell::new(None));
-        Self { json, counter, trials, images, started: Instant::now(), drawn, best }
+        let (drawn, best, confirmed) = (Cell::new(0), Cell::new(None), Cell::new(0));
+        Self { json, counter, trials, images, fresh, started: Instant::now(), drawn, best, confirmed }
     }
 
     /// Prints an event, where they are printed.
@@ -57,14 +65,14 @@ impl Reporter {
                 self.print(&json!({ "event": "resumed", "trials": trials }));
             }
             Event::Dense(scores) => {
-                self.count();
+                self.count(self.images);
                 if let Some(why) = &scores.failed {
                     self.counter.say(&format!("warning: the dense pipeline failed: {why}"));
                 }
                 self.print(&json!({ "event": "dense", "score": scores.score, "failed": scores.failed }));
             }
             Event::Trial(record) => {
-                self.count();
+                self.count(self.images);
                 let score = record.scores.score;
                 self.best.set(Some(self.best.get().map_or(score, |best| best.max(score))));
                 let best = self.best.get().unwrap_or(score);
@@ -79,18 +87,44 @@ impl Reporter {
                     "failed": record.scores.failed,
                 }));
             }
+            Event::Confirming { known, all } => {
+                self.counter.begin(*known as u64, Some(*all as u64));
+                self.counter.message("confirming the best");
+                self.confirmed.set(*known as u64);
+                self.print(&json!({ "event": "confirming", "known": known, "all": all }));
+            }
+            Event::Confirmed(confirmation) => {
+                self.count(self.fresh);
+                let (scores, rate) = (&confirmation.scores, rate(self.drawn.get(), self.started.elapsed()));
+                self.counter.message(format!("confirming the best, last {:.4}, {rate}", scores.score));
+                self.confirmed.set(self.confirmed.get() + 1);
+                self.counter.set(self.confirmed.get());
+                let (trial, name) = match confirmation.confirmed {
+                    Subject::Dense => (None, "the dense pipeline".to_string()),
+                    Subject::Trial(trial) => (Some(trial), format!("trial {trial}")),
+                };
+                if let Some(why) = &scores.failed {
+                    self.counter.say(&format!("warning: {name} failed on fresh noises: {why}"));
+                }
+                self.print(&json!({
+                    "event": "confirmed", "trial": trial, "score": scores.score, "failed": scores.failed,
+                }));
+            }
         }
     }
 
-    fn count(&self) {
-        self.drawn.set(self.drawn.get() + self.images);
+    fn count(&self, images: usize) {
+        self.drawn.set(self.drawn.get() + images);
     }
 }
 
 /// Returns the scores by name, and how fast images are drawn and scored.
 fn message(best: f64, last: f64, images: usize, elapsed: Duration) -> String {
-    let rate = images as f64 / elapsed.as_secs_f64().max(1e-3);
-    format!("best score {best:.4}, last {last:.4}, {rate:.2} images/s")
+    format!("best score {best:.4}, last {last:.4}, {}", rate(images, elapsed))
+}
+
+fn rate(images: usize, elapsed: Duration) -> String {
+    format!("{:.2} images/s", images as f64 / elapsed.as_secs_f64().max(1e-3))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ Examples:
 pub struct Args {
     /// The pipeline's folder.
     pipeline: PathBuf,
-    /// The space (YAML); its strategy and budget don't matter here.
+    /// The space (YAML); its strategy, budget and confirmation don't matter here.
     space: PathBuf,
     /// Draw this instead of the space's prompts; may be given more than once.
     #[arg(long, value_name = "TEXT")]

@@ -1,5 +1,6 @@
 //! The search loop: trials one after the other as the strategy asks for them, their images spread over workers.
 
+mod confirm;
 mod pool;
 mod queue;
 
@@ -19,7 +20,8 @@ use self::{
 use super::{
     SearchError,
     compile::{Compiler, TrialGraph},
-    journal::{Dense, FORMAT, Header, Journal, Record},
+    confirmed::Confirmed,
+    journal::{Confirmation, Dense, FORMAT, Header, Journal, Record},
     space::{Bound, Settings, StrategySpec, settings_json},
     strategy::{Annealing, Asked, Grid, RandomSampling, Strategy},
     trial::{Networks, Scores, Shot, Worker, WorkerTime},
@@ -35,6 +37,8 @@ pub struct Search<'a> {
     pub bound: &'a Bound<'a>,
     /// The images of each trial.
     pub shots: &'a [Shot],
+    /// The images by which the best trials are confirmed, where the space says that they are.
+    pub fresh: &'a [Shot],
     /// Makes the graphs.
     pub compiler: &'a mut Compiler,
     /// Makes workers: called once in each worker's thread, with its number.
@@ -54,6 +58,15 @@ pub enum Event<'a> {
     Dense(&'a Scores),
     /// A trial ended.
     Trial(&'a Record),
+    /// The budget is used up: so many networks are to be confirmed, of which some are in the journal already.
+    Confirming {
+        /// Those in the journal.
+        known: usize,
+        /// All of them.
+        all: usize,
+    },
+    /// A network was confirmed.
+    Confirmed(&'a Confirmation),
 }
 
 /// Where the time of a search went.
@@ -69,6 +82,8 @@ pub struct Times {
     pub jobs: usize,
     /// How many trials were run, the dense one among them.
     pub trials: u64,
+    /// How many confirmations were.
+    pub confirmations: u64,
 }
 
 /// The result of a search.
@@ -80,20 +95,32 @@ pub struct Found {
     pub records: Vec<Record>,
     /// The score of the dense pipeline.
     pub dense: Scores,
+    /// The scores by which the best trials were confirmed, where the space says that they are and one worked.
+    pub confirmed: Option<Confirmed>,
     /// Where the time went, since it was last started.
     pub times: Times,
 }
 
 impl Found {
-    /// Returns the best trial: the first of those with the highest score.
+    /// Returns the different trials that worked, the best first, of equal ones the first.
+    pub fn ranked(&self) -> Vec<&Record> {
+        let is_one = |record: &&Record| record.scores.failed.is_none() && record.same_as.is_none();
+        let mut ranked: Vec<&Record> = self.records.iter().filter(is_one).collect();
+        ranked.sort_by(|a, b| b.scores.score.total_cmp(&a.scores.score));
+        ranked
+    }
+
+    /// Returns the trial whose plan is the result: the best by its confirmation or, in a search without one, by its score.
     pub fn best(&self) -> Option<&Record> {
-        let worked = self.records.iter().filter(|record| record.scores.failed.is_none());
-        worked.reduce(|best, record| if record.scores.score > best.scores.score { record } else { best })
+        let Some(confirmed) = &self.confirmed else { return self.ranked().first().copied() };
+        let best = confirmed.best()?.trial;
+        self.records.iter().find(|record| record.trial == best)
     }
 }
 
 impl Search<'_> {
-    /// Runs a search: takes the trials of the journal at `path`, and then runs more until the budget is used up.
+    /// Runs a search: takes the trials of the journal at `path`, runs more until the budget is used up, and confirms the
+    /// best of them where the space says so.
     ///
     /// # Errors
     /// [`SearchError`]: the journal is not this search's, a worker cannot start, all of the first trials failed,
@@ -124,11 +151,12 @@ impl Search<'_> {
         }
         listener(Event::Resumed(kept.records.len()));
         let started = Instant::now();
-        let (jobs, observer, shots, worker) = (self.jobs.max(1), self.observer, self.shots, self.worker);
+        let (jobs, observer, worker) = (self.jobs.max(1), self.observer, self.worker);
         let mut found = Found {
             model: header.model.clone(),
             records: kept.records,
             dense: Scores::failed("it was not run"),
+            confirmed: None,
             times: Times { jobs, ..Times::default() },
         };
         let times = Mutex::new(WorkerTime::default());
@@ -137,22 +165,25 @@ impl Search<'_> {
             let (answers, answered) = mpsc::channel::<Answer>();
             for number in 0..jobs {
                 let (queue, answers, times) = (&queue, answers.clone(), &times);
-                scope.spawn(move || work(worker, number, shots, queue, &answers, observer, times));
+                scope.spawn(move || work(worker, number, queue, &answers, observer, times));
             }
             drop(answers);
-            let mut pool = WorkerPool::new(&queue, answered, shots);
+            let mut pool = WorkerPool::new(&queue, answered);
             pool.ready(jobs)?;
             found.dense = match kept.dense {
                 Some(dense) => dense,
                 None => {
-                    let dense = pool.dense()?;
+                    pool.send_dense(0, self.shots);
+                    let dense = pool.finish_first()?.map(|dense| dense.scores(space.over));
+                    let dense = dense.unwrap_or_else(|| Scores::failed("it was not run"));
                     journal.append(&Dense { dense: dense.clone() })?;
                     found.times.trials += 1;
                     dense
                 }
             };
             listener(Event::Dense(&found.dense));
-            self.trials(&mut *strategy, &mut pool, &mut journal, &mut found, &mut listener)
+            self.trials(&mut *strategy, &mut pool, &mut journal, &mut found, &mut listener)?;
+            self.confirm(&kept.confirmations, &mut pool, &mut journal, &mut found, &mut listener)
         });
         found.times.wall = started.elapsed();
         found.times.workers = times.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -225,7 +256,7 @@ impl Search<'_> {
         }
     }
 
-    /// Sends out the images of a trial, unless its scores are known or it can't be compiled.
+    /// Begins a trial, unless its scores are known.
     fn start(
         &mut self,
         number: u64,
@@ -239,11 +270,23 @@ impl Search<'_> {
             pool.push(number, settings, Work::Same(earlier));
             return Ok(());
         }
+        self.send(number, settings, self.shots, pool, found)
+    }
+
+    /// Sends out images with the plan of `settings`, unless it can't be compiled.
+    fn send(
+        &mut self,
+        number: u64,
+        settings: Settings,
+        shots: &[Shot],
+        pool: &mut WorkerPool<'_>,
+        found: &mut Found,
+    ) -> Result<(), SearchError> {
         let started = Instant::now();
         let compiled = networks(self.bound, &settings, self.compiler, self.observer);
         found.times.compiling += started.elapsed();
         match compiled {
-            Ok((networks, graph)) => pool.send(number, settings, networks, graph),
+            Ok((networks, graph)) => pool.send(number, settings, shots, networks, graph),
             Err(SearchError::Stopped) => return Err(SearchError::Stopped),
             Err(error) => pool.push(number, settings, Work::Failed(Scores::failed(error))),
         }

@@ -45,6 +45,7 @@ pub(super) enum Work {
 pub(super) struct Task {
     number: u64,
     index: usize,
+    shot: Shot,
     pub(super) networks: Arc<Networks>,
     failed: Arc<Mutex<Option<String>>>,
 }
@@ -61,7 +62,6 @@ pub(super) struct WorkerPool<'a> {
     queue: &'a Queue,
     answered: Receiver<Answer>,
     running: VecDeque<Running>,
-    shots: &'a [Shot],
 }
 
 impl Drop for WorkerPool<'_> {
@@ -71,8 +71,8 @@ impl Drop for WorkerPool<'_> {
 }
 
 impl<'a> WorkerPool<'a> {
-    pub(super) fn new(queue: &'a Queue, answered: Receiver<Answer>, shots: &'a [Shot]) -> Self {
-        Self { queue, answered, running: VecDeque::new(), shots }
+    pub(super) fn new(queue: &'a Queue, answered: Receiver<Answer>) -> Self {
+        Self { queue, answered, running: VecDeque::new() }
     }
 
     /// Returns the running trial with these settings.
@@ -91,14 +91,12 @@ impl<'a> WorkerPool<'a> {
         Ok(())
     }
 
-    /// Scores the dense pipeline.
-    pub(super) fn dense(&mut self) -> Result<Scores, SearchError> {
+    /// Sends out images of the dense pipeline.
+    pub(super) fn send_dense(&mut self, number: u64, shots: &[Shot]) {
         let mut amplify = Amplify::default();
         amplify.weight.value = AmplifyWeight::Constant(0.0);
-        let graph = TrialGraph::none();
-        self.send(0, Settings::new(), Networks { unets: Unets::Dense, fed: Arc::default(), amplify }, graph);
-        let trial = self.finish_first()?;
-        Ok(trial.map_or_else(|| Scores::failed("it was not run"), |trial| trial.scores(Default::default())))
+        let networks = Networks { unets: Unets::Dense, fed: Arc::default(), amplify };
+        self.send(number, Settings::new(), shots, networks, TrialGraph::none());
     }
 
     /// Returns how many trials have images out.
@@ -110,14 +108,21 @@ impl<'a> WorkerPool<'a> {
         self.running.push_back(Running { number, settings, work, left: 0, shots: Vec::new() });
     }
 
-    pub(super) fn send(&mut self, number: u64, settings: Settings, networks: Networks, graph: TrialGraph) {
+    pub(super) fn send(
+        &mut self,
+        number: u64,
+        settings: Settings,
+        shots: &[Shot],
+        networks: Networks,
+        graph: TrialGraph,
+    ) {
         let failed = Arc::new(Mutex::new(None));
         let networks = Arc::new(networks);
-        self.queue.put((0..self.shots.len()).map(|index| {
+        self.queue.put(shots.iter().enumerate().map(|(index, shot)| {
             let (networks, failed) = (Arc::clone(&networks), Arc::clone(&failed));
-            Task { number, index, networks, failed }
+            Task { number, index, shot: shot.clone(), networks, failed }
         }));
-        let (left, shots) = (self.shots.len(), vec![None; self.shots.len()]);
+        let (left, shots) = (shots.len(), vec![None; shots.len()]);
         let work = Work::Out { _graph: graph, failed };
         self.running.push_back(Running { number, settings, work, left, shots });
     }
@@ -168,7 +173,6 @@ impl Running {
 pub(super) fn work(
     open: &(dyn Fn(usize) -> Result<Worker, SearchError> + Sync),
     number: usize,
-    shots: &[Shot],
     queue: &Queue,
     answers: &Sender<Answer>,
     observer: &dyn Observer,
@@ -184,21 +188,19 @@ pub(super) fn work(
     };
     let mut is_heard = answers.send(Answer::Ready(Ok(()))).is_ok();
     while is_heard && let Some(task) = queue.take(number) {
-        let Task { number, index, networks, failed } = task;
-        let answer = match shots.get(index) {
-            Some(shot) if lock(&failed).is_none() => {
-                let result = worker
-                    .draw(&networks, shot, observer)
-                    .and_then(|image| worker.score(&image, &shot.prompt));
-                let result = if observer.is_stopped() { Err(SearchError::Stopped) } else { result };
-                if let Err(error) = &result {
-                    // A journal knows no names of files that are gone.
-                    let why = networks.unnamed(&error.to_string());
-                    lock(&failed).get_or_insert_with(|| format!("{:?} failed: {why}", shot.prompt));
-                }
-                Answer::Shot { number, index, result }
+        let Task { number, index, shot, networks, failed } = task;
+        let answer = if lock(&failed).is_some() {
+            Answer::Skipped { number }
+        } else {
+            let result =
+                worker.draw(&networks, &shot, observer).and_then(|image| worker.score(&image, &shot.prompt));
+            let result = if observer.is_stopped() { Err(SearchError::Stopped) } else { result };
+            if let Err(error) = &result {
+                // A journal knows no names of files that are gone.
+                let why = networks.unnamed(&error.to_string());
+                lock(&failed).get_or_insert_with(|| format!("{:?} failed: {why}", shot.prompt));
             }
-            _ => Answer::Skipped { number },
+            Answer::Shot { number, index, result }
         };
         is_heard = answers.send(answer).is_ok();
     }

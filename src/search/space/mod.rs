@@ -39,7 +39,7 @@ pub use objective::{
 };
 pub use read::{json_schema, load, load_objective, parse};
 pub use sampling::{Noises, Sampling};
-pub use strategy::{Budget, StrategySpec};
+pub use strategy::{Budget, Confirm, StrategySpec};
 pub use template::Template;
 pub use variables::{Choose, Member, Variable, VariableKind};
 
@@ -58,6 +58,8 @@ pub struct Space {
     pub sampling: Sampling,
     /// When the search ends.
     pub budget: Budget,
+    /// How the best trials are confirmed, if they are.
+    pub confirm: Option<Confirm>,
     /// How points are chosen.
     pub strategy: StrategySpec,
     /// The seed of the strategy.
@@ -81,7 +83,7 @@ impl Space {
     }
 
     /// Returns SHA-256 in hex of what the search does, trial by trial, as JSON. Formatting, comments, defaults written out
-    /// and the budget don't change it, but for what a schedule takes from the budget.
+    /// and the budget don't change it, but for what a schedule takes from the budget; nor does how it is confirmed.
     pub fn digest(&self) -> String {
         let Self { variables, plan, prompts, sampling, strategy, seed, objective, over, metrics, .. } = self;
         let meaning = json!({

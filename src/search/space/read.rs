@@ -10,7 +10,7 @@ use super::{
     Choose, Member, ObjectiveSpec, Setting, Space, SpaceError, Template, VariableKind,
     objective::{METRIC, OBJECTIVE, metric, top},
     sampling::{self, PROMPTS, SAMPLING},
-    strategy::{self, BUDGET},
+    strategy::{self, BUDGET, CONFIRM},
     syntax::{Range, Reader, entries, section},
     variables::{self, check_names, variables},
 };
@@ -33,6 +33,9 @@ section! {
     sampling: Mapping(&SAMPLING), "How images are drawn.";
     budget: Mapping(&BUDGET),
         "When the search ends: at the first of these [default: 120 trials; a grid has all its points].";
+    confirm: Mapping(&CONFIRM),
+        "Once the budget is used up, the best trials and the dense network are drawn again from noises that no trial began \
+         with, and the plan is the one that scores best there [default: they are not].";
     strategy: strategy::FORM, "How points are chosen [default: annealing].";
     seed: Number(Range::whole("a whole number from 0 to 4294967295", 0.0, 4_294_967_295.0)),
         "The seed of the strategy [default: 0].";
@@ -147,6 +150,7 @@ fn document(
     let budget = reader.section("budget", problems).map(|reader| strategy::budget(&reader, problems));
     let mut budget = budget.unwrap_or_default();
     let strategy = strategy::strategy(reader.get("strategy"), &mut budget, problems);
+    let confirm = reader.section("confirm", problems).and_then(|reader| strategy::confirm(&reader, problems));
     let seed = reader.number("seed", problems).unwrap_or_default() as u32;
     let objective = reader.get("objective").and_then(|node| top(node, problems));
     let metrics = reader.get("metrics").and_then(|node| entries(node, "`metrics`", problems));
@@ -164,6 +168,7 @@ fn document(
         prompts,
         sampling: sampling.unwrap_or_default(),
         budget,
+        confirm,
         strategy: strategy?,
         seed,
         objective,

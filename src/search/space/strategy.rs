@@ -1,10 +1,13 @@
-//! How long a search goes on, and where: `budget:` and `strategy:`.
+//! How long a search goes on, and where, and how what it found is confirmed: `budget:`, `strategy:` and `confirm:`.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::syntax::{Form, Range, Reader, section};
+use super::{
+    sampling::NOISES,
+    syntax::{Form, Range, Reader, section},
+};
 use crate::{
     plan::{
         Problem,
@@ -21,6 +24,15 @@ pub struct Budget {
     pub trials: Option<u64>,
     /// So much time in trials.
     pub time: Option<Duration>,
+}
+
+/// The confirmation of the best trials, which draws them and the dense network from noises that no trial began with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirm {
+    /// How many of the best trials.
+    pub best: usize,
+    /// How many noises for each prompt at each size.
+    pub noises: usize,
 }
 
 /// How points are chosen.
@@ -59,6 +71,13 @@ section! {
         "After so much time in trials: 90s, 45m, 2h, or a number of seconds.";
 }
 
+section! {
+    /// How the best trials are confirmed: by images from noises that no trial began with.
+    pub(super) CONFIRM = "Confirm", "`confirm`";
+    best or "how many of the best trials are drawn again": Number(COUNT), "How many of the best trials.";
+    noises or "how many noises each prompt has": Number(NOISES), "How many noises for each prompt at each size.";
+}
+
 const NAMES: [&str; 3] = ["annealing", "random", "grid"];
 
 /// The forms of `strategy:`.
@@ -89,6 +108,10 @@ pub(super) fn budget(reader: &Reader<'_>, problems: &mut Vec<Problem>) -> Budget
     }
     let time = reader.get("time").and_then(|node| duration(node, problems));
     Budget { trials: reader.number("trials", problems).map(|trials| trials as u64), time }
+}
+
+pub(super) fn confirm(reader: &Reader<'_>, problems: &mut Vec<Problem>) -> Option<Confirm> {
+    Some(Confirm { best: reader.count("best", problems)?, noises: reader.count("noises", problems)? })
 }
 
 /// Reads `90s`, `45m`, `2h`, or a number of seconds.

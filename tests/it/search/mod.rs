@@ -2,6 +2,7 @@
 //! kill -9, objectives against Pillow and ONNX Runtime, and other optimisers.
 
 mod command;
+mod confirm;
 mod fed;
 mod noises;
 mod objectives;

@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use crdiff::{
     diffusion::pipeline::Folder,
-    search::{space, trial::shots},
+    search::{
+        space,
+        trial::{fresh_shots, shots},
+    },
 };
 use serde_json::Value;
 
@@ -16,7 +19,7 @@ plan: { version: 1, crdiff: { down: 0.5 }, amplify: { weight: $w } }
 prompts: [a cat, a cat]
 sampling: { size: 32x40, steps: 1, noises: 2 }
 strategy: grid
-objective: { command: [sh, -c, 'cp "$0" last.png; cksum < "$0" | cut -d" " -f1', "{image}"] }
+objective: { command: [sh, -c, 'cp "$0" last.png; cksum < "$0" | cut -d" " -f1', "{image}"], over: min }
 "#;
 
 #[test]
@@ -32,6 +35,13 @@ fn the_number_of_an_image_is_its_seed() {
     assert_eq!(drawn(&text), numbered.collect::<Vec<_>>());
     let shared = drawn(&text.replace("noises: 2", "seeds: [7, 5]"));
     assert_eq!(shared.iter().map(|shot| shot.2).collect::<Vec<_>>(), [7, 5, 7, 5, 7, 5, 7, 5]);
+    // Those by which trials are confirmed go on above them.
+    for (sampling, first) in [("noises: 2", 8), ("seeds: [7, 5]", 8), ("seeds: [2]", 3)] {
+        let text = text.replace("noises: 2", sampling) + "confirm: { best: 1, noises: 1 }\n";
+        let space = space::parse("space.yaml", &text, Path::new(".")).unwrap();
+        let fresh: Vec<u64> = fresh_shots(&space, &folder).into_iter().map(|shot| shot.seed).collect();
+        assert_eq!(fresh, [first, first + 1, first + 2, first + 3], "{sampling}");
+    }
 }
 
 /// A trial with w = 0 is the dense network, so its images are the dense ones if its noises are.
@@ -47,6 +57,7 @@ fn trials_share_noises_and_prompts_do_not() {
     };
     let dense = scores(&lines[1]["dense"]);
     assert_eq!(dense, scores(&lines[2]));
+    assert_eq!(lines[1]["dense"]["score"], lines[2]["score"], "both are the least of them");
     let mut different = dense.clone();
     different.extend(scores(&lines[3]));
     different.sort_unstable();

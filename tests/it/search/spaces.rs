@@ -257,6 +257,11 @@ fn the_digest_is_of_the_meaning() {
     assert_eq!(known, "760f6db6f10cd1041705ea6d7cbc0ac937a3598f07b50f3c6e936254c27ecf9c");
     assert_eq!(digest(&format!("# a comment\n{SPACE}")), known);
     assert_eq!(digest(&SPACE.replace("[1, 3]", "[1.0, 3.0]")), known);
+    assert_eq!(
+        digest(&format!("{SPACE}confirm: {{ best: 2, noises: 3 }}\n")),
+        known,
+        "it goes on from a journal"
+    );
     for (from, to) in [
         ("[0.1, 0.8]", "[0.1, 0.7]"),
         ("prompts: [a, b]", "prompts: [a]"),
@@ -266,6 +271,7 @@ fn the_digest_is_of_the_meaning() {
         ("prompts:", "seed: 1\nprompts:"),
         ("prompts:", "strategy: random\nprompts:"),
         ("prompts:", "sampling: { steps: 4 }\nprompts:"),
+        ("prompts:", "sampling: { noises: 1 }\nprompts:"),
     ] {
         assert_ne!(digest(&SPACE.replace(from, to)), known, "{to}");
     }
