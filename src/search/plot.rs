@@ -56,7 +56,7 @@ fn by_trial(records: &[&Record], found: &Found, range: (f64, f64)) -> String {
     let last = records.last().map_or(1.0, |record| (record.trial as f64).max(1.0));
     let mut panel = frame("score by trial", (0.0, last), range);
     if let Some(dense) = known(&found.dense) {
-        level(&mut panel, "dense", "#777", down(dense, range));
+        level(&mut panel, ("dense", WIDTH - RIGHT - 2.0, "end"), "#777", down(dense, range));
     }
     let mut best = f64::NEG_INFINITY;
     let mut line = String::new();
@@ -82,7 +82,8 @@ fn by_trial(records: &[&Record], found: &Found, range: (f64, f64)) -> String {
 /// Draws confirmed scores as rings.
 fn fresh(panel: &mut String, confirmed: &Confirmed, last: f64, range: (f64, f64)) {
     if let Some(dense) = known(&confirmed.dense) {
-        level(panel, "dense, fresh noises", FRESH, down(dense, range));
+        // At the other end: the two are often close.
+        level(panel, ("dense, fresh noises", LEFT + 4.0, "start"), FRESH, down(dense, range));
     }
     for trial in &confirmed.trials {
         let Some(score) = known(&trial.scores) else { continue };
@@ -98,15 +99,14 @@ fn fresh(panel: &mut String, confirmed: &Confirmed, last: f64, range: (f64, f64)
     }
 }
 
-/// Draws a score that is not a trial's, as a dashed line.
-fn level(panel: &mut String, name: &str, colour: &str, y: f64) {
+/// Draws a score that is not a trial's, as a dashed line with its name at one end.
+fn level(panel: &mut String, (name, x, anchor): (&str, f64, &str), colour: &str, y: f64) {
     add(
         panel,
         format_args!(
             "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{colour}\" stroke-dasharray=\"4 3\"/>\n\
-             <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"{colour}\">{name}</text>\n",
+             <text x=\"{x}\" y=\"{:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{name}</text>\n",
             WIDTH - RIGHT,
-            WIDTH - RIGHT - 2.0,
             y - 3.0
         ),
     );
