@@ -8,6 +8,7 @@ use std::{
 use crdiff::{
     diffusion::{
         amplify::{DifferenceSource, Mix},
+        fitting::{Asked, Fitting},
         interleave::{self, Batching, Branches, Guidance, Networks},
         pipeline::Unets,
         sampler::{Prediction, Row},
@@ -32,6 +33,8 @@ use crate::{
 #[pyclass(frozen, module = "crdiff._crdiff")]
 pub struct Interleave {
     networks: Mutex<Networks>,
+    /// The sizes that they are known to run at.
+    fitting: Mutex<Fitting>,
     /// w, if it is the same in every call.
     weight: Option<f64>,
     engine: String,
@@ -88,7 +91,7 @@ impl Interleave {
                     Networks::Pair { dense: load(dense)?, pruned: load(pruned)? }
                 }
             };
-            Ok(Self { networks: Mutex::new(networks), weight, engine: chosen.why })
+            Ok(Self { networks: Mutex::new(networks), fitting: Mutex::default(), weight, engine: chosen.why })
         })
     }
 
@@ -127,6 +130,7 @@ impl Interleave {
             time_ids: tensor(&fed.time_ids)?,
             timestep_cond: tensor(&fed.timestep_cond)?,
         };
+        let tokens = conditional.context.dims().get(1).copied().unwrap_or_default();
         let mix = match weight {
             0.0 => Mix::Dense,
             1.0 => Mix::Pruned,
@@ -146,6 +150,8 @@ impl Interleave {
             next: Vec::new(),
         };
         let mut networks = lock(&self.networks);
+        let asked = Asked { sample: dims, tokens, factor: None };
+        lock(&self.fitting).check_each(&networks, asked).map_err(Failure::pipeline)?;
         let interleave =
             interleave::Interleave::new(&mut networks, vec![mix], On::Both, guidance, &branches, dims);
         let input = sample.to_f32();

@@ -3,7 +3,7 @@
 //! [`Pipeline`] goes from a prompt to images. Its parts stand on their own: [`text`] (tokens and text encoders),
 //! [`random`] (the first latents), [`sampler`] (tables and the loop that runs them), [`amplify`] and [`interleave`]
 //! (the dense and the pruned network as one), [`feature_cache`] (which calls run a small part of a network),
-//! [`prediction_cache`] (what images have in common), [`device`] (the same
+//! [`fitting`] (at which sizes networks run), [`prediction_cache`] (what images have in common), [`device`] (the same
 //! without leaving a GPU), [`guidance`], [`unet`] and [`vae`].
 
 pub mod amplify;
@@ -11,6 +11,7 @@ mod call;
 pub mod device;
 mod error;
 pub mod feature_cache;
+pub mod fitting;
 pub mod guidance;
 pub mod interleave;
 pub mod pipeline;

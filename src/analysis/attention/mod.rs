@@ -15,7 +15,7 @@ mod window;
 
 pub use logits::Logits;
 pub use structure::{Attentions, structure};
-pub use window::Windows;
+pub use window::{Divided, Windows};
 
 use crate::{
     analysis::{

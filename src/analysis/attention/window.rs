@@ -2,8 +2,13 @@
 
 use super::{Attention, einsum::Equation};
 use crate::{
-    analysis::{Analysis, skip::Illegal, splice::Splice},
-    ir::{Node, NodeId, Template, TemplateOperand, ValueId, int_attribute, ints_attribute},
+    analysis::{
+        Analysis,
+        shapes::{Dim, Shapes},
+        skip::Illegal,
+        splice::Splice,
+    },
+    ir::{Graph, Node, NodeId, Template, TemplateOperand, ValueId, int_attribute, ints_attribute},
 };
 
 /// Most operators between the product of queries and keys and that of probabilities and values.
@@ -20,6 +25,23 @@ pub struct Windows {
     pub columns: i64,
     /// By how many quarters of a window they begin later, around the edges.
     pub quarters: i64,
+}
+
+impl Windows {
+    /// Checks that they divide `pixels`, where the graph is of one size alone.
+    fn divide(self, analysis: &Analysis<'_>, pixels: ValueId) -> Result<(), String> {
+        let dims = analysis.shapes.of(pixels).map(|shape| &*shape.dims);
+        let Some([_, _, height, width]) = dims else { return Ok(()) };
+        let size = [height, width].map(Dim::constant);
+        let leaves = |(size, count): (Option<i64>, i64)| size.is_some_and(|size| size % count != 0);
+        match size.into_iter().zip([self.rows, self.columns]).any(leaves) {
+            true => Err(format!(
+                "has a feature map of {height}x{width}, which {}x{} windows do not divide",
+                self.rows, self.columns
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The layout of one operand: which axis has the tokens, and the last axes of all.
@@ -58,6 +80,7 @@ impl Attention {
         let pixels = self
             .pixels(analysis)
             .ok_or_else(|| at("has tokens that are not the pixels of what its block reads"))?;
+        windows.divide(analysis, pixels).map_err(|reason| at(&reason))?;
         let unknown = || at("has queries, keys or values of no known layout");
         let mut template = Template::default();
         let grid = Grid::new(&mut template, pixels, windows);
@@ -192,8 +215,40 @@ impl Attention {
     }
 }
 
+/// A feature map that is divided into windows in a graph that was compiled before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Divided {
+    /// The value whose height and width are divided.
+    pub pixels: ValueId,
+    /// Rows and columns of windows.
+    pub windows: [i64; 2],
+}
+
+impl Divided {
+    /// Finds the windows that the Reshape `node` makes, as [`Attention::windowed`] writes it.
+    pub fn by(graph: &Graph, shapes: &Shapes, node: NodeId) -> Option<Self> {
+        let from = |id: NodeId, slot: usize, op: &str| {
+            graph.producer(graph.node(id).input(slot)?).filter(|producer| graph.node(*producer).is(op))
+        };
+        let number = |id: NodeId, slot: usize| shapes.size(graph.node(id).input(slot)?)?.constant();
+        let dims = from(node, 1, "Concat").filter(|_| graph.node(node).is("Reshape"))?;
+        let mut found: [Option<(ValueId, i64)>; 2] = [None; 2];
+        for slot in 0..graph.node(dims).inputs.len() {
+            let Some(quotient) = from(dims, slot, "Div") else { continue };
+            let Some(size) = from(quotient, 0, "Slice") else { continue };
+            let pixels = from(size, 0, "Shape").and_then(|shape| graph.node(shape).input(0));
+            let axis = number(size, 1).and_then(|axis| usize::try_from(axis.checked_sub(2)?).ok());
+            if let Some(place) = axis.and_then(|axis| found.get_mut(axis)) {
+                *place = pixels.zip(number(quotient, 1));
+            }
+        }
+        let [Some((pixels, rows)), Some((other, columns))] = found else { return None };
+        (pixels == other).then_some(Self { pixels, windows: [rows, columns] })
+    }
+}
+
 fn is_scalar(analysis: &Analysis<'_>, value: ValueId) -> bool {
-    let is_one = |dims: &[_]| dims.iter().all(|dim: &crate::analysis::shapes::Dim| dim.constant() == Some(1));
+    let is_one = |dims: &[_]| dims.iter().all(|dim: &Dim| dim.constant() == Some(1));
     analysis.shapes.of(value).is_some_and(|shape| is_one(&shape.dims))
 }
 

@@ -241,6 +241,20 @@ impl Dim {
         Some(sum)
     }
 
+    /// Returns the smallest number up to `most` such that this is divisible by `divisor` wherever all symbols are divisible
+    /// by that number; `None` if none is proven to be one.
+    pub fn divisible_where(&self, divisor: i64, most: i64) -> Option<i64> {
+        let is_proven = |number: &i64| {
+            let multiple = |atom: &Atom| match atom {
+                Atom::Symbol(_) => Self::from(*number).mul(&atom.clone().into()),
+                _ => None,
+            };
+            let divides = |term: &Term| term.coefficient.checked_rem(divisor) == Some(0);
+            self.substitute(&multiple).is_some_and(|dim| dim.terms().iter().all(divides))
+        };
+        (1..=most).find(is_proven)
+    }
+
     /// Returns whether `test` holds of an atom anywhere in it.
     pub(super) fn any(&self, test: &dyn Fn(&Atom) -> bool) -> bool {
         match &self.0 {
@@ -350,6 +364,19 @@ mod tests {
                 assert_eq!(twice.evaluate(&lookup), Some(expected as i64), "{twice}");
             }
         }
+    }
+
+    #[test]
+    fn divisibility_is_that_of_symbols() {
+        let deepest = halved(&halved(&halved(&h())));
+        for (divisor, number) in [(1, 1), (2, 16), (3, 24), (4, 32)] {
+            assert_eq!(deepest.divisible_where(divisor, 64), Some(number));
+        }
+        assert_eq!(h().divisible_where(3, 64), Some(3));
+        assert_eq!(deepest.divisible_where(2, 15), None);
+        assert_eq!(h().add(&number(1)).unwrap().divisible_where(2, 64), None);
+        assert_eq!(number(6).divisible_where(3, 64), Some(1));
+        assert_eq!(number(6).divisible_where(4, 64), None);
     }
 
     #[test]

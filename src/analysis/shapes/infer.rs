@@ -89,8 +89,15 @@ pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Failure> {
 /// This never fails: what cannot be inferred is unknown, and [`Shapes::notes`] says why. Weights are not read; only
 /// integer tensors of at most 1024 elements, and floats of at most 8, are.
 pub fn shapes(graph: &Graph) -> Shapes {
+    shapes_at(graph, &[])
+}
+
+/// Does the same as [`shapes`] where symbols of the inputs have these sizes. [`Shapes::problems`] then has the nodes whose
+/// operands do not fit at them, too.
+pub fn shapes_at(graph: &Graph, sizes: &[(String, i64)]) -> Shapes {
     let mut tensors: Vec<Tensor> = vec![Tensor::default(); graph.value_capacity()];
-    let (stated, symbols) = inputs::input_tensors(graph);
+    let (mut stated, symbols) = inputs::input_tensors(graph);
+    inputs::bind(&mut stated, sizes);
     let overridable: FxHashSet<_> = graph.inputs().map(|io| io.value).collect();
     for (_, initializer) in graph.initializers().filter(|(_, i)| !overridable.contains(&i.value)) {
         if let Some(slot) = tensors.get_mut(initializer.value.index()) {

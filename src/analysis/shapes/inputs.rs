@@ -57,7 +57,19 @@ fn element_type(io: &GraphIo) -> Option<DataType> {
     io.info.data_type().filter(|data_type| data_type.0 != 0)
 }
 
-/// Returns values for the symbols of a UNet's inputs, for [`Shapes::evaluate`](super::Shapes::evaluate).
+/// Gives symbols these sizes.
+pub(super) fn bind(tensors: &mut [Tensor], sizes: &[(String, i64)]) {
+    let bound = |dim: &Dim| {
+        let name = dim.as_atom().map(ToString::to_string)?;
+        sizes.iter().find(|(symbol, _)| *symbol == name).map(|(_, size)| Dim::from(*size))
+    };
+    for dims in tensors.iter_mut().filter_map(|tensor| tensor.dims.as_mut()).filter(|_| !sizes.is_empty()) {
+        *dims = dims.iter().map(|dim| bound(dim).unwrap_or_else(|| dim.clone())).collect();
+    }
+}
+
+/// Returns values for the symbols of a UNet's inputs, for [`Shapes::evaluate`](super::Shapes::evaluate) and
+/// [`shapes_at`](super::shapes_at).
 ///
 /// The latents are the input called `sample`, or else the first one with four dimensions: `[batch, channels, height,
 /// width]`, in latent (not image) pixels. The first dimension of the other inputs is the batch and, if there are three,

@@ -41,7 +41,7 @@ pub use compare::{Agreement, ShapeDifference, compare};
 pub use dim::Dim;
 pub use edited::Edited;
 pub use evaluate::ConcreteShapes;
-pub use infer::shapes;
+pub use infer::{shapes, shapes_at};
 pub use inputs::bind_sizes;
 
 use crate::{

@@ -152,7 +152,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Adds what may be wrong with the size to an engine's error.
+    /// Adds what may be wrong with the size to an engine's error: shapes do not tell it of every graph.
     pub(super) fn explain_size(
         &self,
         error: PipelineError,
@@ -229,5 +229,25 @@ fn kind(index: &Value, path: &Path) -> Result<PipelineKind, PipelineError> {
                  LatentConsistencyModelPipeline"
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineKind;
+
+    #[test]
+    fn an_error_at_a_size_that_may_not_fit_is_explained() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pipelines/sd15");
+        let folder = Folder::open(&path).unwrap();
+        let failed = || {
+            let (engine, model) = (EngineKind::Ort, "unet.onnx".to_string());
+            EngineError::Run { engine, model, what: "it failed".to_string() }
+        };
+        let explained = |sample| folder.explain_size(failed().into(), sample).to_string();
+        let hint = "latents of 9x10 are not divisible by 2, which this export may need; try --size 40x40";
+        assert_eq!(explained([1, 4, 9, 10]), format!("{}\n{hint}", failed()));
+        assert_eq!(explained([1, 4, 8, 10]), failed().to_string());
     }
 }

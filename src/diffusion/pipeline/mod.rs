@@ -33,6 +33,7 @@ use super::{
     call::CallTensors,
     device::{DeviceLoop, StepGraphs, StepSessions},
     feature_cache::cached_calls,
+    fitting::Fitting,
     interleave::{Batching, Guidance, Interleave, Networks},
     prediction_cache::{CachedRun, PredictionCache},
     sampler::{self, Clean, Config, Row, SamplerError, SavedConfig, Table, TimestepType},
@@ -65,6 +66,8 @@ pub struct Pipeline {
     /// Networks that are loaded, but not of this run.
     idle: Vec<Unet>,
     cache: Option<Arc<PredictionCache>>,
+    /// The sizes that networks are known to run at.
+    fitting: Fitting,
     /// The sizes that the networks were loaded for, where that matters.
     fitted: Option<shapes::Sizes>,
     steps: StepSessions,
@@ -106,6 +109,7 @@ impl Pipeline {
             networks: None,
             idle: Vec::new(),
             cache: None,
+            fitting: Fitting::default(),
             fitted: None,
             steps: StepSessions::default(),
             prompters,
@@ -140,6 +144,7 @@ impl Pipeline {
         };
         let cached =
             request.cache.as_ref().map(|cache| cached_calls(cache, table.rows())).unwrap_or_default();
+        self.check_sizes(sample)?;
         let networks = self.networks(request, sample, &mixed, observer);
         let networks = networks.map_err(|error| self.folder.explain_size(error, sample))?;
         let distilled = check_networks(&networks, &self.folder, &table, sample, observer)?;

@@ -15,6 +15,7 @@ use crate::{
     diffusion::{
         PipelineError,
         amplify::Mix,
+        fitting::Asked,
         interleave::Networks,
         prediction_cache::PredictionCache,
         text::Prompter,
@@ -73,6 +74,18 @@ impl Pipeline {
         own.into_iter().chain(self.unets.given()).map(PathBuf::as_path).collect()
     }
 
+    /// Checks that each of the UNets runs on a batch of latents of these dimensions.
+    pub(super) fn check_sizes(&mut self, sample: [usize; 4]) -> Result<(), PipelineError> {
+        let (tokens, factor) = (self.tokens(), Some(self.folder.vae.factor));
+        let files: Vec<PathBuf> = self.files().into_iter().map(Path::to_path_buf).collect();
+        files.iter().try_for_each(|file| self.fitting.check(file, Asked { sample, tokens, factor }))
+    }
+
+    /// Returns the tokens of a prompt.
+    fn tokens(&self) -> usize {
+        self.prompters.first().map_or(0, Prompter::length)
+    }
+
     /// Returns whether a network stays loaded while it is not run.
     fn is_kept(&self, unet: &Unet) -> bool {
         self.cache.is_some() && unet.file() == self.dense
@@ -90,7 +103,7 @@ impl Pipeline {
         let fits = self.options.has_accelerator() || self.samples_on_device(request);
         let sizes = fits.then(|| shapes::Sizes {
             sample,
-            tokens: self.prompters.first().map_or(0, Prompter::length),
+            tokens: self.tokens(),
             guided: request.guidance > 1.0,
             batching: request.batching,
             on: request.amplify.on,

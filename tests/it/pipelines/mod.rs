@@ -8,5 +8,6 @@ mod goldens;
 mod interleave;
 mod lora;
 mod requests;
+mod sizes;
 mod support;
 mod tokens;
