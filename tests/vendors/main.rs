@@ -1,4 +1,4 @@
-//! Graphs and settings in vendors' own software, without the devices that it is for. It fetches 440 MB, so `.ci/run` runs
+//! Graphs and settings in vendors' own software, without the devices that it is for. It fetches 410 MB, so `.ci/run` runs
 //! it as a stage of its own and `cargo test` doesn't: `cargo test --test vendors`.
 #![allow(clippy::unwrap_used, reason = "a test may end there")]
 

@@ -30,10 +30,11 @@ pub fn python_packages() -> &'static Path {
 pub fn pip_packages(name: &str, requirements: &Path) -> PathBuf {
     super::not_quick();
     once(name, &[requirements], |folder| {
-        // A folder rather than a virtual environment, which some systems' Python can't make.
+        // A folder rather than a virtual environment, which some systems' Python can't make. Few of its modules are
+        // imported, and importing compiles them.
         run(Command::new(python())
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
-            .args(["--only-binary=:all:", "--no-deps", "--target"])
+            .args(["--only-binary=:all:", "--no-compile", "--no-deps", "--target"])
             .arg(folder)
             .arg("--requirement")
             .arg(requirements));

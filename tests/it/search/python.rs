@@ -30,12 +30,12 @@ pub fn python(name: &str, requirements: &str) -> PathBuf {
         let output = command.output().expect("this test needs Python with pip");
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    // Its own pip would take seconds, and some systems' Python cannot put it there.
+    // Its own pip would take seconds, and some systems' Python cannot put it there; so would compiling all modules.
     run(Command::new(node::python()).args(["-m", "venv", "--clear", "--without-pip"]).arg(&folder));
     run(Command::new(node::python())
         .args(["-m", "pip", "--disable-pip-version-check", "--python"])
         .arg(&python)
-        .args(["install", "--quiet", "--no-input", "--no-deps", "--requirement"])
+        .args(["install", "--quiet", "--no-input", "--no-compile", "--no-deps", "--requirement"])
         .arg(&requirements));
     fs::write(installed, wanted).unwrap();
     python
