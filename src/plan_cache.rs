@@ -1,6 +1,7 @@
 //! The cache of compiled plans: what a run compiled is kept for the next, in the user's cache folder or beside the model.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
@@ -194,6 +195,8 @@ struct Model {
     key: String,
     /// The bytes of its files.
     len: u64,
+    /// The notes that were told of what was compiled for it: of a pair both graphs have the same.
+    told: RefCell<BTreeSet<String>>,
 }
 
 impl Model {
@@ -212,7 +215,7 @@ impl Model {
             let changed = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
             hash.update(changed.unwrap_or_default().as_nanos().to_le_bytes());
         }
-        Ok(Self { path: path.to_path_buf(), graph, key: short(hash), len })
+        Ok(Self { path: path.to_path_buf(), graph, key: short(hash), len, told: RefCell::default() })
     }
 
     fn folder(&self) -> &Path {
@@ -334,7 +337,9 @@ impl Entry<'_> {
             .weights(WeightPolicy::Share)
             .masks(self.cache.masks);
         job.cached = self.plan.cache.is_some();
-        for note in compile_file(&job, self.cache.observer)?.notes {
+        let mut notes = compile_file(&job, self.cache.observer)?.notes;
+        notes.retain(|note| self.model.told.borrow_mut().insert(note.clone()));
+        for note in notes {
             self.cache.observer.tell(Event::Warning(&note)).map_err(OnnxError::from)?;
         }
         Ok(())

@@ -1,6 +1,9 @@
 //! `--compiled`: where compiled plans are kept for the next run.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use clap::{ValueEnum, builder::PossibleValue};
 
@@ -92,7 +95,7 @@ pub fn text_encoders(
 
 /// Says which LoRAs of `plan` leave the UNet as it is.
 pub fn say_text_encoders_alone(plan: &Plan) {
-    for file in plan.loras_of_text_encoders() {
+    for file in plan.loras_of_text_encoders().collect::<BTreeSet<_>>() {
         anstream::eprintln!("note: `{file}` is for text encoders alone: the UNet is as it was without it");
     }
 }

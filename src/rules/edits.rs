@@ -37,10 +37,18 @@ impl Edits {
         }
     }
 
-    /// Returns the notes of rules that change no module by itself, such as layers that a LoRA has for other networks.
-    pub fn notes(&self) -> impl Iterator<Item = String> {
+    /// Returns the notes of rules that change no module by itself, such as layers that a LoRA has for other networks; each
+    /// once, however many rules have the file.
+    pub fn notes(&self) -> Vec<String> {
         let rules = self.changes().filter(|change| change.module.is_none());
-        rules.filter_map(|change| Some(format!("`{}`: {}", change.subject, change.note.as_ref()?)))
+        let mut notes = Vec::new();
+        for (subject, note) in rules.filter_map(|change| Some((&change.subject, change.note.as_ref()?))) {
+            let note = format!("`{subject}`: {note}");
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        notes
     }
 
     /// Returns whether nothing is changed in either network.

@@ -1,6 +1,6 @@
 //! A LoRA for UNet and text encoder, against diffusers with `fuse_lora`.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Mutex};
 
 use crdiff::{
     diffusion::{
@@ -8,12 +8,16 @@ use crdiff::{
         pipeline::{Folder, Request, Unets},
     },
     engine::SessionOptions,
+    observer::Event,
     passes::MaskForm,
     plan,
     plan_cache::{Place, PlanCache},
 };
 
-use crate::pipelines::support::{Golden, Runner, pipelines, prepare};
+use crate::{
+    common::observer::Hears,
+    pipelines::support::{Golden, Runner, pipelines, prepare},
+};
 
 #[test]
 fn latents_are_those_of_diffusers() {
@@ -88,4 +92,29 @@ fn text_encoders_alone() {
     assert_eq!(compiled(lora), (Unets::Dense, 1));
     let (masked, _) = compiled("crdiff: { mid: 0.2 }");
     assert_eq!(compiled(&format!("{lora}crdiff: {{ mid: 0.2 }}")), (masked, 1));
+}
+
+/// Layers that a file has for other networks are a note of each rule that has it, and of each graph of a pair.
+#[test]
+fn a_note_is_told_once() {
+    let prepared = prepare("sd15");
+    let style = pipelines().parent().unwrap().join("lora/pipeline.safetensors");
+    fs::copy(style, prepared.pipeline.join("style.safetensors")).unwrap();
+    let path = prepared.pipeline.join("plan.yaml");
+    let rule = |scale| format!("[{{ lora: {{ file: style.safetensors, scale: {scale} }} }}]");
+    fs::write(&path, format!("version: 1\nalways: {}\nrules: {}", rule(0.5), rule(0.25))).unwrap();
+    let told = Mutex::new(Vec::new());
+    let observer = Hears::new(|event| {
+        if let Event::Warning(note) = event {
+            told.lock().unwrap().push(note.to_string());
+        }
+        false
+    });
+    let cache = PlanCache { place: Place::Beside, masks: MaskForm::Stored, observer: &observer };
+    let networks = cache.networks(&prepared.pipeline.join("unet/model.onnx"), &plan::load(&path).unwrap());
+    assert!(matches!(networks.unwrap().unets, Unets::Pair { .. }));
+    assert_eq!(
+        told.into_inner().unwrap(),
+        ["`style.safetensors`: 9 layers of the first text encoder are left out"]
+    );
 }
