@@ -5,6 +5,8 @@ use bytes::Bytes;
 use super::{Attribute, Symbol, ValueId};
 use crate::onnx::wire;
 
+/// `NodeProto.overload`
+const OVERLOAD: u32 = 8;
 /// `NodeProto.metadata_props`
 const METADATA: u32 = 9;
 
@@ -89,12 +91,15 @@ impl Node {
 
     /// Returns the value of the entry `key` of `metadata_props`, where the dynamo exporter says where the node comes from.
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        let field = |message, number| {
-            wire::parts(message).flatten().filter(move |part| part.number == number).map(|part| part.value)
-        };
         // StringStringEntryProto has the key in field 1, the value in field 2.
-        let entry = field(&self.raw, METADATA).find(|entry| field(entry, 1).eq([key.as_bytes()]))?;
-        field(entry, 2).next().and_then(|value| std::str::from_utf8(value).ok())
+        let entry = contents(&self.raw, METADATA).find(|entry| contents(entry, 1).eq([key.as_bytes()]))?;
+        contents(entry, 2).next().and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// Returns which of several functions of one name it calls; empty for all else.
+    pub fn overload(&self) -> &str {
+        let overload = contents(&self.raw, OVERLOAD).last();
+        overload.and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
     }
 
     /// Returns the node as messages name it: `MatMul node \`/down_blocks.0/.../MatMul\``.
@@ -105,4 +110,9 @@ impl Node {
             format!("{} node `{}`", self.op_type, self.name)
         }
     }
+}
+
+/// Returns the contents of the fields of `message` with this number.
+fn contents(message: &[u8], number: u32) -> impl Iterator<Item = &[u8]> {
+    wire::parts(message).flatten().filter(move |part| part.number == number).map(|part| part.value)
 }

@@ -28,7 +28,8 @@ pub type Outer<'a> = &'a dyn Fn(&str) -> Option<Hash>;
 /// Hashes the attributes and operators of one model.
 pub struct Canonical<'g> {
     graph: &'g Graph,
-    functions: BTreeMap<(String, String), Hash>,
+    /// By domain, name and overload.
+    functions: BTreeMap<[String; 3], Hash>,
     /// Whether more counts than a digest may depend on: what attributes and the values of bodies are declared as, and
     /// which of several random nodes one is.
     exact: bool,
@@ -61,8 +62,8 @@ impl<'g> Canonical<'g> {
         for _ in 0..=functions.len() {
             let mut hashes = BTreeMap::new();
             for function in &functions {
-                let key = (domain(function.domain()).to_string(), function.name().to_string());
-                hashes.insert(key, this.function(function)?);
+                let key = [domain(function.domain()), function.name(), function.overload()];
+                hashes.insert(key.map(str::to_string), this.function(function)?);
             }
             if hashes == this.functions {
                 break;
@@ -78,10 +79,14 @@ impl<'g> Canonical<'g> {
         Self { graph, functions: BTreeMap::new(), exact: true }
     }
 
-    /// Returns the hash of an operator: its name and domain, and what it does if it is a function of the model.
-    pub fn operator(&self, domain_name: &str, op_type: &str) -> Hash {
-        let hasher = Hasher::new("operator").text(domain(domain_name)).text(op_type);
-        match self.functions.get(&(domain(domain_name).to_string(), op_type.to_string())) {
+    /// Returns the hash of an operator: its domain, name and overload, and what it does if it is a function of the model.
+    pub fn operator(&self, domain_name: &str, op_type: &str, overload: &str) -> Hash {
+        let key = [domain(domain_name), op_type, overload];
+        let mut hasher = Hasher::new("operator").text(key[0]).text(op_type);
+        if !overload.is_empty() {
+            hasher = hasher.text(overload);
+        }
+        match self.functions.get(&key.map(str::to_string)) {
             Some(function) => hasher.bytes(function).finish(),
             None => hasher.finish(),
         }
@@ -264,7 +269,7 @@ impl<'g> Canonical<'g> {
                 })
                 .collect();
             let mut hasher = Hasher::new("node")
-                .bytes(&self.operator(node.domain(), node.op_type()))
+                .bytes(&self.operator(node.domain(), node.op_type(), node.overload()))
                 .bytes(&self.attributes_at(&node.attribute, &lookup, depth)?)
                 .list(&operands);
             if self.exact {

@@ -18,7 +18,7 @@ use crate::{
     observer::Progress,
     onnx::{OnnxError, TensorHeader},
     verify::{
-        canonical::{Canonical, domain},
+        canonical::Canonical,
         hash::{Hash, Hasher},
     },
 };
@@ -278,7 +278,7 @@ impl Comparison<'_, '_> {
         let tell =
             |what: What| Some(Difference { module: self.module(A, id), node: Some(node.describe()), what });
         let [operator_a, operator_b] = [(A, node), (B, other)]
-            .map(|(side, n)| self.canonical[side].operator(domain(&n.domain), &n.op_type));
+            .map(|(side, n)| self.canonical[side].operator(&n.domain, &n.op_type, n.overload()));
         if operator_a != operator_b {
             found.push(tell(What::Function));
         }

@@ -58,7 +58,7 @@ impl Hashed<'_, '_> {
         let mut local = vec![NOTHING; graph.node_capacity()];
         for (id, node) in graph.nodes().filter(|(_, n)| !is_constant(n)) {
             let outer = |name: &str| values.get(graph.value_named(name)?.index()).copied();
-            let operator = self.canonical.operator(&node.domain, &node.op_type);
+            let operator = self.canonical.operator(&node.domain, &node.op_type, node.overload());
             let operands: Vec<Hash> =
                 node.inputs.iter().map(|v| v.map_or(NOTHING, |v| values[v.index()])).collect();
             let hash = Hasher::new("node")

@@ -4,14 +4,18 @@ use std::{collections::BTreeMap, fs};
 
 use crdiff::{
     analysis::{modules::modules, weights::weights},
-    verify::structure::{Difference, WeightComparison, What},
+    ir::Graph,
+    onnx,
+    verify::structure::{Difference, WeightComparison, What, diff, digests},
 };
+use prost::Message;
 use serde_json::Value;
 
 use crate::{
     common::{
         compiled::compiled,
         edit::{changed, fixture, nudge},
+        onnx_text::parse_model,
     },
     diff::{compared, load, rearrange::node},
 };
@@ -206,5 +210,38 @@ fn optimised_copies() {
                 && d.node.as_deref().is_some_and(|n| n.starts_with("Conv"))
         });
         assert_eq!(convolutions.count(), 0, "{a}, {b}");
+    }
+}
+
+/// ONNX calls domain, name and overload together what is unique to a function.
+#[test]
+fn overloads_of_one_name_are_functions_of_their_own() {
+    let model = |[first, second]: [&str; 2], [a, b]: [&str; 2]| {
+        let sets = r#"domain: "local", opset_import: ["" : 18]"#;
+        let text = format!(
+            "<ir_version: 10, opset_import: [\"\" : 18, \"local\" : 1]>
+g (float[2] x) => (float[2] y) {{ u = local.f:{a} (x) y = local.f:{b} (u) }}
+<{sets}, overload: \"one\"> f (u) => (v) {{ v = {first} (u) }}
+<{sets}, overload: \"two\"> f (u) => (v) {{ v = {second} (u) }}"
+        );
+        onnx::open_bytes(parse_model(&text).unwrap().encode_to_vec().into(), ".")
+            .and_then(Graph::load)
+            .unwrap()
+    };
+    let functions = ["Neg", "Abs"];
+    let original = model(functions, ["one", "two"]);
+    let others = [
+        (model(functions, ["one", "two"]), 0, true),
+        (model(["Exp", "Abs"], ["one", "two"]), 1, false),
+        (model(["Neg", "Exp"], ["one", "two"]), 1, false),
+        (model(functions, ["one", "one"]), 1, false),
+        // The same functions in another order.
+        (model(functions, ["two", "one"]), 0, false),
+    ];
+    for (other, changed, same) in others {
+        let found = diff(&original, &other, WeightComparison::Compared, &()).unwrap().differences;
+        let functions = found.iter().filter(|difference| difference.what == What::Function).count();
+        assert_eq!((functions, found.is_empty()), (changed, same), "{found:?}");
+        assert_eq!(digests(&original, &()).unwrap() == digests(&other, &()).unwrap(), same, "{found:?}");
     }
 }
