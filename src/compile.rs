@@ -259,7 +259,7 @@ impl<'a> Job<'a> {
 /// # Errors
 /// [`CompileError`].
 pub fn compile_file(job: &Job<'_>, observer: &dyn Observer) -> Result<CompileReport, CompileError> {
-    let mut source = Graph::load(onnx::open(job.model)?)?;
+    let mut source = Graph::load(onnx::open_with_weights(job.model)?)?;
     let macs = |graph: &Graph| {
         job.at.map(|size| macs::each(graph, &macs::at_size(graph, &shapes::shapes(graph), size)))
     };

@@ -27,7 +27,7 @@ pub struct TrtexecJob<'a> {
 /// # Errors
 /// As [`profile()`], and if the model cannot be read.
 pub fn command(job: &TrtexecJob<'_>) -> Result<Vec<String>, DeployError> {
-    let mut graph = Graph::load(onnx::open(job.model)?)?;
+    let mut graph = Graph::load(onnx::open_with_weights(job.model)?)?;
     let precision = precision(&graph)?;
     let profile = profile(&mut graph, job.model, job.sizes)?;
     let beside = |ending: &str| job.model.with_extension(ending);

@@ -71,7 +71,7 @@ pub fn export(job: &WebJob<'_>) -> Result<Bundle, DeployError> {
             job.file_limit
         )));
     }
-    let graph = Graph::load(onnx::open(job.model)?)?;
+    let graph = Graph::load(onnx::open_with_weights(job.model)?)?;
     let weights = weights(&graph, job.file_limit).map_err(fail)?;
     let mut notes = Vec::new();
     if weights > MUCH {

@@ -238,8 +238,8 @@ impl Engine for OrtEngine {
 
     fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
         let model = path.display().to_string();
-        let source =
-            onnx::open(path).map_err(|source| EngineError::Model { model: model.clone(), source })?;
+        let source = onnx::open_with_weights(path)
+            .map_err(|source| EngineError::Model { model: model.clone(), source })?;
         self.create(&model, &source, Origin::File(path), options)
     }
 

@@ -40,7 +40,7 @@ impl Engine for RtenEngine {
     fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
         let model = path.display().to_string();
         let broken = |source: OnnxError| EngineError::Model { model: model.clone(), source };
-        let source = onnx::open(path).map_err(broken)?;
+        let source = onnx::open_with_weights(path).map_err(broken)?;
         // rten opens files by their extension, and reads external data only from files with these names. It follows a link
         // before it looks for data beside the model.
         let is_found = |location: &str| is_readable(location) && !path.is_symlink();

@@ -33,8 +33,8 @@ impl Engine for TractEngine {
 
     fn load(&self, path: &Path, options: &SessionOptions) -> Result<Box<dyn Session>, EngineError> {
         let model = path.display().to_string();
-        let source =
-            onnx::open(path).map_err(|source| EngineError::Model { model: model.clone(), source })?;
+        let source = onnx::open_with_weights(path)
+            .map_err(|source| EngineError::Model { model: model.clone(), source })?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         session(model, &source, folder.to_str(), options)
     }

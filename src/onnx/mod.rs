@@ -28,7 +28,9 @@ pub use open::{GraphSource, Source, graph_field, model_field, open, open_bytes};
 pub use tensor::{DataType, ExternalRange, Payload, TensorHeader};
 pub(crate) use value_info::stated_shape;
 pub use value_info::{Dimension, ValueInfo};
-pub use write::{WeightPolicy, WriteOptions, Written, can_share, external_files, write, write_all};
+pub use write::{
+    WeightPolicy, WriteOptions, Written, can_share, external_files, open_with_weights, write, write_all,
+};
 pub(crate) use write::{
     files::{Pending, Taken, place},
     temporary,

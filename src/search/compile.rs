@@ -113,7 +113,7 @@ impl Compiler {
     /// # Errors
     /// [`SearchError`] if it cannot be read, or nothing can be written.
     pub fn open(path: &Path) -> Result<Self, SearchError> {
-        let graph = Graph::load(onnx::open(path)?)?;
+        let graph = Graph::load(onnx::open_with_weights(path)?)?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // A link is not followed: its data lies beside the link.
         let folder = folder.canonicalize().map_err(|e| SearchError::io("open", path, e))?;

@@ -13,7 +13,7 @@ const LAYERS: [(&str, &[&str]); 21] = [
     ("observer", &[]),
     ("onnx", &["hex", "lock", "observer"]),
     ("ir", &["hex", "onnx"]),
-    ("onnx/write", &["ir", "observer", "onnx"]),
+    ("onnx/write", &["hex", "ir", "observer", "onnx"]),
     ("analysis", &["ir", "lock", "observer", "onnx"]),
     ("plan", &["analysis", "hex", "ir", "onnx", "rules"]),
     ("rules", &["analysis", "hex", "ir", "onnx", "plan"]),

@@ -163,7 +163,7 @@ fn check_name(name: &str) -> Result<(), DeployError> {
 }
 
 fn serve(entry: &Entry, job: &TritonJob<'_>, staging: &Staging) -> Result<Served, DeployError> {
-    let load = || -> Result<Graph, DeployError> { Ok(Graph::load(onnx::open(&entry.model)?)?) };
+    let load = || -> Result<Graph, DeployError> { Ok(Graph::load(onnx::open_with_weights(&entry.model)?)?) };
     let mut graph = load()?;
     let mut notes = Vec::new();
     let (max_batch, widened) = match job.serving.max_batch {

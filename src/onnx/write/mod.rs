@@ -12,6 +12,7 @@ pub(crate) mod files;
 mod message;
 mod model;
 mod nested;
+mod shared;
 pub(crate) mod temporary;
 mod tensors;
 
@@ -26,6 +27,7 @@ use std::{
 use copy::{Destination, MaskedCount};
 use files::{Pending, Taken, Target};
 use message::Message;
+pub use shared::open_with_weights;
 use tensors::{Placement, SharedNew, WeightLayout};
 
 use super::{DataFile, OnnxError, Payload, Source, TensorHeader, graph_field};

@@ -8,6 +8,7 @@ use super::{
     files::Target,
     message::Message,
     nested::MessageKind,
+    shared,
     tensors::{Placement, SharedNew, WeightLayout},
 };
 use crate::{
@@ -58,7 +59,7 @@ pub fn model<'g>(
                         push_metadata(&mut out, entry.key(), value)
                     }
                     Some(_) => {}
-                    None if entry.key() == MODEL_HASH => {}
+                    None if [MODEL_HASH, shared::KEY].contains(&entry.key()) => {}
                     None => out.push(&field.raw),
                 }
             }
@@ -75,6 +76,9 @@ pub fn model<'g>(
         if written.insert(key.clone()) {
             push_metadata(&mut out, key, new_value(graph, key).unwrap_or_default());
         }
+    }
+    if let Some(stated) = placement.sampled.stated()? {
+        push_metadata(&mut out, shared::KEY, &stated);
     }
     Ok((out, placement))
 }

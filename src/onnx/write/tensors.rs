@@ -15,6 +15,7 @@ use super::{
     files::Target,
     message::Message,
     nested::{self, MessageKind},
+    shared::Shared,
 };
 use crate::{
     ir::{Graph, Initializer, InitializerId, NewData},
@@ -92,6 +93,8 @@ pub struct Placement<'a> {
     pub data: Vec<DataLayout>,
     /// Bytes that stay in each other file.
     pub shared: BTreeMap<PathBuf, u64>,
+    /// The tensors that stay in other files, as they are told to be known again.
+    pub sampled: Shared,
     /// The data files of other outputs that are used.
     pub reads: BTreeSet<PathBuf>,
     /// The new elements that are in the data file where weights are shared.
@@ -111,8 +114,21 @@ impl<'a> Placement<'a> {
         layout: WeightLayout,
         external: bool,
     ) -> Self {
-        let (data, shared, reads, new, locations, still_right) = Default::default();
-        Self { graph, target, layout, others, external, data, shared, reads, new, locations, still_right }
+        let (data, shared, sampled, reads, new, locations, still_right) = Default::default();
+        Self {
+            graph,
+            target,
+            layout,
+            others,
+            external,
+            data,
+            shared,
+            sampled,
+            reads,
+            new,
+            locations,
+            still_right,
+        }
     }
 
     /// Appends initializer `id` to its graph, as it came (`original`) unless its elements are new or move.
@@ -208,6 +224,7 @@ impl<'a> Placement<'a> {
                     }
                     (WeightLayout::Share, Some(file), Some(offset)) => {
                         let location = self.share(&header.name, &file.path, len)?;
+                        self.sampled.add(&location, file, offset, len);
                         Ok(Elements::External(ExternalRange { location, offset, length: Some(len) }))
                     }
                     (WeightLayout::Share, ..) => Ok(Elements::Unchanged),
@@ -232,11 +249,9 @@ impl<'a> Placement<'a> {
             return self.put(&header.name, stated, Content::File(file, range.offset));
         }
         let location = self.share(&header.name, &file.path, stated)?;
-        Ok(if self.is_still_right(&range.location, &location) {
-            Elements::Unchanged
-        } else {
-            Elements::Moved(location)
-        })
+        let stays = self.is_still_right(&range.location, &location);
+        self.sampled.add(if stays { &range.location } else { &location }, &file, range.offset, stated);
+        Ok(if stays { Elements::Unchanged } else { Elements::Moved(location) })
     }
 
     /// Returns whether `old` means, as seen from the output, the file that lies at `location`. Models have hundreds of

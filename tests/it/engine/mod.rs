@@ -2,6 +2,7 @@
 
 mod errors;
 mod goldens;
+mod shared;
 mod support;
 #[cfg(feature = "tract")]
 mod tract;

@@ -151,7 +151,9 @@ fn tensors_below_the_graph_follow_the_policy_too() {
     write(&graph, &beside, WeightPolicy::Share).unwrap();
     let mut expected = model();
     expected.graph.mut_or_insert_default().name = "edited".into();
-    assert!(Decoded::open(&beside).model == expected);
+    let mut shared = Decoded::open(&beside).model;
+    assert_eq!(shared.metadata_props.pop().unwrap().key, "crdiff.shared");
+    assert!(shared == expected);
 
     let above = work.path().join("above.onnx");
     let written = write(&graph, &above, WeightPolicy::Share).unwrap();
