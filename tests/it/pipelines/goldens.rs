@@ -51,8 +51,12 @@ fn check(name: &str, runner: Runner, options: &SessionOptions, place: Place) {
     let mut pipeline =
         Pipeline::open(&prepared.pipeline, runner.engine(), options.clone(), Unets::Dense).unwrap();
     let mut failures = Vec::new();
-    let cases = golden.index["cases"].as_array().unwrap();
-    // Those without amplification first, so that the networks are loaded twice, not for each case.
+    // Those without amplification first, and those of a size together: networks are loaded for their sizes on a device.
+    let mut cases: Vec<&Value> = golden.index["cases"].as_array().unwrap().iter().collect();
+    cases.sort_by_cached_key(|case| {
+        let request = request(&golden, case);
+        (request.height, request.width, request.batch, request.guidance > 1.0)
+    });
     for amplified in [false, true] {
         pipeline.set_unets(match amplified {
             false => Unets::Dense,
