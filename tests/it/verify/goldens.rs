@@ -5,7 +5,7 @@ use std::fs;
 use crdiff::compile::{CompileError, Target};
 use serde_json::Value;
 
-use super::support::{Model, Weights, fixtures, plan, verdict};
+use super::support::{Model, Weights, fixtures, plan, verdict_of};
 
 /// Compiles and verifies every case of `fixtures/<golden>` for `fixtures/<model>`. Which plans are legal is tested
 /// elsewhere; at least `least` of those that change something must be here.
@@ -13,6 +13,7 @@ fn check(model: &str, golden: &str, least: usize) {
     let index = fs::read_to_string(fixtures().join(golden).join("index.json")).unwrap();
     let index: Value = serde_json::from_str(&index).unwrap();
     let copy = Model::copy(model);
+    let original = copy.load();
     let (mut nodes, mut masked, mut proven, mut mixed, mut amplified) = (0, 0, 0, 0, 0);
     for (at, case) in index["cases"].as_array().unwrap().iter().enumerate() {
         let name = format!("{model}: {}", case["name"]);
@@ -26,7 +27,7 @@ fn check(model: &str, golden: &str, least: usize) {
                 Err(CompileError::Plan(_)) => continue,
                 Err(error) => panic!("{name}: {error}"),
             };
-            let verdict = verdict(&copy.path(), &compiled, &plan);
+            let verdict = verdict_of(&original, &compiled, &plan);
             assert!(verdict.is_proven(), "{name}, {policy:?}: {:#?}", verdict.differences);
             assert_eq!(verdict.notes, [""; 0], "{name}");
             nodes += verdict.proof.nodes;
@@ -43,7 +44,7 @@ fn check(model: &str, golden: &str, least: usize) {
                 Err(CompileError::Plan(_) | CompileError::Target(_)) => continue,
                 Err(error) => panic!("{name}: {error}"),
             };
-            let verdict = verdict(&copy.path(), &compiled, &plan);
+            let verdict = verdict_of(&original, &compiled, &plan);
             assert!(verdict.is_proven(), "{name}, {target:?}: {:#?}", verdict.differences);
             mixed += usize::from(target != Target::Amplified && !plan.rules.is_empty());
             amplified += usize::from(target == Target::Amplified && verdict.proof.masked > 0);

@@ -101,5 +101,10 @@ pub fn plan(text: &str) -> Plan {
 
 /// Verifies the files.
 pub fn verdict(original: &Path, compiled: &Path, plan: &Plan) -> Verdict {
-    verify(&load(original), &load(compiled), plan, None, &()).unwrap()
+    verdict_of(&load(original), compiled, plan)
+}
+
+/// Verifies a file against a graph that is loaded.
+pub fn verdict_of(original: &Graph, compiled: &Path, plan: &Plan) -> Verdict {
+    verify(original, &load(compiled), plan, None, &()).unwrap()
 }
