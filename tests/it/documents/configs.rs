@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::documents::root;
 
 /// Plans, the networks that each is for, and the network that is left where it has a name of its own.
-const PLANS: [(&str, &[&str], Option<&str>); 36] = [
+const PLANS: [(&str, &[&str], Option<&str>); 38] = [
     ("attention-shapes", &["shapes"], None),
     ("bk-sdm-base", &["sd15"], Some("bk-sdm-base")),
     ("bk-sdm-small", &["sd15"], Some("bk-sdm-small")),
@@ -25,6 +25,7 @@ const PLANS: [(&str, &[&str], Option<&str>); 36] = [
     ("crdiff-sd21", &["sd21"], None),
     ("crdiff-sdxl", &["sdxl"], None),
     ("crdiff-shapes", &["shapes"], None),
+    ("crdiff-shrink-24x24-shapes", &["shapes"], None),
     ("deep-shrink-sd15", &["sd15"], None),
     ("deep-shrink-sdxl", &["sdxl"], None),
     ("deepcache-sd15", &["sd15", "sd21"], None),
@@ -45,6 +46,7 @@ const PLANS: [(&str, &[&str], Option<&str>); 36] = [
     ("scalecrafter-sdxl", &["sdxl"], None),
     ("scalecrafter-sdxl-2560", &["sdxl"], None),
     ("seg-sdxl", &["sdxl"], None),
+    ("shrink-shapes", &["shapes"], None),
     ("skip-layer", &["sd15", "sd21", "sdxl"], None),
     ("temperature-sd15", &["sd15"], None),
     ("temperature-sdxl", &["sdxl"], None),
